@@ -34,6 +34,14 @@ union key {
 	struct key6 v6;
 };
 
+/* What policies know of a packet that comes in; without them all are allowed. */
+enum verdict {
+	IN_NOT_ASKED,
+	IN_UNKNOWN, /* it is judged where it leaves the host stack */
+	IN_ALLOWED, /* its connection is allowed */
+	IN_DENIED,
+};
+
 enum state {
 	STATE_ASKED = 1, /* a packet is in the host stack, or was translated or dropped there */
 	STATE_DIRECT = 2 /* the host stack forwarded a packet unchanged: the fast path */
@@ -317,6 +325,7 @@ ALWAYS_INLINE void *end(void *pods, struct connection *c, const union key *k, in
 /* tc_index of a packet of the fast path that passes a learning program (netkit). */
 #define TC_INDEX_DIRECT 1
 #define TC_INDEX_IN 2         /* of other packets that came in by a device; those that the node makes have 0 */
+#define TC_INDEX_PASSED 3     /* a program has let it into a pod (ipvlan) */
 #define TC_INDEX_REPLY 0x8000 /* a bit: of a connection that policies allow. Programs may be replaced by others at any time */
 
 /*

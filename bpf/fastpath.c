@@ -14,14 +14,6 @@
  */
 #include "fastpath.h"
 
-/* What policies know of a packet that comes in; without them all are allowed. */
-enum verdict {
-	IN_NOT_ASKED,
-	IN_UNKNOWN, /* it is judged where it leaves the host stack */
-	IN_ALLOWED, /* its connection is allowed */
-	IN_DENIED,
-};
-
 /* The agent sets its size. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -30,25 +22,10 @@ struct {
 	__type(value, struct pod);
 } tw_ends_1 SEC(".maps");
 
-/* By the index of a pod's device. The agent sets its size. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u32);
-	__type(value, struct sender);
-} tw_senders_1 SEC(".maps");
-
 /* The end of a packet of a pod's device that is not in tw_senders_1: nobody knows by which policies to judge it. */
 #ifdef POLICY
 #include "own.h"
 #define NO_SENDER TC_ACT_SHOT
-/*
- * Returned in place of a tc action: policies are to be asked first. It is not done there, because both functions need too much of
- * the stack for one to call the other.
- */
-#define ON_STACK 0x100  /* then it takes the slow path */
-#define ASK_FIRST 0x200 /* then it is looked at again; with the bits of judge_in */
 #else
 #define NO_SENDER TC_ACT_UNSPEC
 #define ON_STACK TC_ACT_UNSPEC

@@ -6,12 +6,7 @@
 #pragma once
 
 #include "connection.h"
-
-/* The source addresses of the pod behind a device; the unspecified address where it has none. */
-struct sender {
-	struct addr v4;
-	struct addr v6;
-};
+#include "sender.h"
 
 enum pod_flag {
 	POD_LIMITED = 1, /* what the pod gets is limited: packets pass the queue of the node's end */

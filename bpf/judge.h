@@ -14,6 +14,14 @@
 #include "connection.h"
 #include "flows.h"
 #include "policy.h"
+#include "sender.h"
+
+/*
+ * Returned by functions that look at a packet, in place of a tc action: policies are to be asked first. It is not done there, because
+ * both functions need too much of the stack for one to call the other.
+ */
+#define ON_STACK 0x100  /* then it takes the slow path */
+#define ASK_FIRST 0x200 /* then it is looked at again; with the bits of judge_in */
 
 /*
  * The priority of a pod's packets that are not known to be allowed to the address that they have, and of those on a connection that
@@ -128,6 +136,7 @@ struct desk {
 	struct pol_packet packet;
 	struct pol_verdict verdict;
 	struct flow_event event;
+	__u32 device; /* of the pod that sends a packet of the fast path, or 0 */
 };
 
 struct {
@@ -551,7 +560,7 @@ ALWAYS_INLINE int judge_error(struct __sk_buff *skb, struct desk *d, __u32 from_
 	return IN_ALLOWED;
 }
 
-/* A packet comes in by a pod's device or by another one. */
+/* A packet comes in by a pod's device or by another one. With direct it is what judge_direct was asked about. */
 __noinline int judge_in(struct __sk_buff *skb, __u32 from_pod, __u32 direct)
 {
 	struct desk *d = desk();
@@ -566,6 +575,8 @@ __noinline int judge_in(struct __sk_buff *skb, __u32 from_pod, __u32 direct)
 		return IN_UNKNOWN;
 	if (!d)
 		return IN_DENIED;
+	if (direct)
+		device = d->device;
 	f = &d->flow;
 	if (!read_flow(skb, ETH_HLEN, skb->len, f) || f->fragment == LATER_FRAGMENT)
 		return IN_UNKNOWN;
@@ -773,6 +784,7 @@ ALWAYS_INLINE int judge_direct(struct __sk_buff *skb, const struct packet *p, co
 
 	if (!d)
 		return DIRECT_NOT;
+	d->device = from_pod;
 	if (v4) {
 		addr_from_v4(&d->flow.src, p->src.v4);
 		addr_from_v4(&d->flow.dst, p->dst.v4);

@@ -65,7 +65,7 @@ func (k kind) open(netns string, log *slog.Logger) (*dpnode.Node, error) {
 		programs := ebpf.New(0)
 		list = append(list, programs, netkit.New(programs))
 	case claims.IPvlan:
-		list = append(list, ipvlan.New(0))
+		list = append(list, ipvlan.New(0, nil))
 	case claims.Exclusive:
 		list, chosen = append(list, exclusive.New()), claims.Route
 	}

@@ -25,6 +25,9 @@ others='^TestSuite$/^(FORWARD|a chain of|marks of|forged|each piece|restart)'
 # Of the floods those that the rules of kube-proxy make harder: an emulated processor sends a
 # million packets in minutes.
 easy='^TestSuite$/^a flood stalls nobody$/^(RST|no answer)$'
+# Network policies on pods of ipvlan, of which only such a machine has any: each scenario loads the
+# programs of two nodes, which takes an emulated processor half a minute.
+policies='^TestPolicy$/^(each path|a running|fragments|ICMP|turned off$)'
 
 # Linux 6.12 has everything. 5.10 is what Alibaba Cloud Linux 3 has: no tcx, no netkit,
 # another verifier. 6.1 is between the two: how packets go with each.
@@ -34,7 +37,8 @@ easy='^TestSuite$/^a flood stalls nobody$/^(RST|no answer)$'
 # Of policymap's random cases a fifth: all are tried outside.
 # The longest first, so that no processor waits for the last one.
 list="
-6.12 ipvlan '-test.skip=$easy|^TestLimits$'
+6.12 ipvlan '-test.run=$policies'
+6.12 ipvlan '-test.skip=$easy|^Test(Policy|Limits)$'
 6.12 netkit '-test.skip=$easy|^Test(Policy|Limits)$'
 5.10 ebpf -test.run=^$ '-test.bench=^BenchmarkPod$' -test.benchtime=10x
 5.10 nft '-test.run=$packets|$others|^TestIPVS|^TestUpgrade'
@@ -42,14 +46,14 @@ list="
 5.10 route '-test.run=$packets|$paths|$others|^TestIPVS|^TestUpgrade'
 6.12 exclusive '-test.run=$packets|$own|^TestIPVS'
 5.10 exclusive '-test.run=$packets|$own|^TestKnownConnections|^TestUpgrade'
-5.10 ipvlan '-test.run=$packets|$paths|$own|^TestKnownConnections|^TestUpgrade'
+5.10 ipvlan '-test.run=$packets|$paths|$own|^TestKnownConnections|^TestUpgrade|^TestPoliced|^TestFrames|^TestPodRemoves|^TestNoneIsLeft'
 6.12 ebpf '-test.run=$packets|^TestWhatIsDirect$'
 6.12 route '-test.run=$packets'
 5.10 policymap -test.short
 5.10 monitor
 5.10 firewall
 6.1 ebpf '-test.run=^TestSupported|^TestSuite$/^(pods of|masquerade outside|NodePort|teardown)|^TestWhatIsDirect$'
-6.1 ipvlan '-test.run=^TestSupported|^TestSuite$/^(pods of|masquerade outside|NodePort|teardown)|^TestKnownConnections'
+6.1 ipvlan '-test.run=^TestSupported|^TestSuite$/^(pods of|masquerade outside|NodePort|teardown)|^TestKnownConnections|^TestPoliced|^TestFrames'
 6.1 route '-test.run=^TestSupported|^TestSuite$/^(pods of|masquerade outside|NodePort|teardown)'
 5.10 node -test.run=^$ '-test.bench=^BenchmarkPod$' -test.benchtime=40x
 5.10 ebpf -test.run=^$ '-test.bench=^BenchmarkAttach$' -test.benchtime=30x

@@ -38,7 +38,13 @@ type Kind struct {
 	// that programs of an earlier process say nothing any more. The lock guards all three.
 	policed, decided bool
 	ready            *fastpath.Objects
+	// others are kinds with programs of their own.
+	others []fastpath.Judging
 }
+
+// Join makes a kind enforce policies while they are on. It must be called before the node starts, and the kind be behind this one in
+// the node's list.
+func (k *Kind) Join(other fastpath.Judging) { k.others = append(k.others, other) }
 
 // New returns the kind; connections is the number of IPv4 connections in the table
 // (fastpath.SizesFor).
@@ -65,7 +71,16 @@ func (k *Kind) open(running []ebpf.ProgramID, sizes fastpath.Sizes) (*fastpath.O
 		return nil, err
 	}
 	k.policed, k.decided = true, true
-	return judging, nil
+	return judging, k.judge(judging)
+}
+
+// judge tells the other kinds by which maps policies are enforced, nil if they are not. The caller holds the lock.
+func (k *Kind) judge(by *fastpath.Objects) error {
+	var errs []error
+	for _, o := range k.others {
+		errs = append(errs, o.Judge(by))
+	}
+	return errors.Join(errs...)
 }
 
 // Serve makes pods of another kind use the maps and the ENIs' programs, so that connections between
@@ -97,7 +112,7 @@ func (k *Kind) With(p *node.Pod, hooks fastpath.Hooks) node.Added {
 // attached returns a pod's programs and before them the sources of its device: programs that enforce
 // policies let nothing pass from a device without an entry.
 func (k *Kind) attached(p *node.Pod, at ...fastpath.At) []object.Object {
-	list := []object.Object{sender{k, p}}
+	list := []object.Object{k.Sender(p)}
 	for _, a := range at {
 		programs := fastpath.Programs{Loader: &k.Loader, At: []fastpath.At{a}}
 		if a.Device.InPod {
@@ -107,6 +122,9 @@ func (k *Kind) attached(p *node.Pod, at ...fastpath.At) []object.Object {
 	}
 	return list
 }
+
+// Sender returns the entry of the sources that a pod's device on the node may use.
+func (k *Kind) Sender(p *node.Pod) object.Object { return sender{k, p} }
 
 // Policy returns the feature that enforces policies on the node.
 func (k *Kind) Policy() *Policy { return &Policy{kind: k} }
@@ -195,7 +213,7 @@ func (k *Kind) turnOff() error {
 	if k.policed {
 		k.policed = false
 		clear(k.enis)
-		errs = append(errs, k.Unload())
+		errs = append(errs, k.judge(nil), k.Unload())
 	}
 	k.decided = true
 	return errors.Join(errs...)

@@ -8,7 +8,6 @@ import (
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/exclusive"
-	"terway.dev/terway/internal/datapath/ipvlan"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
 )
@@ -25,7 +24,6 @@ func TestHooksOf(t *testing.T) {
 	}{
 		{node.Plain{KindName: claims.Route}, "eth0", nil, "[device " + host + "]"},
 		{New(4096), "eth0", nil, "[]"},
-		{ipvlan.New(4096), "eth0", nil, "[]"},
 		{exclusive.New(), claims.ExclusiveIfName, own, "[device " + host + " device eth0 of the pod]"},
 	} {
 		p := &node.Pod{

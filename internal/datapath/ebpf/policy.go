@@ -99,7 +99,7 @@ func (p *Policy) On() error {
 	err := k.Unload()
 	k.Loader.Objects, k.ready, k.policed, k.decided = k.ready, nil, true, true
 	p.left, p.clean = nil, false
-	return err
+	return errors.Join(err, k.judge(k.Loader.Objects))
 }
 
 // Off makes the next Sync put the other programs back and remove the rest.
@@ -345,6 +345,9 @@ func (k *Kind) guard(h *netlink.Handle, links []netlink.Link, isENI, guarded map
 	var errs []error
 	for _, l := range links {
 		a := l.Attrs()
+		if linkkind.IsReceiver(l) {
+			guarded[a.Index] = true // its kind attaches programs and adds it to the map
+		}
 		if !isGuarded(l) || isENI[a.Index] {
 			continue
 		}

@@ -14,6 +14,13 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
+// Judging is a kind that has programs of its own for its pods' packets, among them some that enforce policies.
+type Judging interface {
+	// Judge makes the next Sync, and every pod from now on, have programs that enforce policies by the maps of these objects, which stay
+	// the caller's; nil: programs that enforce none.
+	Judge(by *Objects) error
+}
+
 // Hooks attaches programs to a device.
 type Hooks interface {
 	// Attach attaches them and replaces ours that are there, each atomically; b is a socket in the

@@ -40,6 +40,10 @@
 // the program at the device which source addresses are right. An explicit index also lets the
 // kernel create the device inside the pod's namespace under a name that exists on the node too.
 //
+// While policies are on the programs are those of bpf/policed_ipvlan.c. What a pod has written past the program at its device
+// (PACKET_QDISC_BYPASS) has tc_index 0. By a frame to the ENI's own MAC, or to many, it comes in by another pod's device, by
+// the pod's one on the node or by the receiver, and passes no hook of the ENI: so there are programs there too, which drop it.
+//
 // Beside what package node owns of a pod's device and namespace, the package owns: devices named
 // twv<10 hex digits>, the programs of bpf/ipvlan.c and their maps, and the filters that hold them.
 // It must not touch other ipvlan devices of an ENI.
@@ -47,5 +51,5 @@
 // Limits: only mode shared. On layer 2 pods reach only their next hop (no multicast, no broadcast).
 // A pod that may configure its own network (CAP_NET_ADMIN) can remove the program from its device,
 // or create another device on the ENI, and then send from addresses of its ENI's other pods; the
-// VPC drops all others.
+// VPC drops all others. Removed programs are put back, and while they enforce policies the pod's event says so.
 package ipvlan

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/node"
@@ -20,15 +21,23 @@ const (
 	fromENI   = slavesProgTwEniSlaves
 	toENI     = slavesProgTwSlavesEni
 
-	mapSlaves = slavesMapTwSlaves2
+	// Only bpf/policed_ipvlan.c has these.
+	intoStack = policedProgTwIntoStack
+	intoSlave = policedProgTwIntoSlave
+	byENI     = policedProgTwReceiver
+
+	mapSlaves  = slavesMapTwSlaves2
+	mapGuarded = policedMapTwGuarded1
 )
 
 const filters = tcfilter.Filters(claims.PrefIPvlan)
 
 var (
-	eniHooks   = []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: fromENI}, {Parent: tcfilter.Egress, Program: toENI}}
-	hostHooks  = fastpath.TC{Filters: filters, Hooks: []tcfilter.Hook{{Parent: tcfilter.Egress, Program: toSlave}}}
-	innerHooks = fastpath.TC{Filters: filters, Hooks: []tcfilter.Hook{{Parent: tcfilter.Egress, Program: fromSlave}}}
+	eniHooks = []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: fromENI}, {Parent: tcfilter.Egress, Program: toENI}}
+	// Without policies only the first one of each is there, and none at the receiver.
+	hostHooks     = fastpath.TC{Filters: filters, Hooks: []tcfilter.Hook{{Parent: tcfilter.Egress, Program: toSlave}, {Parent: tcfilter.Ingress, Program: intoStack}}}
+	innerHooks    = fastpath.TC{Filters: filters, Hooks: []tcfilter.Hook{{Parent: tcfilter.Egress, Program: fromSlave}, {Parent: tcfilter.Ingress, Program: intoSlave}}}
+	receiverHooks = fastpath.TC{Filters: filters, Hooks: []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: byENI}}}
 )
 
 func load(running []ebpf.ProgramID, sizes fastpath.Sizes) (*fastpath.Objects, error) {
@@ -38,6 +47,27 @@ func load(running []ebpf.ProgramID, sizes fastpath.Sizes) (*fastpath.Objects, er
 	}
 	spec.Maps[mapSlaves].MaxEntries = fastpath.MaxPods
 	return fastpath.Load(running, spec, sizes)
+}
+
+// loadJudging loads the programs that enforce policies, by the maps of others that do.
+func loadJudging(running []ebpf.ProgramID, sizes fastpath.Sizes, by *fastpath.Objects) (*fastpath.Objects, error) {
+	spec, err := loadPoliced()
+	if err != nil {
+		return nil, fmt.Errorf("read the programs that enforce policies: %w", err)
+	}
+	plain, err := loadSlaves()
+	if err != nil {
+		return nil, fmt.Errorf("read the programs: %w", err)
+	}
+	spec.Maps[mapSlaves].MaxEntries = fastpath.MaxPods
+	// Each kind has connections of its own.
+	share := &fastpath.Objects{Objects: &bpfobj.Objects{Maps: map[string]*ebpf.Map{}}}
+	for name, m := range by.Maps {
+		if s := spec.Maps[name]; s != nil && plain.Maps[name] == nil {
+			share.Maps[name], s.MaxEntries = m, m.MaxEntries()
+		}
+	}
+	return fastpath.Load(running, spec, sizes, share)
 }
 
 // table returns the entries of pods.

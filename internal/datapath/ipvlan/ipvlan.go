@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	bpf "github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/claims"
@@ -31,16 +32,46 @@ type Kind struct {
 	enis map[int]bool
 	// holders are the pods that this process has wired or checked, by device on the node.
 	holders map[string]*node.Pod
+	// judging are the objects by whose maps the programs enforce policies; nil if they enforce none.
+	judging  *fastpath.Objects
+	policies Policies
 }
 
-// New returns the kind; connections is as in package ebpf. Call Supported before.
-func New(connections int) *Kind {
-	return &Kind{
+// Policies knows whether policies are on (ebpf.Kind).
+type Policies interface {
+	// Join makes a kind enforce policies while they are on.
+	Join(fastpath.Judging)
+	// Sender returns the entry of the sources that a pod's device on the node may use.
+	Sender(*node.Pod) object.Object
+}
+
+// New returns the kind; connections is as in package ebpf. Without policies, nil, it never enforces any. Call Supported before.
+func New(connections int, policies Policies) *Kind {
+	k := &Kind{
 		Loader: fastpath.Loader{
-			Plain: node.Plain{KindName: claims.IPvlan}, Filters: filters, ENIHooks: eniHooks, Connections: connections, Open: load, Upgrade: upgrade,
+			Plain: node.Plain{KindName: claims.IPvlan}, Filters: filters, ENIHooks: eniHooks, Connections: connections, Upgrade: upgrade,
 		},
-		enis: map[int]bool{}, holders: map[string]*node.Pod{},
+		enis: map[int]bool{}, holders: map[string]*node.Pod{}, policies: policies,
 	}
+	k.Open = func(running []bpf.ProgramID, sizes fastpath.Sizes) (*fastpath.Objects, error) {
+		if k.judging != nil {
+			return loadJudging(running, sizes, k.judging)
+		}
+		return load(running, sizes)
+	}
+	if policies != nil {
+		policies.Join(k)
+	}
+	return k
+}
+
+// Judge implements fastpath.Judging.
+func (k *Kind) Judge(by *fastpath.Objects) error {
+	k.Lock()
+	defer k.Unlock()
+	k.judging = by
+	clear(k.enis)
+	return k.Unload()
 }
 
 // Choose implements node.Kind. Existing pods keep the kind when new ones are of another.
@@ -65,8 +96,19 @@ func (k *Kind) Describe(p *node.Pod) error {
 func (k *Kind) Devices(p *node.Pod) object.Object { return devices{k, p} }
 
 func (k *Kind) Objects(p *node.Pod) node.Added {
+	k.Lock()
+	defer k.Unlock()
+	programs := func(at ...fastpath.At) fastpath.Programs { return fastpath.Programs{Loader: &k.Loader, At: at} }
+	// The node's device first: it marks what may come in at the pod's.
+	host, inner := fastpath.At{Device: p.Host, Hooks: hostHooks}, fastpath.At{Device: p.Inner, Hooks: innerHooks}
+	first := []object.Object{programs(host, inner)}
+	if k.judging != nil {
+		guarded := programs(inner)
+		guarded.Guards = p.Host.Name
+		first = []object.Object{k.policies.Sender(p), programs(host), guarded}
+	}
 	return node.Added{
-		First: []object.Object{fastpath.Programs{Loader: &k.Loader, At: []fastpath.At{{Device: p.Host, Hooks: hostHooks}, {Device: p.Inner, Hooks: innerHooks}}}},
+		First: first,
 		Before: []object.Object{fastpath.Entries[slavesSlave]{
 			Loader: &k.Loader, Pod: p, Table: table,
 			Of: func(h *netlink.Handle, device *netlink.LinkAttrs, prepare bool) (map[netip.Addr]slavesSlave, string, error) {
@@ -137,11 +179,33 @@ func (k *Kind) prepare(h *netlink.Handle, e routing.ENI) (repairs []string, err 
 	if err == nil {
 		err = note(k.PrepareENI(h, e))
 	}
+	if err == nil {
+		err = note(k.guardReceiver(h, link))
+	}
 	if err != nil {
 		return repairs, fmt.Errorf("ENI device %s: %w", e.Device, err)
 	}
 	k.enis[e.Index] = true
 	return repairs, nil
+}
+
+// guardReceiver attaches the receiver's program, or removes it. The caller holds the lock.
+func (k *Kind) guardReceiver(h *netlink.Handle, receiver netlink.Link) (repairs []string, err error) {
+	index, o := receiver.Attrs().Index, k.Loader.Objects.Objects
+	problem, err := receiverHooks.Problem(h, o, index)
+	if err == nil && problem != "" {
+		repairs = append(repairs, fmt.Sprintf("device %s: %s: repaired", receiver.Attrs().Name, problem))
+		b, errBatch := k.Node.Batch()
+		if err = errBatch; err == nil {
+			err = receiverHooks.Attach(b, o, index)
+		}
+	}
+	if err == nil && k.judging != nil {
+		if err = o.Maps[mapGuarded].Put(uint32(index), uint32(1)); err != nil {
+			err = fmt.Errorf("add device %s to map %s: %w", receiver.Attrs().Name, mapGuarded, err)
+		}
+	}
+	return repairs, err
 }
 
 func (k *Kind) Sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI) ([]string, error) {

@@ -42,7 +42,7 @@ type subject struct {
 }
 
 func newSubject(o world.Options, features ...node.Feature) (*subject, error) {
-	k := New(4096)
+	k := New(4096, nil)
 	n, err := node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{k, node.Plain{KindName: claims.Route}}, Features: features})
 	return &subject{n, k}, err
 }

@@ -5,7 +5,13 @@ import (
 	"strings"
 	"testing"
 
+	bpf "github.com/cilium/ebpf"
+
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/bpfobj"
+	"terway.dev/terway/internal/datapath/ebpf"
+	"terway.dev/terway/internal/datapath/fastpath"
+	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/testutil"
 )
 
@@ -20,6 +26,44 @@ func TestSupportedNamesWhatIsMissing(t *testing.T) {
 	if !errors.As(err, &lacks) || lacks.Feature == "" || !strings.Contains(err.Error(), lacks.Feature) {
 		t.Errorf("got %v, want an UnsupportedError that names the feature", err)
 	}
+}
+
+// The verifier accepts the programs that enforce policies, and they use the maps of the others that do, but for those of connections.
+func TestProgramsThatJudge(t *testing.T) {
+	testutil.RequireRoot(t)
+	policy := ebpf.New(4096)
+	n, err := node.New(node.Options{Kinds: []node.Kind{policy}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close(t.Context())
+	shared, err := policy.Policy().Prepare()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := loadJudging(nil, fastpath.SizesOf(4096), &fastpath.Objects{Objects: &bpfobj.Objects{Maps: shared}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	for _, c := range []struct {
+		name string
+		want bool
+	}{{mapGuarded, true}, {policedMapTwJudged1, true}, {policedMapTwSenders1, true}, {policedMapTwPolActive1, true}, {fastpath.MapKnown4, false}, {fastpath.MapPods, false}} {
+		if got := idOf(t, o.Maps[c.name]) == idOf(t, shared[c.name]); got != c.want {
+			t.Errorf("map %s is shared: %t, want %t", c.name, got, c.want)
+		}
+	}
+}
+
+func idOf(t *testing.T, m *bpf.Map) bpf.MapID {
+	t.Helper()
+	info, err := m.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _ := info.ID()
+	return id
 }
 
 func TestInnerIndex(t *testing.T) {

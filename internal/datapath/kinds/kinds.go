@@ -38,8 +38,10 @@ func New(o Options) (n *node.Node, policy *ebpf.Policy, err error) {
 	list := []node.Kind{route.New(), exclusive.New()}
 	var choices []string
 	features := []node.Feature{shaping.New()}
+	var policies ipvlan.Policies
 	if has(claims.EBPF) {
 		programs := ebpf.New(0)
+		policies = programs
 		policy = programs.Policy()
 		features = append(features, policy)
 		list = append(list, programs)
@@ -53,7 +55,7 @@ func New(o Options) (n *node.Node, policy *ebpf.Policy, err error) {
 		list = append(list, node.Plain{KindName: claims.EBPF})
 	}
 	if has(claims.IPvlan) {
-		list = append(list, ipvlan.New(0))
+		list = append(list, ipvlan.New(0, policies))
 		choices = append(choices, claims.IPvlan)
 	}
 	n, err = node.New(node.Options{
@@ -66,7 +68,7 @@ func New(o Options) (n *node.Node, policy *ebpf.Policy, err error) {
 // them.
 func Unenforced(kind string) error {
 	switch kind {
-	case claims.Route, claims.EBPF, claims.Exclusive:
+	case claims.Route, claims.EBPF, claims.IPvlan, claims.Exclusive:
 		return nil
 	}
 	return fmt.Errorf("network policies are not enforced yet on pods of datapath %s: set datapath to %s, %s or %s; pods that run keep theirs until they are made anew", kind, claims.Auto, claims.EBPF, claims.Route)

@@ -45,8 +45,8 @@ const (
 	Egress  = netlink.HANDLE_MIN_EGRESS
 )
 
-// Hook is an attach point of a device and the name of its program. The program reads the class as
-// skb->tc_classid, 0 if there is none.
+// Hook is an attach point of a device and the name of its program. Objects without that program have none there: a filter of ours
+// that another version of them has left is removed. The program reads the class as skb->tc_classid, 0 if there is none.
 type Hook struct {
 	Parent  uint32
 	Program string
@@ -59,8 +59,12 @@ func (p Filters) Attach(b *netlinkx.Batch, o *bpfobj.Objects, index int, hooks [
 	all := []*nl.NetlinkRequest{tcRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "clsact",
 		&nl.TcMsg{Ifindex: int32(index), Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT})}
 	for _, k := range hooks {
-		f := tcRequest(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE, "bpf",
-			&nl.TcMsg{Ifindex: int32(index), Handle: handle, Parent: k.Parent, Info: netlink.MakeHandle(uint16(p), nl.Swap16(unix.ETH_P_ALL))})
+		at := &nl.TcMsg{Ifindex: int32(index), Handle: handle, Parent: k.Parent, Info: netlink.MakeHandle(uint16(p), nl.Swap16(unix.ETH_P_ALL))}
+		if o.Programs[k.Program] == nil {
+			all = append(all, tcRequest(unix.RTM_DELTFILTER, 0, "bpf", at))
+			continue
+		}
+		f := tcRequest(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE, "bpf", at)
 		options := nl.NewRtAttr(nl.TCA_OPTIONS, nil)
 		options.AddRtAttr(nl.TCA_BPF_FD, nl.Uint32Attr(uint32(o.Programs[k.Program].FD())))
 		options.AddRtAttr(nl.TCA_BPF_NAME, nl.ZeroTerminated(k.Program))
@@ -79,7 +83,12 @@ func (p Filters) Attach(b *netlinkx.Batch, o *bpfobj.Objects, index int, hooks [
 		return fmt.Errorf("add qdisc clsact: %w", err)
 	}
 	for i, k := range hooks {
-		if err := refused[i+1]; err != nil {
+		err := refused[i+1]
+		switch {
+		case err == nil || o.Programs[k.Program] == nil && gone(err):
+		case o.Programs[k.Program] == nil:
+			return fmt.Errorf("remove program %s: %w", k.Program, err)
+		default:
 			return fmt.Errorf("attach program %s: %w", k.Program, err)
 		}
 	}
@@ -133,6 +142,12 @@ func (p Filters) Problem(h *netlink.Handle, o *bpfobj.Objects, index int, hooks 
 		id, err := p.attached(h, index, k.Parent)
 		if err != nil {
 			return "", err
+		}
+		if o.Programs[k.Program] == nil {
+			if id != 0 {
+				return "program " + k.Program + " is still there", nil
+			}
+			continue
 		}
 		problem, err := o.Problem(k.Program, id)
 		if err == nil && problem != "" {
