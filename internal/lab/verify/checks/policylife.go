@@ -189,8 +189,8 @@ spec:
 		}); err != nil {
 			return "", fmt.Errorf("%w: %d succeeded, %d failed", err, s.Succeeded, s.Failed)
 		}
-		foreground := metav1.DeletePropagationBackground
-		if err := api.Delete(ctx, job.Name, metav1.DeleteOptions{PropagationPolicy: &foreground}); err != nil {
+		background := metav1.DeletePropagationBackground
+		if err := api.Delete(ctx, job.Name, metav1.DeleteOptions{PropagationPolicy: &background}); err != nil {
 			return "", fmt.Errorf("delete the Job: %w", err)
 		}
 		measured := fmt.Sprintf("%d pods opened 2 connections each in %.0f s, %d pods failed", s.Succeeded, time.Since(began).Seconds(), s.Failed)
