@@ -119,6 +119,9 @@ func (k *Kind) attached(p *node.Pod, at ...fastpath.At) []object.Object {
 			programs.Guards = p.Host.Name
 		}
 		list = append(list, programs)
+		if tc, is := a.Hooks.(fastpath.TC); is && a.Device.InPod {
+			list = append(list, fastpath.First{Programs: programs, TC: tc})
+		}
 	}
 	return list
 }

@@ -163,6 +163,36 @@ func (p Filters) Problem(h *netlink.Handle, o *bpfobj.Objects, index int, hooks 
 	return "", nil
 }
 
+// Before returns filters of others at these attach points that see packets before ours: they have a smaller pref, or the same one.
+func (p Filters) Before(h *netlink.Handle, index int, hooks []Hook) (found []netlink.Filter, err error) {
+	for _, k := range hooks {
+		there, err := list(h, index, k.Parent)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range there {
+			b, isBPF := f.(*netlink.BpfFilter)
+			ours := f.Attrs().Priority == uint16(p) && isBPF && f.Attrs().Handle == handle && strings.HasPrefix(b.Name, claims.ProgramPrefix)
+			if f.Attrs().Priority <= uint16(p) && !ours {
+				found = append(found, f)
+			}
+		}
+	}
+	return found, nil
+}
+
+// Remove removes a filter that Before has returned, and all with its pref if that is not ours.
+func (p Filters) Remove(h *netlink.Handle, f netlink.Filter) error {
+	all := &netlink.GenericFilter{FilterAttrs: *f.Attrs(), FilterType: f.Type()}
+	if all.Priority != uint16(p) {
+		all.Handle = 0
+	}
+	if err := h.FilterDel(all); err != nil && !gone(err) {
+		return fmt.Errorf("remove the tc filter with pref %d: %w", all.Priority, err)
+	}
+	return nil
+}
+
 // Other reports whether a device has a filter of ours with another program than these, or another
 // version.
 func (p Filters) Other(h *netlink.Handle, o *bpfobj.Objects, index int, hooks []Hook) (bool, error) {

@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/suite/world"
@@ -92,7 +95,7 @@ func between(t *testing.T, e *env, client, server string, from, to *world.Pod) {
 	}
 }
 
-// What a pod removes from its own ENI is put back, and said.
+// What a pod removes from its own ENI is put back, what it puts before it is removed, and both are said.
 func programsRemoved(t *testing.T, e *env) {
 	p, far := e.pod(e.n0, "own"), e.pod(e.n1, "far")
 	e.apply(t, into("own"), outOf("own"))
@@ -102,10 +105,38 @@ func programsRemoved(t *testing.T, e *env) {
 		reaches(t, far.NS, world.At(p.V4, 80), false)
 	}
 	e.n0.Sync(p)
-	for _, cut := range []string{"filter del dev eth0 ingress", "filter del dev eth0 egress", "qdisc del dev eth0 clsact"} {
+	tc := func(words string) func() error {
+		return func() error { p.Run("tc", strings.Fields(words)...); return nil }
+	}
+	accepts := world.NewOthers(t, 0)
+	add := func(parent uint32, pref uint16) func() error {
+		return func() error {
+			eth0, err := netlink.LinkByName("eth0")
+			if err != nil {
+				return err
+			}
+			return netlink.FilterAdd(&netlink.BpfFilter{
+				FilterAttrs: netlink.FilterAttrs{LinkIndex: eth0.Attrs().Index, Parent: parent, Handle: 7, Protocol: unix.ETH_P_ALL, Priority: pref},
+				Fd:          accepts.Program.FD(), Name: "others", DirectAction: true,
+			})
+		}
+	}
+	const missing, before = "program tw_own is missing", "is before program tw_own"
+	for _, c := range []struct {
+		name string
+		do   func() error
+		says string
+	}{
+		{"remove ingress", tc("filter del dev eth0 ingress"), missing}, {"remove egress", tc("filter del dev eth0 egress"), missing},
+		{"remove the qdisc", tc("qdisc del dev eth0 clsact"), missing}, {"before egress", add(netlink.HANDLE_MIN_EGRESS, 1), before},
+		{"before ingress, with the same pref", add(netlink.HANDLE_MIN_INGRESS, claims.PrefEBPF), before},
+	} {
+		cut, says := c.name, c.says
 		closed()
-		p.Run("tc", strings.Fields(cut)...)
-		if err := e.n0.DP.CheckPod(t.Context(), e.n0.Desired, p.Spec); err == nil || !strings.Contains(err.Error(), "eth0 of the pod: program tw_own is missing") {
+		if err := p.Do(c.do); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.n0.DP.CheckPod(t.Context(), e.n0.Desired, p.Spec); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: CheckPod says %v", cut, err)
 		}
 		repairs, err := e.n0.TrySync(p)
