@@ -1,10 +1,14 @@
 package exclusive
 
 import (
+	"net/netip"
+	"strings"
 	"testing"
 
+	"terway.dev/terway/internal/bandwidth"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/node"
+	"terway.dev/terway/internal/datapath/shaping"
 	"terway.dev/terway/internal/datapath/suite/limited"
 	"terway.dev/terway/internal/datapath/suite/world"
 )
@@ -14,4 +18,31 @@ func TestLimits(t *testing.T) {
 	k := kit
 	k.Kind, k.Exclusive = claims.Exclusive, true
 	limited.Run(t, k, func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, f) })
+}
+
+// A limit that comes later lets packets of the ENI's own MTU pass, which nobody has told the agent.
+func TestLimitOfLargePackets(t *testing.T) {
+	k := kit
+	k.Kind, k.Exclusive = claims.Exclusive, true
+	k.New = func(o world.Options) (world.Subject, error) { return newSubject(o, shaping.New()) }
+	w := k.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	p := n.Describe(1, "4")
+	n.IP("link set eth" + strings.TrimPrefix(p.Port, "n0e") + " mtu 8500")
+	w.Fabric.IP("link set " + p.Port + " mtu 8500")
+	p.Add()
+	p.Spec.Limits = &bandwidth.Limits{Egress: 10e6}
+	n.Sync(p)
+	to := world.At(netip.MustParseAddr(world.PodGW), 9)
+	inbox := w.Fabric.ListenPacket("udp", to)
+	conn, err := p.Dial("udp", "", to, world.Patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write(append([]byte("large"), make([]byte, 8000)...)); err != nil {
+		t.Fatal(err)
+	}
+	world.Received(t, inbox, "large")
 }

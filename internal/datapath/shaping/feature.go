@@ -55,6 +55,7 @@ func (f *Feature) direction(p *node.Pod, points []node.Point, fromPod bool, bits
 	if len(inside) == 1 && !inside[0].Ingress {
 		q.on = inside[0].Device
 	}
+	q.inside = inside
 	if len(inside) == 1 && q.on.Name != "" {
 		return []object.Object{q}
 	}

@@ -23,6 +23,8 @@ type queue struct {
 	pod     *node.Pod
 	on      object.Device
 	fromPod bool
+	// inside are the pod's own devices by which the packets come or go.
+	inside []node.Point
 	// bits per second; 0: the limit was removed, and there is no queue.
 	bits uint64
 }
@@ -134,7 +136,7 @@ func (o *queue) Have(s *object.Site) (string, error) {
 		return o.Name() + " is missing", nil
 	case is.spoiled || !is.child:
 		return o.Name() + " is wrong", nil
-	case is.rate != shapeOf(o.bits, o.pod.MTU).rate:
+	case is.rate != shapeOf(o.bits, 0).rate:
 		return fmt.Sprintf("%s is %s", o.Name(), bandwidth.Rate(is.rate*8)), nil
 	}
 	return "", nil
@@ -172,7 +174,27 @@ func (o *queue) Put(s *object.Site) error {
 			return err
 		}
 	}
-	return o.f.put(d, shapeOf(o.bits, o.pod.MTU))
+	mtu, err := o.mtu(s, link)
+	if err != nil {
+		return err
+	}
+	return o.f.put(d, shapeOf(o.bits, mtu))
+}
+
+// mtu returns the largest MTU of the devices whose packets pass the queue. That of an exclusive ENI is not known from
+// the desired state, and an ifb has another.
+func (o *queue) mtu(s *object.Site, link netlink.Link) (int, error) {
+	largest := max(link.Attrs().MTU, o.pod.MTU)
+	for _, at := range o.inside {
+		l, err := s.Link(at.Device)
+		if err != nil {
+			return 0, err
+		}
+		if l != nil {
+			largest = max(largest, l.Attrs().MTU)
+		}
+	}
+	return largest, nil
 }
 
 // Counts implements object.Counting.
