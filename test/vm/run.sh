@@ -25,7 +25,7 @@ others='^TestSuite$/^(FORWARD|a chain of|marks of|forged|each piece|restart)'
 # Of the floods those that the rules of kube-proxy make harder: an emulated processor sends a
 # million packets in minutes.
 easy='^TestSuite$/^a flood stalls nobody$/^(RST|no answer)$'
-# Network policies on pods of ipvlan, of which only such a machine has any: each scenario loads the
+# Network policies on pods of ipvlan and netkit, of which only such a machine has any: each scenario loads the
 # programs of two nodes, which takes an emulated processor half a minute.
 policies='^TestPolicy$/^(each path|a running|fragments|ICMP|turned off$)'
 # Fewer for the older kernel, whose verifier is another one: packets of each way through the programs.
@@ -41,6 +41,7 @@ judged='^TestPolicy$/^(a pod reaches itself|the node.s probes|fragments|ICMP)'
 list="
 6.12 ipvlan '-test.run=$policies'
 6.12 ipvlan '-test.skip=$easy|^Test(Policy|Limits)$'
+6.12 netkit '-test.run=$policies'
 6.12 netkit '-test.skip=$easy|^Test(Policy|Limits)$'
 5.10 ebpf -test.run=^$ '-test.bench=^BenchmarkPod$' -test.benchtime=10x
 5.10 nft '-test.run=$packets|$others|^TestIPVS|^TestUpgrade'

@@ -68,10 +68,10 @@ func New(o Options) (n *node.Node, policy *ebpf.Policy, err error) {
 // them.
 func Unenforced(kind string) error {
 	switch kind {
-	case claims.Route, claims.EBPF, claims.IPvlan, claims.Exclusive:
+	case claims.Route, claims.EBPF, claims.Netkit, claims.IPvlan, claims.Exclusive:
 		return nil
 	}
-	return fmt.Errorf("network policies are not enforced yet on pods of datapath %s: set datapath to %s, %s or %s; pods that run keep theirs until they are made anew", kind, claims.Auto, claims.EBPF, claims.Route)
+	return fmt.Errorf("network policies are not enforced on pods of datapath %s, which this version does not have: set datapath to %s; pods that run keep theirs until they are made anew", kind, claims.Auto)
 }
 
 // Probe returns what the kernel lacks for each kind that it does not support. Any other failure,
