@@ -318,7 +318,11 @@ var policyCompletedPod = once(policyCheck("policy-completed-pod",
 		}); err != nil {
 			return "", err
 		}
-		// One of so many pods has to get the address, when it has cooled.
+		// The address is given back when the kubelet has removed the sandbox, and cools. Then one of as many pods as there are addresses
+		// has to get it.
+		if _, err := e.Consistent(ctx); err != nil {
+			return "", err
+		}
 		time.Sleep(6 * time.Second)
 		all, err := e.Consistent(ctx)
 		if err != nil {
