@@ -507,6 +507,16 @@ ALWAYS_INLINE void remember(struct desk *d)
 	bpf_map_update_elem(&tw_judged_1, &d->key, &d->asked, BPF_ANY);
 }
 
+/*
+ * Notes that a packet is a reply, or an error, which may leave the host stack whatever its addresses are then. What the node gets never
+ * leaves it: an answer of the node may have been translated back, and the pod's next packet to that address is translated anew.
+ */
+ALWAYS_INLINE void note_reply(struct __sk_buff *skb, const struct judged *j)
+{
+	if (!(j->flags & JUDGED_NODE))
+		skb->tc_index |= TC_INDEX_REPLY;
+}
+
 /* What is known of its connection, if it is on the fast path. */
 #define DIRECT 1
 #define DIRECT_BY_SENDER 2 /* the sender opened it */
@@ -556,7 +566,7 @@ ALWAYS_INLINE int judge_error(struct __sk_buff *skb, struct desk *d, __u32 from_
 		skb->priority = 0;
 	if (j->flags & JUDGED_TO_NODE)
 		return IN_UNKNOWN;
-	skb->tc_index |= TC_INDEX_REPLY;
+	note_reply(skb, j);
 	return IN_ALLOWED;
 }
 
@@ -598,7 +608,7 @@ __noinline int judge_in(struct __sk_buff *skb, __u32 from_pod, __u32 direct)
 			if (from_pod)
 				skb->priority = 0;
 			if (j->opener != second)
-				skb->tc_index |= TC_INDEX_REPLY;
+				note_reply(skb, j);
 			return IN_ALLOWED;
 		}
 		denied(from_pod);
@@ -797,7 +807,7 @@ ALWAYS_INLINE int judge_direct(struct __sk_buff *skb, const struct packet *p, co
 		j = entry(d, second, from_pod, 1, p->error);
 	if (j && !(j->flags & (JUDGED_TO_NODE | JUDGED_DENIED)) && j->epoch == epoch()) {
 		if (p->error || j->opener != second)
-			skb->tc_index |= TC_INDEX_REPLY;
+			note_reply(skb, j);
 		return 0;
 	}
 	if (c && c->state == STATE_DIRECT && !p->error && (p->proto == IPPROTO_TCP ? c->seen & SEEN_OPENER : !is_old(c)))

@@ -92,9 +92,11 @@ __noinline int judge_own(struct __sk_buff *skb, __u32 class)
 	const __u32 sends = !!(class & CLASS_SENDS);
 	struct desk *d = desk();
 	struct flow *f;
+	__u16 type;
 	int by;
 
-	if (skb->vlan_present)
+	/* Of a packet socket's frame skb->protocol is what the pod says. */
+	if (skb->vlan_present || bpf_skb_load_bytes(skb, 2 * ETH_ALEN, &type, sizeof(type)) || type != skb->protocol)
 		return 0;
 	if (skb->protocol == bpf_htons(ETH_P_ARP))
 		return 1;

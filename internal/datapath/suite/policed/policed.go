@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
@@ -36,6 +37,7 @@ func Run(all *testing.T, k world.Kit, make Make, only ...string) {
 		{"a running connection is cut", runningConnectionIsCut, false},
 		{"a late answer opens nothing", lateAnswer, true},
 		{"an answer of a Service after a silence opens nothing", lateAnswerOfService, true},
+		{"an answer of the node for a Service opens nothing", nodeAnswersForService, true},
 		{"an allowed connection survives changes", allowedConnectionSurvives, false},
 		{"fragments", fragments, false},
 		{"ICMP errors", icmpErrors, false},
@@ -470,6 +472,40 @@ func lateAnswerOfService(t *testing.T, e *env) {
 	ask("allowed")
 	if strings.Contains(world.Received(t, theirs, "allowed"), "denied") {
 		t.Error("what the client may not send arrived, as an answer to the late one")
+	}
+}
+
+// The node answers for a Service, with the Service's address. When the Service gets another endpoint, what the client sends to it is judged
+// by that one, and is no answer to the node.
+func nodeAnswersForService(t *testing.T, e *env) {
+	client, near := e.pod(e.n0, "client"), e.pod(e.n0, "near")
+	service := world.Service{ClusterIP: world.ClusterIP, Port: 9, Endpoint: e.n0.V4}
+	e.n0.KubeProxy(service)
+	e.apply(t)
+	ours, theirs := client.ListenPacket("udp", world.At(client.V4, 9)), near.ListenPacket("udp", world.At(near.V4, 9))
+	node0 := e.n0.ListenPacket("udp", world.At(e.n0.V4, 9))
+	ask := func(text string) {
+		t.Helper()
+		if _, err := ours.WriteTo([]byte(text), stdnet.UDPAddrFromAddrPort(netip.AddrPortFrom(world.ClusterIP, 9))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask("question")
+	world.Received(t, node0, "question")
+	world.Send(t, node0, ours, "answer")
+	world.Received(t, ours, "answer")
+	service.Endpoint = near.V4
+	e.n0.KubeProxy(service)
+	// As kube-proxy does when an endpoint for UDP is gone.
+	if err := e.n0.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) }); err != nil {
+		t.Fatal(err)
+	}
+	e.apply(t, outOf("client", node(0)))
+	ask("denied")
+	e.apply(t, outOf("client", node(0), app("near")))
+	ask("allowed")
+	if strings.Contains(world.Received(t, theirs, "allowed"), "denied") {
+		t.Error("what the client may not send arrived, as an answer to the node")
 	}
 }
 
