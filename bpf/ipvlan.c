@@ -68,6 +68,7 @@ ALWAYS_INLINE struct slave *slave_in(struct __sk_buff *skb, const int to)
 SEC("tc")
 int tw_from_slave(struct __sk_buff *skb)
 {
+	__u32 said = skb->protocol;
 	struct addr src = {}, dst = {};
 	struct slave *s;
 	__u8 *to;
@@ -79,8 +80,11 @@ int tw_from_slave(struct __sk_buff *skb)
 		count(SPOOFED);
 		return TC_ACT_SHOT;
 	}
-	to = bytes_at(skb, ETH_DST, ETH_ALEN);
+	to = bytes_at(skb, ETH_DST, ETH_HLEN);
 	if (!to || !mac_equal(to, s->next_hop))
+		return TC_ACT_SHOT;
+	/* A packet socket says of which protocol its frame is; the host stack reads the frame. */
+	if (*(__u16 *)(to + 2 * ETH_ALEN) != said)
 		return TC_ACT_SHOT;
 	/* A mark that the pod has set must not be taken for the node's. */
 	skb->mark = 0;
@@ -179,28 +183,34 @@ ALWAYS_INLINE int sent(struct __sk_buff *skb, enum verdict verdict, const int v4
 }
 
 #ifdef POLICY
-#define AF_PACKET 17
-#define AF_XDP 44
-
 /*
- * Whether a pod has written a packet past tw_from_slave. The host stack forwards none with tc_index 0, and those that it makes itself
- * have no pod's source, nor are they of a packet socket, but for DHCP.
+ * Whether a pod has written a packet past tw_from_slave. The host stack forwards none with tc_index 0. What it makes itself has no
+ * pod's source, and a socket of IP's: others have a packet socket, or none if they are segments of a frame of one. DHCP may have one too.
  */
 static __noinline int is_forged(struct __sk_buff *skb)
 {
 	struct addr src = {}, dst = {};
 	struct bpf_sock *sk = skb->sk;
-	int raw = 0;
+	__u32 said = skb->protocol, family = 0;
+	__u16 type;
+	int ip, tagged;
 
 	if (sk)
-		sk = bpf_sk_fullsock(sk);
-	if (sk)
-		raw = sk->family == AF_PACKET || sk->family == AF_XDP;
-	if (!addresses(skb, &src, &dst))
-		return raw;
-	if (slave_of(&src) || policy_endpoint(&src))
+		family = sk->family;
+	if (bpf_skb_load_bytes(skb, 2 * ETH_ALEN, &type, sizeof(type)))
 		return 1;
-	return raw && src.w[3];
+	ip = type == bpf_htons(ETH_P_IP) || type == bpf_htons(ETH_P_IPV6);
+	tagged = type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD);
+	/* Who writes to a packet socket also says of which protocol the frame is, which need not be true. */
+	if (type != said)
+		return ip || tagged || said == bpf_htons(ETH_P_IP) || said == bpf_htons(ETH_P_IPV6);
+	if (tagged)
+		return family != AF_INET && family != AF_INET6;
+	if (!ip)
+		return 0;
+	if (!addresses(skb, &src, &dst) || slave_of(&src) || policy_endpoint(&src))
+		return 1;
+	return family != AF_INET && family != AF_INET6 && (src.w[3] || !is_v4(&src));
 }
 
 /* As the programs without policies do, but for packets about which policies must be asked. */
@@ -233,7 +243,7 @@ int tw_slaves_eni(struct __sk_buff *skb)
 	const int v4 = skb->protocol == bpf_htons(ETH_P_IP), v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
 
 #ifdef POLICY
-	if ((v4 || v6) && !skb->tc_index && !skb->ingress_ifindex && is_forged(skb)) {
+	if (!skb->tc_index && !skb->ingress_ifindex && is_forged(skb)) {
 		count(SPOOFED);
 		return TC_ACT_SHOT;
 	}

@@ -105,7 +105,7 @@ func (k *Kind) Objects(p *node.Pod) node.Added {
 	if k.judging != nil {
 		guarded := programs(inner)
 		guarded.Guards = p.Host.Name
-		first = []object.Object{k.policies.Sender(p), programs(host), guarded}
+		first = []object.Object{k.policies.Sender(p), programs(host), guarded, fastpath.First{Programs: guarded, TC: innerHooks}}
 	}
 	return node.Added{
 		First: first,

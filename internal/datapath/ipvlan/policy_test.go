@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	bpf "github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
@@ -20,6 +21,7 @@ import (
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/suite/policed"
 	"terway.dev/terway/internal/datapath/suite/world"
+	"terway.dev/terway/internal/datapath/tcfilter"
 	"terway.dev/terway/internal/testutil"
 )
 
@@ -97,8 +99,8 @@ func TestPolicedConnectionsGoDirectly(t *testing.T) {
 	}
 }
 
-// write sends a frame by a pod's eth0, past the programs at what the device sends.
-func write(t *testing.T, p *world.Pod, dst, src net.HardwareAddr, mark int, etherType uint16, packet []byte) {
+// write sends a frame by a pod's eth0, past the programs at what the device sends. said is the protocol that the kernel is told of.
+func write(t *testing.T, p *world.Pod, dst, src net.HardwareAddr, mark int, said, etherType uint16, packet []byte) {
 	t.Helper()
 	if err := p.Do(func() error {
 		device, err := net.InterfaceByName("eth0")
@@ -114,7 +116,7 @@ func write(t *testing.T, p *world.Pod, dst, src net.HardwareAddr, mark int, ethe
 			return err
 		}
 		frame := append(append(append([]byte{}, dst...), src...), byte(etherType>>8), byte(etherType))
-		return unix.Sendto(fd, append(frame, packet...), 0, &unix.SockaddrLinklayer{Protocol: etherType<<8 | etherType>>8, Ifindex: device.Index, Halen: 6})
+		return unix.Sendto(fd, append(frame, packet...), 0, &unix.SockaddrLinklayer{Protocol: said<<8 | said>>8, Ifindex: device.Index, Halen: 6})
 	}); err != nil && !errors.Is(err, unix.ENOBUFS) {
 		t.Fatal(err)
 	}
@@ -149,7 +151,9 @@ func TestFramesPastThePrograms(t *testing.T) {
 			for _, from := range []*world.Pod{thief, victim} {
 				for _, mark := range []int{0, int(claims.MarkOf(1))} {
 					kind, packet := datagram(from, to, "past them to "+name)
-					write(t, thief, c.dst, c.src, mark, kind, packet)
+					for _, said := range []uint16{kind, kind ^ unix.ETH_P_IP ^ unix.ETH_P_IPV6, 0x88b5 /* for experiments */} {
+						write(t, thief, c.dst, c.src, mark, said, kind, packet)
+					}
 				}
 			}
 		}
@@ -161,21 +165,46 @@ func TestFramesPastThePrograms(t *testing.T) {
 	}
 }
 
-// What a pod removes from its own device is put back, and said.
+// What a pod removes from its own device is put back, what it puts before it is removed, and both are said.
 func TestPodRemovesItsProgram(t *testing.T) {
 	n0 := policedWorld(t).Nodes[0]
 	p := n0.AddPod(1, "4", "6")
 	n0.Sync(p)
-	for _, direction := range []string{"egress", "ingress"} {
-		p.Run("tc", "filter", "del", "dev", "eth0", direction, "pref", "85")
+	accepts := world.NewOthers(t, 0)
+	before := func(parent uint32) func() error {
+		return func() error {
+			eth0, err := netlink.LinkByName("eth0")
+			if err != nil {
+				return err
+			}
+			return netlink.FilterAdd(&netlink.BpfFilter{
+				FilterAttrs: netlink.FilterAttrs{LinkIndex: eth0.Attrs().Index, Parent: parent, Handle: 7, Protocol: unix.ETH_P_ALL, Priority: 1},
+				Fd:          accepts.Program.FD(), Name: "others", DirectAction: true,
+			})
+		}
+	}
+	remove := func(direction string) func() error {
+		return func() error { p.Run("tc", "filter", "del", "dev", "eth0", direction, "pref", "85"); return nil }
+	}
+	for _, c := range []struct {
+		name string
+		do   func() error
+		says string
+	}{
+		{"remove egress", remove("egress"), fromSlave + " is missing"}, {"remove ingress", remove("ingress"), intoSlave + " is missing"},
+		{"before egress", before(tcfilter.Egress), "is before program"}, {"before ingress", before(tcfilter.Ingress), "is before program"},
+	} {
+		if err := p.Do(c.do); err != nil {
+			t.Fatal(err)
+		}
 		_, err := n0.TrySync(p)
 		pods, _, rest := datapath.Sort(err)
 		var removed *datapath.Tampered
-		if rest != nil || len(pods) != 1 || !errors.As(pods[0], &removed) || !strings.Contains(pods[0].Error(), "is missing") {
-			t.Errorf("%s: Sync says %v, want that the pod has removed a program", direction, err)
+		if rest != nil || len(pods) != 1 || !errors.As(pods[0], &removed) || !strings.Contains(pods[0].Error(), c.says) {
+			t.Errorf("%s: Sync says %v, want %q", c.name, err, c.says)
 		}
 		if repairs := n0.Sync(p); len(repairs) != 0 {
-			t.Errorf("%s: another Sync repairs %q", direction, repairs)
+			t.Errorf("%s: another Sync repairs %q", c.name, repairs)
 		}
 	}
 }
