@@ -90,6 +90,7 @@ type numbers[K comparable] struct {
 type numbered struct {
 	number uint32
 	round  int
+	born   int // the round in which it got the number
 }
 
 // assign gives a name that has no number this one, which is taken.
@@ -97,7 +98,7 @@ func (n *numbers[K]) assign(k K, number uint32) {
 	if n.of == nil {
 		n.of = map[K]*numbered{}
 	}
-	n.of[k] = &numbered{number: number}
+	n.of[k] = &numbered{number: number, born: n.round}
 }
 
 // begin begins a round. Names that are not asked for in it lose their numbers at its end.
@@ -110,6 +111,12 @@ func (n *numbers[K]) number(k K) uint32 {
 	e := n.of[k]
 	e.round = n.round
 	return e.number
+}
+
+// isNew says whether a name has got its number in this round.
+func (n *numbers[K]) isNew(k K) bool {
+	e := n.of[k]
+	return e != nil && e.born == n.round
 }
 
 // finish ends the round: numbers that it frees are none of this round's.

@@ -259,6 +259,107 @@ func TestAChangeWritesWhatChanged(t *testing.T) {
 	}
 }
 
+// What comes without a change of what is there holds without a change of halves, for which the kernel waits for all programs; all
+// else changes halves. Connections are judged again in both cases.
+func TestWhatComesIsAdded(t *testing.T) {
+	t.Parallel()
+	k := newKernel(t, DefaultLimits)
+	set, cluster := rules(10)
+	pod := func(i int) *policy.Pod {
+		return &policy.Pod{
+			NamespacedName: policy.NamespacedName{Namespace: "a", Name: fmt.Sprint("new", i)}, Node: "node",
+			Labels: policy.Labels{"app": fmt.Sprint("app", i%10)}, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 2, 0, byte(i)})},
+		}
+	}
+	write := func() (added bool) {
+		t.Helper()
+		half, epoch := k.active, k.epoch
+		if err := k.Write(compiled(t, set, cluster)); err != nil {
+			t.Fatal(err)
+		}
+		if k.epoch == epoch {
+			t.Error("nothing is judged again")
+		}
+		if differ, err := k.Repair(); err != nil || len(differ) > 0 {
+			t.Errorf("repairs %q (error %v)", differ, err)
+		}
+		return k.active == half
+	}
+	if write() {
+		t.Error("the first part of a process changed no halves")
+	}
+	// A connection that nothing of it concerns is asked about all the time.
+	packet, stop := k.packet(from(1)), make(chan struct{})
+	var reader sync.WaitGroup
+	var failed error
+	denied := 0
+	reader.Go(func() {
+		for {
+			_, row, err := k.Ask(packet)
+			if err != nil {
+				failed = err
+				return
+			}
+			if row.Action != uint8(policy.Allow) {
+				denied++
+			}
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	})
+	for i := range 20 {
+		p := pod(i)
+		cluster.Pods[p.NamespacedName] = p
+		if !write() {
+			t.Errorf("%s, whose rules are there, changed halves", p.Name)
+		}
+		c := from(i % 10) // of the one that came, to the port that is its label's
+		c.Peer = p.Addresses[0]
+		if got := k.action(t, c); got != policy.Allow {
+			t.Errorf("from %s: %s", p.Name, got)
+		}
+		c.DestinationPort++
+		if got := k.action(t, c); got != policy.Deny {
+			t.Errorf("from %s to another port: %s", p.Name, got)
+		}
+		if i%10 == 0 { // it is selected
+			c := from(1)
+			c.Pod, c.Own = p.NamespacedName, p.Addresses[0]
+			if got := k.action(t, c); got != policy.Allow {
+				t.Errorf("to %s: %s", p.Name, got)
+			}
+			c.DestinationPort++
+			if got := k.action(t, c); got != policy.Deny {
+				t.Errorf("to another port of %s: %s", p.Name, got)
+			}
+		}
+	}
+	for what, change := range map[string]func(){
+		"a pod that goes": func() { delete(cluster.Pods, pod(3).NamespacedName) },
+		"other labels":    func() { p := pod(4); p.Labels = policy.Labels{"app": "app5"}; cluster.Pods[p.NamespacedName] = p },
+		"a rule less":     func() { r := &set.Tiers[0].Policies[0].Rules[policy.Ingress]; *r = (*r)[:9] },
+		"a pod in its place": func() {
+			p := pod(5)
+			p.Name = "other"
+			delete(cluster.Pods, pod(5).NamespacedName)
+			cluster.Pods[p.NamespacedName] = p
+		},
+	} {
+		change()
+		if write() {
+			t.Errorf("%s changed no halves", what)
+		}
+	}
+	close(stop)
+	reader.Wait()
+	if failed != nil || denied > 0 {
+		t.Errorf("%d packets were denied, which the rules always allow; %v", denied, failed)
+	}
+}
+
 // Maps that are full keep the rules that they have, new endpoints are closed, and the next change that fits holds.
 func TestFullMapsKeepTheirRules(t *testing.T) {
 	t.Parallel()

@@ -27,6 +27,10 @@ type store interface {
 	fill(half int) error
 	// stale says whether a half may hold something else.
 	stale(half int) bool
+	// adds says whether all that is to be written into a half is in rows that held nothing, and there is room.
+	adds(half int) bool
+	// settle says that what it should hold does.
+	settle()
 	// check compares a half with the kernel, notes what is to be written and returns it.
 	check(half int) ([]string, error)
 	close() error
@@ -78,6 +82,11 @@ func (h *halves) grow(half int, rows uint32) error {
 		return was.Close()
 	}
 	return nil
+}
+
+// hasRoom says whether a half's map is written to and has room for so many rows.
+func (h *halves) hasRoom(half, rows int) bool {
+	return h.inner[half] != nil && !h.blank[half] && rows <= int(h.size[half])
 }
 
 // put writes a row.
@@ -151,19 +160,26 @@ type array[R comparable] struct {
 	halves
 	rows  []R
 	dirty [2]map[uint32]struct{}
+	// replaced: since the last change that holds, a row that held something is another one, or is gone.
+	replaced bool
 }
 
-// set makes a row what it should be.
-func (a *array[R]) set(i uint32, r R) {
+// set makes a row what it should be, and says whether that is another one.
+func (a *array[R]) set(i uint32, r R) bool {
 	for uint32(len(a.rows)) <= i {
 		var none R
 		a.rows = append(a.rows, none)
 		a.mark(uint32(len(a.rows) - 1)) // the kernel may have a former one there
 	}
-	if a.rows[i] != r {
-		a.rows[i] = r
-		a.mark(i)
+	was := a.rows[i]
+	if was == r {
+		return false
 	}
+	var none R
+	a.replaced = a.replaced || was != none
+	a.rows[i] = r
+	a.mark(i)
+	return true
 }
 
 func (a *array[R]) mark(i uint32) {
@@ -178,6 +194,7 @@ func (a *array[R]) mark(i uint32) {
 // trim leaves so many rows.
 func (a *array[R]) trim(rows uint32) {
 	if n := uint32(len(a.rows)); rows < n {
+		a.replaced = true
 		a.rows = a.rows[:rows]
 		for half := range a.dirty {
 			for i := range a.dirty[half] {
@@ -192,6 +209,10 @@ func (a *array[R]) trim(rows uint32) {
 func (a *array[R]) stale(half int) bool {
 	return a.inner[half] == nil || a.blank[half] || len(a.dirty[half]) > 0
 }
+
+func (a *array[R]) adds(half int) bool { return !a.replaced && a.hasRoom(half, len(a.rows)) }
+
+func (a *array[R]) settle() { a.replaced = false }
 
 func (a *array[R]) fit(half int) error { return a.grow(half, max(1, uint32(len(a.rows)))) }
 
@@ -242,8 +263,9 @@ func (a *array[R]) check(half int) (differ []string, err error) {
 // A hash has rows by key.
 type hash[K, V comparable] struct {
 	halves
-	rows  map[K]V
-	dirty [2]map[K]struct{}
+	rows     map[K]V
+	dirty    [2]map[K]struct{}
+	replaced bool // as in array
 }
 
 func (h *hash[K, V]) mark(k K) {
@@ -259,11 +281,13 @@ func (h *hash[K, V]) mark(k K) {
 func (h *hash[K, V]) become(rows map[K]V) {
 	for k := range h.rows {
 		if _, ok := rows[k]; !ok {
+			h.replaced = true
 			h.mark(k)
 		}
 	}
 	for k, v := range rows {
 		if was, ok := h.rows[k]; !ok || was != v {
+			h.replaced = h.replaced || ok
 			h.mark(k)
 		}
 	}
@@ -273,6 +297,10 @@ func (h *hash[K, V]) become(rows map[K]V) {
 func (h *hash[K, V]) stale(half int) bool {
 	return h.inner[half] == nil || h.blank[half] || len(h.dirty[half]) > 0
 }
+
+func (h *hash[K, V]) adds(half int) bool { return !h.replaced && h.hasRoom(half, len(h.rows)) }
+
+func (h *hash[K, V]) settle() { h.replaced = false }
 
 func (h *hash[K, V]) fit(half int) error { return h.grow(half, max(1, uint32(len(h.rows)))) }
 

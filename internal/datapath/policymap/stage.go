@@ -47,7 +47,9 @@ func (w *Writer) stage(n *compile.Node, anew bool) {
 	endpointOf := map[[16]byte]uint32{}
 	for name, e := range n.Endpoints {
 		number := w.podNumber(name, e)
-		w.endpoints.set(number, n.EndpointRow(name, w.ruleSets.number, tableOf))
+		if w.endpoints.set(number, n.EndpointRow(name, w.ruleSets.number, tableOf)) && !w.podNumbers.isNew(name) {
+			w.endpoints.replaced = true
+		}
 		for _, a := range e.Addresses {
 			endpointOf[a.As16()] = number
 		}
@@ -56,7 +58,12 @@ func (w *Writer) stage(n *compile.Node, anew bool) {
 	peers := make(map[compile.PeerKey]uint32, len(n.Peers))
 	for p, table := range n.Peers {
 		if _, ok := n.RuleSets[p.RuleSet]; ok {
-			peers[compile.PeerKey{RuleSet: w.ruleSets.number(p.RuleSet), Atom: w.atom(p.Atom)}] = tableOf(table)
+			key := compile.PeerKey{RuleSet: w.ruleSets.number(p.RuleSet), Atom: w.atom(p.Atom)}
+			peers[key] = tableOf(table)
+			// Nothing leads to a row with a new number yet; another one may be read as soon as it is written.
+			if _, was := w.peers.rows[key]; !was && !w.ruleSets.isNew(p.RuleSet) && !w.atoms.isNew(p.Atom) {
+				w.peers.replaced = true
+			}
 		}
 	}
 	w.peers.become(peers)
@@ -129,6 +136,7 @@ func (w *Writer) place(t *compile.Table) *table {
 
 // drop gives them back.
 func (w *Writer) drop(t *table) {
+	w.tables.replaced = true
 	w.tableBlocks.give(t.number, 1)
 	w.spanBlocks.give(t.spans.first, t.spans.count)
 	w.sourceBlocks.give(t.sources.first, t.sources.count)

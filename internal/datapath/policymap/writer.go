@@ -166,20 +166,20 @@ func (p place) shape() *ebpf.MapSpec {
 	return &ebpf.MapSpec{Name: p.name, Type: p.kind, KeySize: p.key, ValueSize: p.row, Flags: p.flags}
 }
 
-// places are those of all maps but tw_pol_active_1.
+// places are those of all maps but tw_pol_active_1, each after those that its rows lead to.
 func (w *Writer) places(limits Limits) []place {
 	const growing, toNeed = unix.BPF_F_INNER_MAP, unix.BPF_F_NO_PREALLOC
 	return []place{
+		{&w.verdicts.halves, &w.verdicts, "tw_pol_verd_1", ebpf.Array, 4, 16, growing, limits.Verdicts},
+		{&w.sources.halves, &w.sources, "tw_pol_srcs_1", ebpf.Array, 4, 8, growing, limits.Sources},
+		{&w.spans.halves, &w.spans, "tw_pol_spans_1", ebpf.Array, 4, 8, growing, limits.Spans},
+		{&w.tables.halves, &w.tables, "tw_pol_table_1", ebpf.Array, 4, 48, growing, limits.Tables},
+		{&w.peers.halves, &w.peers, "tw_pol_peers_1", ebpf.Hash, 8, 4, toNeed, limits.Peers},
+		{&w.ranges6.halves, &w.ranges6, "tw_pol_rng6_1", ebpf.Array, 4, 24, growing, limits.Ranges},
+		{&w.ranges4.halves, &w.ranges4, "tw_pol_rng4_1", ebpf.Array, 4, 8, growing, limits.Ranges},
+		{&w.addresses.halves, &w.addresses, "tw_pol_addrs_1", ebpf.Hash, 16, 12, toNeed, limits.Addresses},
 		{&w.endpoints.halves, &w.endpoints, "tw_pol_ends_1", ebpf.Array, 4, 56, growing, limits.Endpoints},
 		{&w.endpointOf.halves, &w.endpointOf, "tw_pol_endof_1", ebpf.Hash, 16, 4, toNeed, 2 * limits.Endpoints},
-		{&w.addresses.halves, &w.addresses, "tw_pol_addrs_1", ebpf.Hash, 16, 12, toNeed, limits.Addresses},
-		{&w.ranges4.halves, &w.ranges4, "tw_pol_rng4_1", ebpf.Array, 4, 8, growing, limits.Ranges},
-		{&w.ranges6.halves, &w.ranges6, "tw_pol_rng6_1", ebpf.Array, 4, 24, growing, limits.Ranges},
-		{&w.peers.halves, &w.peers, "tw_pol_peers_1", ebpf.Hash, 8, 4, toNeed, limits.Peers},
-		{&w.tables.halves, &w.tables, "tw_pol_table_1", ebpf.Array, 4, 48, growing, limits.Tables},
-		{&w.spans.halves, &w.spans, "tw_pol_spans_1", ebpf.Array, 4, 8, growing, limits.Spans},
-		{&w.sources.halves, &w.sources, "tw_pol_srcs_1", ebpf.Array, 4, 8, growing, limits.Sources},
-		{&w.verdicts.halves, &w.verdicts, "tw_pol_verd_1", ebpf.Array, 4, 16, growing, limits.Verdicts},
 	}
 }
 
@@ -373,7 +373,37 @@ func (w *Writer) commit() error {
 	if w.held == w.head(w.active) && !slices.ContainsFunc(w.stores, func(s store) bool { return s.stale(w.active) }) {
 		return nil
 	}
+	if w.add() {
+		return nil
+	}
 	return w.flip()
+}
+
+// add makes what is staged hold without a wait for the programs, if that is possible: nothing goes, and what comes is
+// found by no program until an address leads to it, each by itself. Rows are written before those that lead to them.
+func (w *Writer) add() bool {
+	if !w.written || w.held != w.head(w.active) || slices.ContainsFunc(w.stores, func(s store) bool { return !s.adds(w.active) }) {
+		return false
+	}
+	w.counters.add(&w.rules)
+	for _, s := range w.stores {
+		if s.fill(w.active) != nil {
+			return false // the other half can take all of it, or says what is wrong
+		}
+	}
+	w.epoch++
+	head := w.head(w.active)
+	if w.heads[w.active].Put(uint32(0), head) != nil {
+		return false
+	}
+	w.held = head
+	for _, s := range w.stores {
+		s.settle()
+		if s.adds(1 - w.active) {
+			_ = s.fill(1 - w.active) // as flip
+		}
+	}
+	return true
 }
 
 // flip writes the half that does not hold and makes it hold.
@@ -392,6 +422,9 @@ func (w *Writer) flip() error {
 		return fmt.Errorf("make half %d hold: %w", half, err)
 	}
 	w.active, w.written, w.held = half, true, w.head(half)
+	for _, s := range w.stores {
+		s.settle()
+	}
 	// If that fails, the next change does it before it holds, and says what is wrong.
 	_ = w.fill(1 - half)
 	w.counters.prune(&w.rules)
