@@ -22,7 +22,7 @@ import (
 // documents each call.
 type PodLimits interface {
 	Get(pod types.NamespacedName) (p podlimits.Pod, limited, known bool)
-	Exists(ctx context.Context, pod types.NamespacedName, uid types.UID) (bool, error)
+	Read(ctx context.Context, pod types.NamespacedName) (p podlimits.Pod, limited bool, err error)
 }
 
 // PodLimitsChanged requests a reconcile of the node that has a pod.
@@ -62,10 +62,24 @@ func (w *work) limitPods(ctx context.Context) {
 		}
 		pod := types.NamespacedName{Namespace: namespace, Name: name}
 		p, limited, known := w.PodLimits.Get(pod)
+		if !known {
+			w.whenKnown()
+			return
+		}
+		if !limited && u.Limits != nil {
+			// The watch may be behind this pod: only the API server itself takes a limit away.
+			var err error
+			if p, limited, err = w.PodLimits.Read(ctx, pod); err != nil {
+				w.Log.Warn("it is not known whether a pod has lost its bandwidth limits", "node", w.name, "pod", pod, "error", err)
+				w.again(w.Retry)
+				if l, had := was[u.Limits.UID]; had {
+					list[u.Limits.UID] = l
+				}
+				continue
+			}
+		}
 		uid := string(p.UID)
 		switch {
-		case !known:
-			return
 		case limited && p.Err != nil:
 			w.warnPod(pod, p.UID, "BandwidthLimitInvalid", "%v; the pod keeps the limit that it has", p.Err)
 			if l, had := was[uid]; had {
@@ -74,18 +88,8 @@ func (w *work) limitPods(ctx context.Context) {
 		case limited:
 			list[uid] = v1alpha1.PodLimits{UID: uid, Ingress: int64(p.Limits.Ingress), Egress: int64(p.Limits.Egress)}
 			w.compareLimits(pod, p)
-		case u.Limits != nil:
-			uid := u.Limits.UID
-			exists, err := w.PodLimits.Exists(ctx, pod, types.UID(uid))
-			if err != nil {
-				w.Log.Warn("it is not known whether a pod has lost its bandwidth limits", "node", w.name, "pod", pod, "error", err)
-				w.again(w.Retry)
-				if l, had := was[uid]; had {
-					list[uid] = l
-				}
-			} else if exists {
-				list[uid] = v1alpha1.PodLimits{UID: uid}
-			}
+		case u.Limits != nil && uid == u.Limits.UID:
+			list[uid] = v1alpha1.PodLimits{UID: uid}
 		}
 	}
 	w.nn.Spec.PodLimits = nil
@@ -93,6 +97,14 @@ func (w *work) limitPods(ctx context.Context) {
 		w.nn.Spec.PodLimits = append(w.nn.Spec.PodLimits, l)
 	}
 	slices.SortFunc(w.nn.Spec.PodLimits, func(a, b v1alpha1.PodLimits) int { return cmp.Compare(a.UID, b.UID) })
+}
+
+// whenKnown reconciles a node with limited pods again, as not all pods were read yet: nothing else tells of annotations
+// that were removed while no controller ran.
+func (w *work) whenKnown() {
+	if slices.ContainsFunc(w.nn.Status.Used, func(u v1alpha1.UsedAddress) bool { return u.Limits != nil }) {
+		w.again(w.Retry)
+	}
 }
 
 // compareLimits warns of limits that the instance cannot reach.

@@ -15,11 +15,12 @@ import (
 
 // annotated are pods of namespace default with annotations.
 type annotated struct {
-	known  bool
-	pods   map[string]podlimits.Pod
-	exists map[types.UID]bool
-	err    error
-	asked  int
+	known bool
+	pods  map[string]podlimits.Pod
+	// live are pods as the API server has them, where those are behind.
+	live  map[string]podlimits.Pod
+	err   error
+	asked int
 }
 
 func (a *annotated) Get(pod types.NamespacedName) (podlimits.Pod, bool, bool) {
@@ -27,9 +28,10 @@ func (a *annotated) Get(pod types.NamespacedName) (podlimits.Pod, bool, bool) {
 	return p, limited, a.known
 }
 
-func (a *annotated) Exists(_ context.Context, _ types.NamespacedName, uid types.UID) (bool, error) {
+func (a *annotated) Read(_ context.Context, pod types.NamespacedName) (podlimits.Pod, bool, error) {
 	a.asked++
-	return a.exists[uid], a.err
+	p := a.live[pod.Name]
+	return p, p.Limits != (bandwidth.Limits{}), a.err
 }
 
 // The spec has the limits of the node's pods as they are now, and 0 where the agent still has some.
@@ -37,7 +39,7 @@ func TestPodLimits(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/19"})
 	g.addNode("n1", "ecs.g6.2xlarge")
 	g.settle("n1", minute)
-	pods := &annotated{exists: map[types.UID]bool{}}
+	pods := &annotated{live: map[string]podlimits.Pod{}}
 	g.r.PodLimits = pods
 	g.r.Bandwidth = func(string) (uint64, bool) { return 4e9, true }
 	reported := map[string]*v1alpha1.PodLimits{}
@@ -64,6 +66,13 @@ func TestPodLimits(t *testing.T) {
 		"elsewhere": {UID: "u9", Limits: bandwidth.Limits{Ingress: 1e6}},
 	}
 	spec() // not all pods were read yet
+	// An agent limits a pod that nothing is known of yet: nobody says when it is.
+	reported["1"] = &v1alpha1.PodLimits{UID: "u1", Ingress: 1e6}
+	spec()
+	if again, _ := g.once("n1"); again == 0 || again > g.r.Retry {
+		t.Errorf("a node with a limited pod is reconciled again after %s, want %s at most", again, g.r.Retry)
+	}
+	reported["1"] = nil
 	pods.known = true
 	one, two := v1alpha1.PodLimits{UID: "u1", Ingress: 1e6}, v1alpha1.PodLimits{UID: "u2", Egress: 2e6}
 	spec(one, two)
@@ -84,11 +93,16 @@ func TestPodLimits(t *testing.T) {
 	// is said when it is gone.
 	delete(pods.pods, "1")
 	delete(pods.pods, "2")
-	pods.exists["u1"] = true
+	pods.live["1"] = podlimits.Pod{UID: "u1"}
 	spec(v1alpha1.PodLimits{UID: "u1"})
 	pods.err = errors.New("no answer")
 	spec(v1alpha1.PodLimits{UID: "u1"})
 	pods.err = nil
+	// It has new ones, of which the watch has not told yet, or another pod has its name.
+	pods.live["1"] = podlimits.Pod{UID: "u1", Limits: bandwidth.Limits{Ingress: 3e6}}
+	spec(v1alpha1.PodLimits{UID: "u1", Ingress: 3e6})
+	pods.live["1"] = podlimits.Pod{UID: "another"}
+	spec()
 	reported["1"] = nil
 	spec()
 	asked := pods.asked

@@ -87,16 +87,19 @@ func (w *Watcher) Get(name types.NamespacedName) (p Pod, limited, known bool) {
 	return p, limited, w.pods != nil
 }
 
-// Exists reports whether a pod exists, according to the API server.
-func (w *Watcher) Exists(ctx context.Context, name types.NamespacedName, uid types.UID) (bool, error) {
-	p, err := w.Client.Resource(pods).Namespace(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
+// Read returns a pod, with limits or without, as the API server has it now. It has no UID if there is no
+// such pod.
+func (w *Watcher) Read(ctx context.Context, name types.NamespacedName) (p Pod, limited bool, err error) {
+	o, err := w.Client.Resource(pods).Namespace(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return false, nil
+		return Pod{}, false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("read the metadata of pod %s: %w", name, err)
+		return Pod{}, false, fmt.Errorf("read the metadata of pod %s: %w", name, err)
 	}
-	return p.UID == uid, nil
+	p, limited = of(o)
+	p.UID = o.UID
+	return p, limited, nil
 }
 
 // watch reads all pods, then follows their changes.

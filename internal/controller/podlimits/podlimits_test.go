@@ -153,13 +153,22 @@ func TestWatcher(t *testing.T) {
 	has("b", bandwidth.Limits{Egress: 8 << 20}, true, false)
 	has("new", bandwidth.Limits{}, false, false)
 	<-s.watched
-	for uid, want := range map[types.UID]bool{"uid-late": true, "another": false} {
-		if there, err := w.Exists(ctx, types.NamespacedName{Namespace: "ns", Name: "late"}, uid); err != nil || there != want {
-			t.Errorf("pod late with UID %s: %t, %v", uid, there, err)
+	// What the API server has now, whatever the watch has told.
+	s.mu.Lock()
+	s.items = append(s.items, *pod("plain", nil), *pod("wrong", map[string]string{bandwidth.Ingress: "1m"}))
+	s.mu.Unlock()
+	for name, want := range map[string]struct {
+		uid            types.UID
+		limits         bandwidth.Limits
+		limited, wrong bool
+	}{
+		"late": {"uid-late", bandwidth.Limits{Egress: 4e6}, true, false}, "plain": {uid: "uid-plain"}, "gone": {},
+		"wrong": {"uid-wrong", bandwidth.Limits{}, true, true},
+	} {
+		p, limited, err := w.Read(ctx, types.NamespacedName{Namespace: "ns", Name: name})
+		if err != nil || p.UID != want.uid || p.Limits != want.limits || limited != want.limited || (p.Err != nil) != want.wrong {
+			t.Errorf("pod %s: %+v, limited %t, %v", name, p, limited, err)
 		}
-	}
-	if there, err := w.Exists(ctx, types.NamespacedName{Namespace: "ns", Name: "gone"}, "uid-gone"); err != nil || there {
-		t.Errorf("pod gone: %t, %v", there, err)
 	}
 	cancel()
 	if err := <-done; err != nil {
