@@ -25,16 +25,21 @@ type PodLimits interface {
 	Read(ctx context.Context, pod types.NamespacedName) (p podlimits.Pod, limited bool, err error)
 }
 
-// PodLimitsChanged requests a reconcile of the node that has a pod.
-func (r *Reconciler) PodLimitsChanged(ctx context.Context, pod types.NamespacedName) {
+// PodLimitsChanged requests a reconcile of the nodes that have these pods. A controller that starts names all
+// limited pods at once.
+func (r *Reconciler) PodLimitsChanged(ctx context.Context, pods []types.NamespacedName) {
 	var all v1alpha1.NodeNetworkList
 	if err := r.Client.List(ctx, &all, client.UnsafeDisableDeepCopy); err != nil {
-		r.Log.Error("list NodeNetworks to find a pod whose bandwidth limits have changed", "pod", pod, "error", err)
+		r.Log.Error("list NodeNetworks to find pods whose bandwidth limits have changed", "pods", len(pods), "error", err)
 		return
+	}
+	changed := make(map[string]bool, len(pods))
+	for _, pod := range pods {
+		changed[pod.String()] = true
 	}
 	for i := range all.Items {
 		nn := &all.Items[i]
-		if !slices.ContainsFunc(nn.Status.Used, func(u v1alpha1.UsedAddress) bool { return u.Pod == pod.String() }) {
+		if !slices.ContainsFunc(nn.Status.Used, func(u v1alpha1.UsedAddress) bool { return changed[u.Pod] }) {
 			continue // a node that reports the pod later is reconciled then
 		}
 		select {

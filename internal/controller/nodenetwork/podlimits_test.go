@@ -116,7 +116,7 @@ func TestPodLimits(t *testing.T) {
 // A change of a pod's annotations reconciles its node.
 func TestPodLimitsChanged(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/19"})
-	for _, name := range []string{"n1", "n2"} {
+	for _, name := range []string{"n1", "n2", "n3"} {
 		g.addNode(name, "ecs.g6.2xlarge")
 		g.settle(name, minute)
 		nn := g.nn(name)
@@ -126,12 +126,20 @@ func TestPodLimitsChanged(t *testing.T) {
 	for len(g.r.wake) > 0 {
 		<-g.r.wake
 	}
-	g.r.PodLimitsChanged(t.Context(), types.NamespacedName{Namespace: "default", Name: "of-n2"})
-	g.r.PodLimitsChanged(t.Context(), types.NamespacedName{Namespace: "default", Name: "of-none"})
-	if len(g.r.wake) != 1 {
-		t.Fatalf("%d nodes are reconciled, want 1", len(g.r.wake))
+	pods := func(names ...string) (list []types.NamespacedName) {
+		for _, name := range names {
+			list = append(list, types.NamespacedName{Namespace: "default", Name: name})
+		}
+		return list
 	}
-	if e := <-g.r.wake; e.Object.GetName() != "n2" {
-		t.Errorf("node %s is reconciled, want n2", e.Object.GetName())
+	g.r.PodLimitsChanged(t.Context(), pods("of-n2"))
+	g.r.PodLimitsChanged(t.Context(), pods("of-none"))
+	g.r.PodLimitsChanged(t.Context(), pods("of-n3", "of-none", "of-n1"))
+	var woken []string
+	for len(g.r.wake) > 0 {
+		woken = append(woken, (<-g.r.wake).Object.GetName())
+	}
+	if len(woken) != 3 || woken[0] != "n2" || !slices.Contains(woken[1:], "n1") || !slices.Contains(woken[1:], "n3") {
+		t.Errorf("nodes %q are reconciled, want n2, then n1 and n3", woken)
 	}
 }

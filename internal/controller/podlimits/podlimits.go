@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"sync"
 	"time"
 
@@ -42,8 +41,8 @@ func (p Pod) equal(o Pod) bool {
 // Watcher knows the pods. Its zero value, with the exported fields, is ready for Start.
 type Watcher struct {
 	Client metadata.Interface
-	// Changed is called after a pod has got, changed or lost limits, or is gone.
-	Changed func(ctx context.Context, pod types.NamespacedName)
+	// Changed is called after pods have got, changed or lost limits, or are gone.
+	Changed func(ctx context.Context, pods []types.NamespacedName)
 	Log     *slog.Logger
 	// Retry is the pause after an error.
 	Retry time.Duration
@@ -160,19 +159,19 @@ func (w *Watcher) list(ctx context.Context) (version string, err error) {
 	before := w.pods
 	w.pods = now
 	w.mu.Unlock()
-	changed := map[types.NamespacedName]bool{}
+	var changed []types.NamespacedName
 	for name, p := range now {
 		if was, there := before[name]; !there || !was.equal(p) {
-			changed[name] = true
+			changed = append(changed, name)
 		}
 	}
 	for name := range before {
 		if _, there := now[name]; !there {
-			changed[name] = true
+			changed = append(changed, name)
 		}
 	}
-	for name := range maps.Keys(changed) {
-		w.Changed(ctx, name)
+	if len(changed) > 0 {
+		w.Changed(ctx, changed)
 	}
 	return version, nil
 }
@@ -191,7 +190,7 @@ func (w *Watcher) set(ctx context.Context, object *metav1.PartialObjectMetadata,
 	}
 	w.mu.Unlock()
 	if limited != before || limited && !was.equal(p) {
-		w.Changed(ctx, name)
+		w.Changed(ctx, []types.NamespacedName{name})
 	}
 }
 

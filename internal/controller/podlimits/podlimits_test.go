@@ -91,7 +91,11 @@ func TestWatcher(t *testing.T) {
 		*pod("b", nil), *pod("wrong", map[string]string{bandwidth.Ingress: "1m"}),
 	}
 	changes := make(chan string, 100)
-	w := &Watcher{Client: s, Changed: func(_ context.Context, p types.NamespacedName) { changes <- p.Name }, Log: slog.New(slog.DiscardHandler), Retry: time.Millisecond}
+	w := &Watcher{Client: s, Changed: func(_ context.Context, all []types.NamespacedName) {
+		for _, p := range all {
+			changes <- p.Name
+		}
+	}, Log: slog.New(slog.DiscardHandler), Retry: time.Millisecond}
 	if _, _, known := w.Get(types.NamespacedName{}); known {
 		t.Error("it knows all pods before it has read them")
 	}
