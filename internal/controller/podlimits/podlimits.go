@@ -44,7 +44,7 @@ type Watcher struct {
 	// Changed is called after pods have got, changed or lost limits, or are gone.
 	Changed func(ctx context.Context, pods []types.NamespacedName)
 	Log     *slog.Logger
-	// Retry is the pause after an error.
+	// Retry is the pause after an error; after each further one it doubles, up to longestRetry times as much.
 	Retry time.Duration
 
 	mu   sync.Mutex
@@ -62,16 +62,23 @@ var pods = corev1.SchemeGroupVersion.WithResource("pods")
 // NeedLeaderElection: only the leader writes what follows from it.
 func (w *Watcher) NeedLeaderElection() bool { return true }
 
+// longestRetry bounds the pauses between attempts, each of which may read all pods of the cluster.
+const longestRetry = 32
+
 // Start watches until ctx is done.
 func (w *Watcher) Start(ctx context.Context) error {
-	for {
+	for pause := w.Retry; ; pause = min(2*pause, longestRetry*w.Retry) {
+		began := time.Now()
 		err := w.watch(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		w.Log.Warn("watch pods' metadata, for the limits of their bandwidth; trying again", "error", err)
+		if time.Since(began) > longestRetry*w.Retry { // it has watched
+			pause = w.Retry
+		}
+		w.Log.Warn("watch pods' metadata, for the limits of their bandwidth; trying again", "in", pause, "error", err)
 		select {
-		case <-time.After(w.Retry):
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return nil
 		}
