@@ -126,7 +126,6 @@ func TestPolicyHub(t *testing.T) {
 			{cluster.Rules, "policy.networking.k8s.io", "clusternetworkpolicies/status", "", []string{"patch"}},
 			{cluster.Rules, "networking.k8s.io", "networkpolicies", "", []string{"list", "watch"}},
 			{cluster.Rules, "discovery.k8s.io", "endpointslices", "", []string{"list", "watch"}},
-			{cluster.Rules, "", "pods", "", []string{"list", "watch"}},
 			{cluster.Rules, "", "namespaces", "", []string{"list", "watch"}},
 			{cluster.Rules, "", "serviceaccounts", "", []string{"list", "watch"}},
 			{cluster.Rules, "authentication.k8s.io", "tokenreviews", "", []string{"create"}},
@@ -136,6 +135,9 @@ func TestPolicyHub(t *testing.T) {
 			if got := may(c.rules, c.group, c.resource, c.name, c.verbs...); got != on {
 				t.Errorf("policy.enabled: %v: the controller may %v %s.%s: %v", on, c.verbs, c.resource, c.group, got)
 			}
+		}
+		if !may(cluster.Rules, "", "pods", "", "list", "watch") {
+			t.Errorf("policy.enabled: %v: the controller may not list and watch pods, which have bandwidth limits too", on)
 		}
 		var controller appsv1.Deployment
 		into(t, got["Deployment terway-controller"], &controller)
