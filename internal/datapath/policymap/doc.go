@@ -4,8 +4,11 @@
 // Each map is there twice: two halves, of which tw_pol_active_1 names the one that holds. A change is written into the other half,
 // one element of tw_pol_active_1 is replaced, and then the former half gets the change too. A packet reads one half from
 // its first look to its last, so it sees the rules before the change or after it. The kernel returns from replacing that element
-// when no program can still see the former one (synchronize_rcu, as after every change of a map of maps), so no row is ever
-// written that a packet can see, and rows that become free can be used again at once.
+// when no program can still see the former one (synchronize_rcu, as after every change of a map of maps), so no row is
+// replaced that a packet can see, and rows that become free can be used again at once.
+//
+// A change that takes nothing away and replaces nothing does not wait for that: a pod starts whose rules are there, or an address
+// comes. Its rows held nothing; they are written into the half that holds, each before those that lead to it, and the address comes last.
 //
 // Rows keep their numbers from one change to the next: requests to the kernel follow the change. Only the sorted
 // ranges move behind a new one. What compile.Node names by a hash is looked through for each change, without asking the kernel.
