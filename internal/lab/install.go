@@ -79,8 +79,11 @@ func (o *Options) helm(ctx context.Context, s *State, verb string) error {
 	if err := writeFile(values, b, 0o600); err != nil {
 		return err
 	}
-	return o.run(ctx, nil, o.Bin("helm"), verb, "terway", filepath.Join(o.Source, "deploy", "chart"),
-		"--namespace", metav1.NamespaceSystem, "--values", values)
+	args := []string{verb, "terway", filepath.Join(o.Source, "deploy", "chart"), "--namespace", metav1.NamespaceSystem, "--values", values}
+	if verb == "upgrade" {
+		args = append(args, "--force-conflicts") // checks have changed arguments, and put the former ones back
+	}
+	return o.run(ctx, nil, o.Bin("helm"), args...)
 }
 
 // installDNS installs the cluster's DNS service.
