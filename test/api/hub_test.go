@@ -235,7 +235,8 @@ func (h *hubs) follow(agent *corev1.Pod) *node.Client {
 }
 
 // Apply implements node.Consumer.
-func (h *hubs) Apply(n *compile.Node, _ *wire.Keys) error {
+func (h *hubs) Apply(part *wire.Part, _ *wire.Keys) error {
+	n := part.Node()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.part = contents(n)

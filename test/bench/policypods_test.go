@@ -152,7 +152,7 @@ func networks(n int) (out []policy.AddrSet) {
 // onlooker enforces nothing.
 type onlooker struct{}
 
-func (onlooker) Apply(*compile.Node, *wire.Keys) error { return nil }
+func (onlooker) Apply(*wire.Part, *wire.Keys) error { return nil }
 
 // others makes other nodes follow the hub until the test ends. They keep what they have on disk, as agents do.
 func (h *policyHub) others(t testing.TB, names []string) {

@@ -19,7 +19,6 @@ import (
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/policymap"
 	"terway.dev/terway/internal/policy"
-	"terway.dev/terway/internal/policy/compile"
 	"terway.dev/terway/internal/policy/node"
 	"terway.dev/terway/internal/policy/wire"
 )
@@ -119,6 +118,7 @@ func New(o Options) *Policies {
 // Restore is called for each attachment that there is already; the newest of a pod comes last.
 func (p *Policies) Restore(pod policy.NamespacedName, addresses []netip.Addr) {
 	p.pods.enter(pod, addresses)
+	p.pods.start(pod, addresses)
 	p.claims[pod] = addresses
 }
 
@@ -218,16 +218,15 @@ type consumer struct {
 }
 
 // Apply implements node.Consumer.
-func (c consumer) Apply(part *compile.Node, _ *wire.Keys) error {
+func (c consumer) Apply(part *wire.Part, _ *wire.Keys) error {
 	if c.w == nil {
 		return nil
 	}
-	here := *part
-	here.Endpoints = c.pods.keep(part.Endpoints)
+	here := c.pods.keep(part.Node(), part.Open)
 	c.mu.Lock()
-	c.size.endpoints, c.size.ruleSets, c.size.addresses = len(here.Endpoints), len(part.RuleSets), len(part.Addresses)
+	c.size.endpoints, c.size.ruleSets, c.size.addresses = len(here.Endpoints), len(here.RuleSets), len(here.Addresses)
 	c.mu.Unlock()
-	err := c.w.Write(&here)
+	err := c.w.Write(here)
 	if c.pods.wrote(err == nil) {
 		signal(c.again)
 	}

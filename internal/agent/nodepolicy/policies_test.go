@@ -21,6 +21,8 @@ import (
 	"terway.dev/terway/internal/policy"
 	"terway.dev/terway/internal/policy/compile"
 	"terway.dev/terway/internal/policy/policytest"
+	"terway.dev/terway/internal/policy/selector"
+	"terway.dev/terway/internal/policy/wire"
 )
 
 // What the hub says is what the kernel says, and after each change.
@@ -274,6 +276,236 @@ func TestWithoutAHub(t *testing.T) {
 	}
 }
 
+// free says why the kernel does not allow everything at an address.
+func (m *machine) free(own string) error {
+	peers := []string{"10.0.0.9", "192.0.2.1"}
+	if addr(own).Is6() {
+		peers = []string{"fd00::9"}
+	}
+	for _, peer := range peers {
+		for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
+			c := fromWeb(own, peer)
+			c.Direction = d
+			row, err := m.decides(c)
+			if err != nil {
+				return err
+			}
+			if policy.Action(row.Action) != policy.Allow {
+				return fmt.Errorf("%s of %s with %s: %s", d, own, peer, policy.Action(row.Action))
+			}
+		}
+	}
+	return nil
+}
+
+// away stops a hub and waits until the agent knows.
+func (a *agent) away(h *replica) {
+	a.m.t.Helper()
+	h.server.Stop()
+	a.m.find()
+	eventually(a.m.t, "the hub is away", func() error {
+		if a.client.Load().Status().Following {
+			return errNot
+		}
+		return nil
+	})
+}
+
+// A pod that starts without the hub, in a namespace in which no policy can deny it anything, may send and receive all; until then its
+// address is closed. That is so after a restart of the agent and of the machine, and ends with the pod.
+func TestAPodWithoutTheHubHasNoRules(t *testing.T) {
+	t.Parallel()
+	h := serve(t, "a", shop())
+	m := newMachine(t, "node1", h)
+	a := m.start(nil)
+	a.follows()
+	eventually(t, "the file", func() error { _, err := os.Stat(filepath.Join(m.dir, "state")); return err })
+	a.away(h)
+	ctx := context.Background()
+	x, y, own, own6 := in("other", "x"), in("other", "y"), "10.0.0.3", "fd00::3"
+	both := []netip.Addr{addr(own), addr(own6)}
+	starts := func(pod policy.NamespacedName) {
+		t.Helper()
+		if err := errors.Join(a.Enter(pod, judged, both), a.client.Load().Again()); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.free(own); err == nil {
+			t.Errorf("%s may send before the hub was asked", pod)
+		}
+		if err := a.Tell(ctx, pod, both); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(m.free(own), m.free(own6)); err != nil {
+			t.Errorf("%s: %v", pod, err)
+		}
+	}
+	starts(x)
+	number := m.endpoint(own)
+	a.stop()
+	a = m.start(map[policy.NamespacedName][]netip.Addr{x: both})
+	if err := errors.Join(m.free(own), m.free(own6)); err != nil || m.endpoint(own) != number {
+		t.Errorf("after a restart: %v, endpoint %d, was %d", err, m.endpoint(own), number)
+	}
+	boot := newMachine(t, "node1")
+	boot.dir = m.dir
+	a.stop()
+	b := boot.start(map[policy.NamespacedName][]netip.Addr{x: both})
+	if err := errors.Join(boot.free(own), boot.free(own6)); err != nil {
+		t.Errorf("after a boot: %v", err)
+	}
+	b.stop()
+	a = m.start(map[policy.NamespacedName][]netip.Addr{x: both})
+	// Its address goes to another pod.
+	a.Forget(x, both)
+	eventually(t, "the endpoint goes with the pod", func() error {
+		if m.endpoint(own) != 0 {
+			return errNot
+		}
+		return nil
+	})
+	starts(y)
+	a.Forget(y, both)
+	if err := a.Enter(in("shop", "new"), judged, both); err != nil {
+		t.Fatal(err)
+	}
+	if m.endpoint(own) != 0 {
+		t.Error("a pod of a namespace that is not open has the endpoint of the pod before it")
+	}
+}
+
+// A pod does not start without the hub with an address that is another pod's by the last revision: rules would take it for that pod.
+// Its own former address is no reason.
+func TestAnAddressThatTheHubKnows(t *testing.T) {
+	t.Parallel()
+	all := shop()
+	was := in("other", "was")
+	all.Pods[was] = &policy.Pod{NamespacedName: was, Node: "node1", Addresses: []netip.Addr{addr("10.0.0.8")}}
+	h := serve(t, "a", all)
+	m := newMachine(t, "node1", h)
+	old := []netip.Addr{addr("10.0.0.8")}
+	a := m.start(map[policy.NamespacedName][]netip.Addr{was: old})
+	a.follows()
+	a.away(h)
+	a.Forget(was, old)
+	ctx, late := context.Background(), in("other", "late")
+	if err := a.Enter(late, judged, old); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Tell(ctx, late, old); err == nil || !strings.Contains(err.Error(), "pod other/was has its address") || !strings.Contains(err.Error(), "no replica of the policy hub answers") {
+		t.Errorf("%v: want the pod that has the address", err)
+	}
+	a.stop()
+	a = m.start(map[policy.NamespacedName][]netip.Addr{late: old}) // killed before it could take the pod's start back
+	if m.endpoint("10.0.0.8") != 0 {
+		t.Error("the pod has an endpoint nevertheless")
+	}
+	a.Forget(late, old)
+	now := []netip.Addr{addr("10.0.0.3")}
+	for _, addresses := range [][]netip.Addr{old, now} { // two sandboxes of the pod
+		if err := errors.Join(a.Enter(was, judged, addresses), a.Tell(ctx, was, addresses)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(m.free("10.0.0.8"), m.free("10.0.0.3")); err != nil {
+		t.Error(err)
+	}
+	a.Forget(was, old)
+	eventually(t, "the former sandbox", func() error {
+		if m.endpoint("10.0.0.8") != 0 {
+			return errNot
+		}
+		return m.free("10.0.0.3")
+	})
+}
+
+// When the hub is back a pod that has started without it has its rules in one step: what they allow is allowed all the time. If the hub does not
+// know it yet, it has none as long as its namespace is open, and is closed from then on.
+func TestTheHubComesBack(t *testing.T) {
+	t.Parallel()
+	h := serve(t, "a", shop())
+	m := newMachine(t, "node1", h)
+	a := m.start(nil)
+	a.follows()
+	a.away(h)
+	x, address := in("other", "x"), []netip.Addr{addr("10.0.0.3")}
+	if err := errors.Join(a.Enter(x, judged, address), a.Tell(context.Background(), x, address)); err != nil {
+		t.Fatal(err)
+	}
+	number := m.endpoint("10.0.0.3")
+	out := fromWeb("10.0.0.3", "192.0.2.1")
+	out.Direction = policy.Egress
+	stop, asked := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			row, err := m.decides(out)
+			if err == nil && policy.Action(row.Action) != policy.Allow {
+				err = errors.New("what no policy denies was denied")
+			}
+			if err != nil {
+				asked <- err
+				return
+			}
+			select {
+			case <-stop:
+				asked <- nil
+				return
+			default:
+			}
+		}
+	}()
+	// A replica that does not know the pod, and the namespace is open.
+	h = serve(t, "b", shop())
+	m.find(h)
+	a.follows()
+	if err := m.free("10.0.0.3"); err != nil {
+		t.Error(err)
+	}
+	// It learns of the pod, and of a policy that lets nobody in.
+	deny := policy.Policy{
+		Ref: policy.Ref{Kind: "NetworkPolicy", Namespace: "other", Name: "deny"}, Subject: policy.PodSelector{Namespace: "other"},
+		Directions: [2]bool{policy.Ingress: true},
+	}
+	if err := h.Apply(compile.Delta{
+		Pods:     map[policy.NamespacedName]*policy.Pod{x: {NamespacedName: x, Node: "node1", Addresses: address}},
+		Policies: []compile.Change{{Ref: deny.Ref, Policy: &deny, Tier: "default"}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the policy", func() error {
+		row, err := m.decides(fromWeb("10.0.0.3", "10.0.0.9"))
+		if err == nil && policy.Action(row.Action) != policy.Deny {
+			err = errNot
+		}
+		return err
+	})
+	close(stop)
+	if err := <-asked; err != nil || m.endpoint("10.0.0.3") != number {
+		t.Errorf("%v, endpoint %d, was %d", err, m.endpoint("10.0.0.3"), number)
+	}
+	// Another one starts in vain: its namespace is open no more, and the hub does not know it.
+	y, its := in("other", "y"), []netip.Addr{addr("10.0.0.4")}
+	if err := errors.Join(a.Enter(y, judged, its), a.Tell(context.Background(), y, its)); err != nil {
+		t.Fatal(err)
+	}
+	if m.endpoint("10.0.0.4") != 0 {
+		t.Error("a pod that the hub does not name has an endpoint in a namespace that is not open")
+	}
+	if err := h.Apply(compile.Delta{Policies: []compile.Change{{Ref: deny.Ref}}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the namespace is open", func() error { return m.free("10.0.0.4") })
+	deny.Subject.Pods = selector.In("app", "to come") // only the open namespaces change
+	if err := h.Apply(compile.Delta{Policies: []compile.Change{{Ref: deny.Ref, Policy: &deny, Tier: "default"}}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "and closed", func() error {
+		if m.endpoint("10.0.0.4") != 0 {
+			return errNot
+		}
+		return nil
+	})
+}
+
 // What somebody else does to the maps is repaired, said and counted.
 func TestMapsAreCompared(t *testing.T) {
 	t.Parallel()
@@ -484,7 +716,8 @@ func TestDeniedPackets(t *testing.T) {
 func TestPodsComeAndGoDuringAWrite(t *testing.T) {
 	address := []netip.Addr{addr("10.0.0.7")}
 	old, late := in("shop", "old"), in("shop", "late")
-	part := map[policy.NamespacedName]compile.Endpoint{old: {Addresses: address}}
+	part := &compile.Node{Endpoints: map[policy.NamespacedName]compile.Endpoint{old: {Addresses: address}}}
+	closed := func(string) bool { return false }
 	for what, c := range map[string]struct {
 		before, during func(*pods) bool
 		// ends is who has the address in the maps in the end.
@@ -497,7 +730,7 @@ func TestPodsComeAndGoDuringAWrite(t *testing.T) {
 		"it goes and comes": {
 			before: func(p *pods) bool {
 				p.enter(old, address)
-				p.keep(part)
+				p.keep(part, closed)
 				p.wrote(true)
 				return p.leave(old, address)
 			},
@@ -512,18 +745,33 @@ func TestPodsComeAndGoDuringAWrite(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			var p pods
 			c.before(&p)
-			p.keep(part)
+			p.keep(part, closed)
 			if !c.during(&p) {
 				t.Error("nobody writes again")
 			}
 			if !p.wrote(true) {
 				t.Error("nobody writes again when it is written")
 			}
-			p.keep(part)
+			p.keep(part, closed)
 			if p.wrote(true) || p.written[address[0]] != c.ends {
 				t.Errorf("in the maps is %v, want %v", p.written, c.ends)
 			}
 		})
+	}
+}
+
+// What was written of a pod without rules is not written again until the pod goes.
+func TestAPodWithoutRulesIsWrittenOnce(t *testing.T) {
+	var p pods
+	x, address := in("other", "x"), []netip.Addr{addr("10.0.0.3")}
+	p.enter(x, address)
+	p.start(x, address)
+	p.keep(wire.NewPart().Node(), func(string) bool { return true })
+	if p.wrote(true) || p.written[address[0]] != x {
+		t.Errorf("in the maps is %v, and it is written again", p.written)
+	}
+	if !p.leave(x, address) {
+		t.Error("nobody writes again when it goes")
 	}
 }
 

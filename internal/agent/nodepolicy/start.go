@@ -113,7 +113,8 @@ func (p *Policies) Enter(pod policy.NamespacedName, kind string, addresses []net
 }
 
 // Tell tells the hub a pod's addresses, and returns when the nodes whose rules name the pod know them, or after
-// node.AddressWait. If the hub is gone meanwhile it does what Await does.
+// node.AddressWait. If the hub is gone meanwhile it does what Await does; a pod that starts then has no rules until the hub knows it.
+// It does not start with an address that was another pod's when the hub was there last: rules would take it for that one.
 func (p *Policies) Tell(ctx context.Context, pod policy.NamespacedName, addresses []netip.Addr) error {
 	p.mu.Lock()
 	p.claims[pod] = addresses
@@ -133,14 +134,25 @@ func (p *Policies) Tell(ctx context.Context, pod policy.NamespacedName, addresse
 		}
 		c := p.client.Load()
 		_, err := c.PodAddress(ctx, pod, addresses...)
+		away := errors.Is(err, node.ErrAway)
 		switch {
 		case err == nil:
+			p.pods.start(pod, addresses)
 			return nil
-		case !errors.Is(err, node.ErrAway) || c.Open(pod.Namespace):
-			p.late.Add(1)
-			p.Log.Warn("a pod starts before all nodes know its address", "pod", pod, "why", err)
-			return nil
+		case away && !c.Open(pod.Namespace):
+			continue
+		case away:
+			if has, is := p.pods.other(pod, addresses); is {
+				return fmt.Errorf("%s, and by the last revision pod %s has its address, so that rules would take it for that pod: another address is tried", p.away(), has)
+			}
 		}
+		p.late.Add(1)
+		p.Log.Warn("a pod starts before all nodes know its address", "pod", pod, "why", err)
+		p.pods.start(pod, addresses)
+		if c.Open(pod.Namespace) {
+			_ = c.Again() // Apply reports what is wrong, and is tried again
+		}
+		return nil
 	}
 }
 

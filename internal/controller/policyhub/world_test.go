@@ -295,7 +295,8 @@ type consumer struct {
 	part string
 }
 
-func (c *consumer) Apply(n *compile.Node, _ *wire.Keys) error {
+func (c *consumer) Apply(part *wire.Part, _ *wire.Keys) error {
+	n := part.Node()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.part = said(n)

@@ -94,7 +94,8 @@ type consumer struct {
 	slow   chan struct{}
 }
 
-func (c *consumer) Apply(n *compile.Node, keys *wire.Keys) error {
+func (c *consumer) Apply(part *wire.Part, keys *wire.Keys) error {
+	n := part.Node()
 	if c.slow != nil {
 		<-c.slow
 	}

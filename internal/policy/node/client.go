@@ -12,7 +12,6 @@ import (
 
 	"k8s.io/utils/clock"
 
-	"terway.dev/terway/internal/policy/compile"
 	"terway.dev/terway/internal/policy/wire"
 )
 
@@ -22,7 +21,7 @@ type Consumer interface {
 	// gone since the last call; nil means any. A new entry must come after what it refers to,
 	// and an entry must be removed after those that refer to it. part belongs to the Client,
 	// and must not be used after the call. After an error the next call has nil keys.
-	Apply(part *compile.Node, keys *wire.Keys) error
+	Apply(part *wire.Part, keys *wire.Keys) error
 }
 
 // Config configures a Client.
@@ -145,7 +144,7 @@ func (c *Client) consume(keys *wire.Keys) {
 	}
 	c.state.Refused = ""
 	c.whole = false
-	if err := c.Consumer.Apply(c.part.Node(), keys); err != nil {
+	if err := c.Consumer.Apply(c.part, keys); err != nil {
 		c.whole = true
 		c.state.Refused = err.Error()
 		c.Log.Error("the policies cannot be applied", "revision", c.state.Revision, "why", err)

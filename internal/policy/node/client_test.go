@@ -10,13 +10,12 @@ import (
 	"k8s.io/utils/clock"
 	"pgregory.net/rapid"
 
-	"terway.dev/terway/internal/policy/compile"
 	"terway.dev/terway/internal/policy/wire"
 )
 
 type nobody struct{}
 
-func (nobody) Apply(*compile.Node, *wire.Keys) error { return nil }
+func (nobody) Apply(*wire.Part, *wire.Keys) error { return nil }
 
 // Resources are put and removed in updates, over several streams, and put again. At Settled the
 // node has those whose last change was a put; before, Hello lists them.

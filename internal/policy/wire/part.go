@@ -21,7 +21,7 @@ type Part struct {
 }
 
 // Keys are the entries of a Part that may have changed or are gone. Ranges is set if a family's
-// ranges may have changed.
+// ranges may have changed, Open if the open namespaces may have.
 type Keys struct {
 	Endpoints map[policy.NamespacedName]struct{}
 	RuleSets  map[compile.Hash]struct{}
@@ -29,18 +29,19 @@ type Keys struct {
 	Peers     map[compile.Peer]struct{}
 	Tables    map[compile.Hash]struct{}
 	Ranges    [2]bool
+	Open      bool
 }
 
 func newKeys() *Keys {
 	return &Keys{
-		map[policy.NamespacedName]struct{}{}, map[compile.Hash]struct{}{}, map[netip.Addr]struct{}{},
-		map[compile.Peer]struct{}{}, map[compile.Hash]struct{}{}, [2]bool{},
+		Endpoints: map[policy.NamespacedName]struct{}{}, RuleSets: map[compile.Hash]struct{}{}, Addresses: map[netip.Addr]struct{}{},
+		Peers: map[compile.Peer]struct{}{}, Tables: map[compile.Hash]struct{}{},
 	}
 }
 
 // Empty reports whether nothing has changed.
 func (k *Keys) Empty() bool {
-	return len(k.Endpoints)+len(k.RuleSets)+len(k.Addresses)+len(k.Peers)+len(k.Tables) == 0 && k.Ranges == [2]bool{}
+	return len(k.Endpoints)+len(k.RuleSets)+len(k.Addresses)+len(k.Peers)+len(k.Tables) == 0 && k.Ranges == [2]bool{} && !k.Open
 }
 
 // NewPart returns an empty Part. It is not Complete.
@@ -155,6 +156,7 @@ func (p *Part) apply(ch change) error {
 		p.digest.Add(i.name)
 		for _, ns := range i.open {
 			delete(p.open, ns)
+			k.Open = true
 		}
 		takeOut(n.Addresses, i.addresses, k.Addresses)
 		takeOut(n.Peers, i.peers, k.Peers)
@@ -175,6 +177,7 @@ func (p *Part) apply(ch change) error {
 		p.digest.Add(i.name)
 		for _, ns := range i.open {
 			p.open[ns] = struct{}{}
+			k.Open = true
 		}
 		err := putIn(n.Addresses, i.addresses, k.Addresses)
 		if err == nil {

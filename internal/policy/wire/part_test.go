@@ -97,6 +97,29 @@ func TestAPartIsWhatItsResourcesSay(t *testing.T) {
 	}
 }
 
+// A namespace that is open no more is a change.
+func TestOpenNamespacesAreAChange(t *testing.T) {
+	c, err := random(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := c.ForNode("node1")
+	part := wire.NewPart()
+	was, digest := encode(n, "blue", "green")
+	if _, err := part.Change(was, nil, digest); err != nil {
+		t.Fatal(err)
+	}
+	now, digest := encode(n, "blue")
+	put, remove := difference(was, now)
+	keys, err := part.Change(put, remove, digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !keys.Open || keys.Empty() || part.Open("green") || !part.Open("blue") {
+		t.Errorf("%+v: want the open namespaces changed; green is open: %t", keys, part.Open("green"))
+	}
+}
+
 func names(m map[wire.Name]*wire.Resource) map[wire.Name]bool {
 	out := map[wire.Name]bool{}
 	for n := range m {
