@@ -311,11 +311,7 @@ func (s *Server) tellAuthor(ctx context.Context, k reported, ref policy.Ref, wha
 	if !s.watching.watches(o) {
 		return false, nil
 	}
-	if err := s.Cache.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, o); err != nil {
-		delete(said, ref)
-		return false, client.IgnoreNotFound(err)
-	}
-	o.GetObjectKind().SetGroupVersionKind(k.GroupVersionKind())
+	from := client.Reader(s.Cache)
 	if k.list == nil {
 		if what.reason == "" {
 			delete(said, ref)
@@ -324,6 +320,16 @@ func (s *Server) tellAuthor(ctx context.Context, k reported, ref policy.Ref, wha
 		if said[ref] == what {
 			return false, nil
 		}
+	}
+	if ref.Kind == translate.KindNetworkPolicy {
+		from = s.Live // the cache has another form of them
+	}
+	if err := from.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, o); err != nil {
+		delete(said, ref)
+		return false, client.IgnoreNotFound(err)
+	}
+	o.GetObjectKind().SetGroupVersionKind(k.GroupVersionKind())
+	if k.list == nil {
 		said[ref] = what
 		s.Events.Eventf(o, nil, corev1.EventTypeWarning, what.reason, "Reconcile", "%s", what.message)
 		return true, nil

@@ -18,6 +18,7 @@ import (
 	cnpv1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	v3 "terway.dev/terway/api/calico/v3"
+	"terway.dev/terway/internal/policy/feed"
 )
 
 // A kind is one that is watched.
@@ -27,8 +28,8 @@ type kind struct {
 	object client.Object
 	// installed: it comes with a CRD, which may not be there.
 	installed bool
-	// strip leaves of an object what package translate reads.
-	strip func(client.Object)
+	// keep returns what the cache keeps of an object: what package feed reads, or its own form of it.
+	keep func(client.Object) client.Object
 }
 
 func kinds() []kind {
@@ -40,7 +41,7 @@ func kinds() []kind {
 		})},
 		{"pods", &corev1.Pod{}, false, of(stripPod)},
 		{"endpointslices.discovery.k8s.io", &discoveryv1.EndpointSlice{}, false, of(stripSlice)},
-		{"networkpolicies.networking.k8s.io", &networkingv1.NetworkPolicy{}, false, whole},
+		{"networkpolicies.networking.k8s.io", &networkingv1.NetworkPolicy{}, false, translated},
 		{"tiers.projectcalico.org", &v3.Tier{}, true, whole},
 		{"networkpolicies.projectcalico.org", &v3.NetworkPolicy{}, true, whole},
 		{"globalnetworkpolicies.projectcalico.org", &v3.GlobalNetworkPolicy{}, true, whole},
@@ -52,14 +53,23 @@ func kinds() []kind {
 }
 
 // whole leaves an object as it is.
-func whole(client.Object) {}
+func whole(o client.Object) client.Object { return o }
 
-func of[T client.Object](strip func(T)) func(client.Object) {
-	return func(o client.Object) {
+func of[T client.Object](strip func(T)) func(client.Object) client.Object {
+	return func(o client.Object) client.Object {
 		if t, ok := o.(T); ok {
 			strip(t)
 		}
+		return o
 	}
+}
+
+// translated keeps no NetworkPolicy: it has no status that is read later, and the compiler has its rules.
+func translated(o client.Object) client.Object {
+	if p, ok := o.(*networkingv1.NetworkPolicy); ok {
+		return feed.Translate(p)
+	}
+	return o
 }
 
 func stripPod(p *corev1.Pod) {
@@ -98,7 +108,7 @@ func CacheOptions(o cache.Options) cache.Options {
 		if c, ok := object.(client.Object); ok { // or what is left of one that is gone
 			strip(c)
 			if k, ok := of[reflect.TypeOf(c)]; ok {
-				k.strip(c)
+				return k.keep(c), nil
 			}
 		}
 		return object, nil

@@ -297,7 +297,7 @@ func (c *Compiler) objectsOf(cl *class) *[2][]*object {
 		cl.objects = &[2][]*object{}
 		for s := range cl.selectors {
 			for o := range s.subjects {
-				for d, has := range o.Directions {
+				for d, has := range o.directions {
 					if has {
 						cl.objects[d] = append(cl.objects[d], o)
 					}

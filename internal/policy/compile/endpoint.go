@@ -112,7 +112,8 @@ func (c *Compiler) ruleSetOf(b *batch, p *pod, d policy.Direction, f family, a n
 			name.num(int(e.protocol), int(e.port))
 		}
 		for _, o := range objects {
-			for _, cl := range o.clauses[d] {
+			for i := range o.clauses[d] {
+				cl := &o.clauses[d][i]
 				name.bool(cl.self == nil || holds(cl))
 			}
 		}
@@ -128,8 +129,8 @@ func (c *Compiler) ruleSetOf(b *batch, p *pod, d policy.Direction, f family, a n
 			if n := len(rs.tiers); n == 0 || rs.tiers[n-1].name != o.tier.name {
 				rs.tiers = append(rs.tiers, tierPart{o.tier.name, o.tier.action})
 			}
-			for _, cl := range o.clauses[d] {
-				if holds(cl) {
+			for i := range o.clauses[d] {
+				if cl := &o.clauses[d][i]; holds(cl) {
 					rs.append(cl)
 				}
 			}
@@ -145,11 +146,11 @@ func (c *Compiler) ruleSetOf(b *batch, p *pod, d policy.Direction, f family, a n
 
 func (rs *ruleSet) append(cl *clause) {
 	i := len(rs.clauses)
-	rule := i
-	if i > 0 && rs.clauses[i-1].id == cl.id {
+	rule := int32(i)
+	if i > 0 && rs.clauses[i-1].sameRule(cl) {
 		rule = rs.clauses[i-1].rule
 	}
-	rs.clauses = append(rs.clauses, ruleClause{clause: cl, tier: len(rs.tiers) - 1, rule: rule})
+	rs.clauses = append(rs.clauses, ruleClause{clause: cl, tier: int32(len(rs.tiers) - 1), rule: rule})
 	cl.terms(func(t *term) {
 		if of := rs.asks[t]; len(of) == 0 || of[len(of)-1] != int32(i) {
 			rs.asks[t] = append(of, int32(i))
@@ -162,13 +163,14 @@ func (rs *ruleSet) append(cl *clause) {
 func (c *Compiler) ownPorts(p *pod, a netip.Addr, objects []*object, d policy.Direction) (ports []policy.NamedPort, services []serviceEndpoint) {
 	for _, o := range objects {
 		for _, cl := range o.clauses[d] {
-			if !cl.ownPorts {
+			if !cl.ownPorts() {
 				continue
 			}
-			lists := [][]policy.Port{cl.traffic.SourcePorts, cl.traffic.NotSourcePorts}
+			traffic := &cl.names.traffic
+			lists := [][]policy.Port{traffic.SourcePorts, traffic.NotSourcePorts}
 			if d == policy.Ingress {
-				lists = [][]policy.Port{cl.traffic.DestinationPorts, cl.traffic.NotDestinationPorts}
-				if s := cl.traffic.DestinationService; s != nil {
+				lists = [][]policy.Port{traffic.DestinationPorts, traffic.NotDestinationPorts}
+				if s := traffic.DestinationService; s != nil {
 					for _, e := range c.addresses.all[a].services {
 						if e.name == policy.NamespacedName(*s) && !slices.Contains(services, e) {
 							services = append(services, e)

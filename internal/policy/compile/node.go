@@ -98,8 +98,8 @@ func (c *Compiler) Errors() []*BudgetError {
 		e := &BudgetError{Direction: rs.direction, IPv6: rs.family == v6, Budget: c.budget}
 		rules := map[policy.Ref]int{}
 		for i, cl := range rs.clauses {
-			if cl.rule == i {
-				rules[cl.id.Policy]++
+			if int(cl.rule) == i {
+				rules[cl.of.ref]++
 				e.Rules++
 			}
 		}

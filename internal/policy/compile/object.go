@@ -8,14 +8,15 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// An object is a policy with its position in the order.
+// An object is a policy with its position in the order. Of its rules it has clauses alone.
 type object struct {
-	policy.Policy
-	hash    Hash // of its content
-	tier    *tier
-	order   uint64 // position in the tier
-	subject *podSelector
-	clauses [2][]*clause
+	ref        policy.Ref
+	directions [2]bool
+	hash       Hash // of its content
+	tier       *tier
+	order      uint64 // position in the tier
+	subject    *podSelector
+	clauses    [2][]clause
 	// own: the rules of a direction have conditions on the pod itself.
 	own [2]bool
 	// ownSets: the rules test whether the pod itself is in a network set.
@@ -28,21 +29,48 @@ func (o *object) compare(other *object) int {
 }
 
 // A clause is a rule with one of its Traffic alternatives. An alternative with both names and
-// numbers for the other end's ports becomes two clauses.
+// numbers for the other end's ports becomes two clauses. A cluster has some 100,000.
 type clause struct {
-	id      policy.RuleID
-	action  policy.Action
-	family  uint8
-	self    *policy.Match // nil: every pod
-	anyone  bool
-	peers   []peer
-	traffic *policy.Traffic // nil: all
-	region  *region         // nil: it depends on a pod
+	of        *object
+	number    int32 // of the rule
+	direction policy.Direction
+	action    policy.Action
+	family    uint8
+	anyone    bool
+	// any are the terms of peers with nothing but terms of which one must hold; peers are the other ones.
+	any    []*term
+	peers  []peer
+	self   *policy.Match // nil: every pod
+	region *region       // nil: names says
+	names  *portNames    // nil: there are none
+}
 
+// portNames are a clause's names of ports. Its region depends on a pod.
+type portNames struct {
+	traffic policy.Traffic
 	// named are the terms for named ports of the other end: without one of them the clause
 	// matches no traffic. unnamed are the terms for named ports that are excluded.
 	named, unnamed []*term
-	ownPorts       bool // its region depends on the pod's own ports
+	own            bool // the region depends on the pod's own ports
+}
+
+func (cl *clause) id() policy.RuleID {
+	return policy.RuleID{Policy: cl.of.ref, Direction: cl.direction, Number: int(cl.number)}
+}
+
+func (cl *clause) sameRule(o *clause) bool {
+	return cl.of.ref == o.of.ref && cl.direction == o.direction && cl.number == o.number
+}
+
+// ownPorts reports whether the region depends on the pod's own ports.
+func (cl *clause) ownPorts() bool { return cl.names != nil && cl.names.own }
+
+// needsName reports whether the clause matches no traffic of ends without some named port.
+func (cl *clause) needsName() bool { return cl.names != nil && len(cl.names.named) > 0 }
+
+// excludes reports whether one of the terms for excluded named ports holds.
+func (cl *clause) excludes(holds func(*term) bool) bool {
+	return cl.names != nil && slices.ContainsFunc(cl.names.unnamed, holds)
 }
 
 // A peer is a policy.Match: a term of each set of in must hold, and none of notIn.
@@ -50,47 +78,30 @@ type peer struct{ in, notIn [][]*term }
 
 // terms calls f for each term of the clause.
 func (cl *clause) terms(f func(*term)) {
+	sets := [][]*term{cl.any}
 	for _, p := range cl.peers {
-		for _, sets := range [][][]*term{p.in, p.notIn} {
-			for _, s := range sets {
-				for _, t := range s {
-					f(t)
-				}
-			}
+		sets = append(append(sets, p.in...), p.notIn...)
+	}
+	if cl.names != nil {
+		sets = append(sets, cl.names.named, cl.names.unnamed)
+	}
+	for _, s := range sets {
+		for _, t := range s {
+			f(t)
 		}
-	}
-	for _, t := range cl.named {
-		f(t)
-	}
-	for _, t := range cl.unnamed {
-		f(t)
 	}
 }
 
 // meets reports whether one of the peers matches an address, given the terms that hold for it.
 func (cl *clause) meets(holds func(*term) bool) bool {
-	if cl.anyone {
+	if cl.anyone || slices.ContainsFunc(cl.any, holds) {
 		return true
 	}
-	some := func(set []*term) bool {
-		for _, t := range set {
-			if holds(t) {
-				return true
-			}
-		}
-		return false
-	}
-peers:
+	some := func(set []*term) bool { return slices.ContainsFunc(set, holds) }
+	none := func(set []*term) bool { return !some(set) }
 	for _, p := range cl.peers {
-		for _, s := range p.in {
-			if !some(s) {
-				continue peers
-			}
-		}
-		for _, s := range p.notIn {
-			if some(s) {
-				continue peers
-			}
+		if slices.ContainsFunc(p.in, none) || slices.ContainsFunc(p.notIn, some) {
+			continue
 		}
 		return true
 	}
@@ -100,12 +111,11 @@ peers:
 // object makes the object of a policy. It keeps references to terms and selectors until
 // dissolve.
 func (c *Compiler) object(p policy.Policy, hash Hash) *object {
-	o := &object{Policy: p, hash: hash}
-	o.subject = c.podSelector(p.Subject)
+	o := &object{ref: p.Ref, directions: p.Directions, hash: hash, subject: c.podSelector(p.Subject)}
 	for d := range p.Rules {
 		direction := policy.Direction(d)
-		for i := range p.Rules[d] {
-			r := &p.Rules[d][i]
+		var list []clause
+		for _, r := range p.Rules[d] {
 			alternatives := []*policy.Traffic{nil}
 			if r.Traffic != nil {
 				alternatives = nil
@@ -114,12 +124,13 @@ func (c *Compiler) object(p policy.Policy, hash Hash) *object {
 				}
 			}
 			for _, t := range alternatives {
-				cl := c.clause(r, policy.RuleID{Policy: p.Ref, Direction: direction, Number: r.Number}, t)
-				o.clauses[d] = append(o.clauses[d], cl)
-				o.own[d] = o.own[d] || cl.self != nil || cl.ownPorts
+				cl := c.clause(o, direction, &r, t)
+				list = append(list, cl)
+				o.own[d] = o.own[d] || cl.self != nil || cl.ownPorts()
 				o.ownSets[d] = o.ownSets[d] || asksSets(r.Self)
 			}
 		}
+		o.clauses[d] = slices.Clone(list) // without room for more
 	}
 	return o
 }
@@ -131,7 +142,8 @@ func asksSets(m policy.Match) bool {
 
 func (c *Compiler) dissolve(o *object) {
 	for _, list := range o.clauses {
-		for _, cl := range list {
+		for i := range list {
+			cl := &list[i]
 			cl.terms(c.release)
 			c.unshareRegion(cl.region)
 		}
@@ -166,12 +178,18 @@ func apart(t *policy.Traffic, d policy.Direction) []*policy.Traffic {
 	return []*policy.Traffic{&one, &two}
 }
 
-func (c *Compiler) clause(r *policy.Rule, id policy.RuleID, t *policy.Traffic) *clause {
-	cl := &clause{id: id, action: r.Action, family: r.Family, anyone: r.Peers == nil, traffic: t, region: allTraffic}
+// clause makes one of a rule and one of its Traffic alternatives. It keeps neither.
+func (c *Compiler) clause(o *object, d policy.Direction, r *policy.Rule, t *policy.Traffic) clause {
+	cl := clause{of: o, number: int32(r.Number), direction: d, action: r.Action, family: r.Family, anyone: r.Peers == nil, region: allTraffic}
 	if len(r.Self.In)+len(r.Self.NotIn) > 0 {
-		cl.self = &r.Self
+		self := r.Self
+		cl.self = &self
 	}
 	for _, m := range r.Peers {
+		if len(m.In) == 1 && len(m.NotIn) == 0 {
+			cl.any = append(cl.any, c.termsOf(m.In[0])...)
+			continue
+		}
 		var p peer
 		for _, s := range m.In {
 			p.in = append(p.in, c.termsOf(s))
@@ -193,24 +211,24 @@ func (c *Compiler) clause(r *policy.Rule, id policy.RuleID, t *policy.Traffic) *
 		return names
 	}
 	peersPorts, peersNot, ownPorts, ownNot := t.DestinationPorts, t.NotDestinationPorts, t.SourcePorts, t.NotSourcePorts
-	if id.Direction == policy.Ingress {
+	if d == policy.Ingress {
 		peersPorts, peersNot, ownPorts, ownNot = ownPorts, ownNot, peersPorts, peersNot
 	}
-	cl.named = names(peersPorts)
-	cl.unnamed = names(peersNot)
 	named := func(p policy.Port) bool { return p.Name != "" }
-	cl.ownPorts = slices.ContainsFunc(ownPorts, named) || slices.ContainsFunc(ownNot, named)
+	n := portNames{named: names(peersPorts), unnamed: names(peersNot), own: slices.ContainsFunc(ownPorts, named) || slices.ContainsFunc(ownNot, named)}
 	if t.DestinationService != nil {
-		if id.Direction == policy.Egress {
-			n := policy.NamespacedName(*t.DestinationService)
-			cl.named = append(cl.named, c.intern(servicePortKey(n), func() *term { return &term{about: aboutServicePort, service: n} }))
+		if d == policy.Egress {
+			of := policy.NamespacedName(*t.DestinationService)
+			n.named = append(n.named, c.intern(servicePortKey(of), func() *term { return &term{about: aboutServicePort, service: of} }))
 		} else {
-			cl.ownPorts = true
+			n.own = true
 		}
 	}
-	cl.region = nil
-	if len(cl.named) == 0 && len(cl.unnamed) == 0 && !cl.ownPorts {
+	if len(n.named) == 0 && len(n.unnamed) == 0 && !n.own {
 		cl.region = c.shareRegion(regionOf(t, ends{}))
+	} else {
+		n.traffic = *t
+		cl.region, cl.names = nil, &n
 	}
 	return cl
 }

@@ -68,8 +68,8 @@ type tierPart struct {
 
 type ruleClause struct {
 	*clause
-	tier int
-	rule int // the first clause of the same rule
+	tier int32
+	rule int32 // the first clause of the same rule
 }
 
 type overlay struct {
@@ -87,7 +87,7 @@ type noted struct {
 func (rs *ruleSet) selected() bool { return len(rs.tiers) > 0 }
 
 func (rs *ruleSet) note(before *logs, clause int) *logs {
-	clause = rs.clauses[clause].rule
+	clause = int(rs.clauses[clause].rule)
 	if before != nil && before.clause == clause {
 		return before // an alternative of the same rule
 	}
@@ -105,8 +105,8 @@ func (rs *ruleSet) note(before *logs, clause int) *logs {
 
 func (rs *ruleSet) byRule(clause int, notes *logs) *Decision {
 	c := &rs.clauses[clause]
-	return rs.decision(c.rule, notes, func() policy.Decision {
-		return policy.Decision{Action: c.action, Reason: policy.ByRule, Tier: rs.tiers[c.tier].name, Rule: c.id}
+	return rs.decision(int(c.rule), notes, func() policy.Decision {
+		return policy.Decision{Action: c.action, Reason: policy.ByRule, Tier: rs.tiers[c.tier].name, Rule: c.id()}
 	})
 }
 
@@ -139,7 +139,7 @@ func (rs *ruleSet) decision(what int, notes *logs, newOne func() policy.Decision
 	if d == nil {
 		of := newOne()
 		for n := notes; n != nil; n = n.before {
-			of.Logs = append(of.Logs, rs.clauses[n.clause].id)
+			of.Logs = append(of.Logs, rs.clauses[n.clause].id())
 		}
 		slices.Reverse(of.Logs)
 		d = newDecision(of)
@@ -164,9 +164,9 @@ func (c *Compiler) prepare(rs *ruleSet) {
 		after := make([]uint16, len(rs.tiers)+1)
 		i := 0
 		for t, part := range rs.tiers {
-			for ; i < len(rs.clauses) && rs.clauses[i].tier == t; i++ {
+			for ; i < len(rs.clauses) && int(rs.clauses[i].tier) == t; i++ {
 				cl := &rs.clauses[i]
-				rs.wide[k][i] = len(cl.named) == 0 && cl.meets(func(t *term) bool { return t.holdsForAll(k, rs.family) })
+				rs.wide[k][i] = !cl.needsName() && cl.meets(func(t *term) bool { return t.holdsForAll(k, rs.family) })
 				rs.levels[k][i] = next(rs.wide[k][i])
 				if rs.wide[k][i] && cl.action == policy.Pass {
 					rs.passes[k] = append(rs.passes[k], int32(i))
@@ -183,6 +183,7 @@ func (c *Compiler) prepare(rs *ruleSet) {
 			return
 		}
 		if k > 0 && slices.Equal(rs.wide[k], rs.wide[0]) {
+			rs.wide[k], rs.levels[k] = rs.wide[0], rs.levels[0]
 			rs.defaults[k] = c.share(rs.defaults[0])
 			continue
 		}
@@ -221,7 +222,7 @@ func (rs *ruleSet) paint(of []ruleLayer, p *painter) *Table {
 			if hasSources(class) {
 				sources = l.region.sources[class]
 			}
-			layers = append(layers, layer{l.clause, cl.tier, l.level, l.wide, cl.action, l.region.numbers[class], sources})
+			layers = append(layers, layer{l.clause, int(cl.tier), l.level, l.wide, cl.action, l.region.numbers[class], sources})
 		}
 		t.Lines[class] = p.line(layers)
 	}
@@ -255,7 +256,7 @@ func (rs *ruleSet) regionFor(clause int, traits []*trait) *region {
 		return ports
 	}
 	if rs.direction == policy.Ingress {
-		return regionOf(cl.traffic, ends{source: other, destination: own, service: func(name policy.NamespacedName, protocol uint8) (ports []uint16) {
+		return regionOf(&cl.names.traffic, ends{source: other, destination: own, service: func(name policy.NamespacedName, protocol uint8) (ports []uint16) {
 			for _, e := range rs.services {
 				if e.name == name && e.protocol == protocol {
 					ports = append(ports, e.port)
@@ -264,7 +265,7 @@ func (rs *ruleSet) regionFor(clause int, traits []*trait) *region {
 			return ports
 		}})
 	}
-	return regionOf(cl.traffic, ends{source: own, destination: other, service: func(name policy.NamespacedName, protocol uint8) (ports []uint16) {
+	return regionOf(&cl.names.traffic, ends{source: own, destination: other, service: func(name policy.NamespacedName, protocol uint8) (ports []uint16) {
 		for _, t := range traits {
 			if t.term.about == aboutServicePort && t.term.service == name && t.protocol == protocol {
 				ports = append(ports, t.port)
@@ -360,14 +361,14 @@ func (c *Compiler) overlay(rs *ruleSet, a *atom, narrow []*trait) *Table {
 			r = rs.regionFor(int(i), narrow)
 			matches = !r.empty()
 		}
-		if wide && (!matches || slices.ContainsFunc(cl.unnamed, holds)) {
+		if wide && (!matches || cl.excludes(holds)) {
 			whole, differs = true, true
 		}
 		if matches && !wide {
 			differs = true
 			whole = whole || cl.action == policy.Log
 			if cl.action == policy.Pass {
-				passing = min(passing, cl.tier)
+				passing = min(passing, int(cl.tier))
 			}
 			if !whole {
 				layers = append(layers, ruleLayer{int(i), rs.levels[a.kind][i], false, r})
@@ -379,12 +380,12 @@ func (c *Compiler) overlay(rs *ruleSet, a *atom, narrow []*trait) *Table {
 	}
 	if !whole {
 		for _, i := range rs.passes[a.kind] {
-			if rs.clauses[i].tier <= passing {
+			if int(rs.clauses[i].tier) <= passing {
 				layers = append(layers, ruleLayer{int(i), rs.levels[a.kind][i], true, rs.regionFor(int(i), nil)})
 			}
 		}
 		for i := range rs.clauses {
-			if rs.wide[a.kind][i] && rs.clauses[i].tier > passing {
+			if rs.wide[a.kind][i] && int(rs.clauses[i].tier) > passing {
 				layers = append(layers, ruleLayer{i, rs.levels[a.kind][i], true, rs.regionFor(i, nil)})
 			}
 		}

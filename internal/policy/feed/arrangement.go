@@ -15,7 +15,8 @@ import (
 // are in it: to the compiler they say nothing.
 type arrangement struct {
 	tiers map[string]*translate.PlacedTier
-	// wanted are the policies that there are, placed those that are in lists.
+	// wanted are the policies that there are, placed those that are in lists. What changes has returned once of
+	// a policy in a tier that is always there is not asked for again: such policies have no rules here.
 	wanted, placed map[policy.Ref]*translate.Placed
 	// naming are the wanted policies by the tier that they name, lists the placed ones in order.
 	naming map[string]map[policy.Ref]struct{}
@@ -105,6 +106,10 @@ func (a *arrangement) changes(o translate.Options) (tiers []policy.Tier, changes
 		}
 		if now != nil {
 			c.Policy, c.Tier, c.Index = &now.Policy, now.Tier, a.put(ref, now)
+			if builtin(now.Tier) {
+				whole := now.Policy
+				c.Policy, now.Policy.Rules = &whole, [2][]policy.Rule{}
+			}
 		}
 		changes = append(changes, c)
 	}

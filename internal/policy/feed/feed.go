@@ -78,6 +78,15 @@ func (f *Feed) Set(object metav1.Object, there bool) {
 		}
 		f.arrangement.setTier(name.Name, tier)
 		f.note(translate.KindTier, name, notes, there)
+	case *NetworkPolicy:
+		if !there {
+			policyOf(f, translate.KindNetworkPolicy, name, o, false, nil)
+			return
+		}
+		// An informer tells all that it has from time to time.
+		if placed, notes, told := o.tell(); !told {
+			policyOf(f, translate.KindNetworkPolicy, name, o, true, func(*NetworkPolicy) (*translate.Placed, []translate.Note) { return placed, notes })
+		}
 	case *networkingv1.NetworkPolicy:
 		policyOf(f, translate.KindNetworkPolicy, name, o, there, translate.NetworkPolicy)
 	case *cnpv1.ClusterNetworkPolicy:
@@ -103,7 +112,7 @@ func Ref(object metav1.Object) (policy.Ref, bool) {
 		kind = translate.KindHostEndpoint
 	case *v3.Tier:
 		kind = translate.KindTier
-	case *networkingv1.NetworkPolicy:
+	case *networkingv1.NetworkPolicy, *NetworkPolicy:
 		kind = translate.KindNetworkPolicy
 	case *cnpv1.ClusterNetworkPolicy:
 		kind = translate.KindClusterNetworkPolicy

@@ -209,6 +209,13 @@ func TestHistoriesEndAsFolders(t *testing.T) {
 					f.Set(x, false)
 				} else {
 					there[key] = x
+					if p, is := x.(*networkingv1.NetworkPolicy); is && w.IntN(4) > 0 {
+						kept := feed.Translate(p)
+						f.Set(kept, true)
+						if w.IntN(2) == 0 {
+							x = kept // told again, which is no change
+						}
+					}
 					f.Set(x, true)
 				}
 			}
@@ -295,6 +302,28 @@ func TestWhatSaysNothing(t *testing.T) {
 	f.Set(serving, true)
 	if d, notes := f.Changes(); !reflect.DeepEqual(d, compile.Delta{}) || notes != nil {
 		t.Errorf("a pod that is ready is %+v, %v", d, notes)
+	}
+}
+
+// Informers tell all that they have from time to time.
+func TestAPolicyThatIsToldAgain(t *testing.T) {
+	f := feed.New(translate.Options{})
+	np := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}}
+	kept := feed.Translate(np)
+	if ref, ok := feed.Ref(kept); !ok || ref != (policy.Ref{Kind: translate.KindNetworkPolicy, Namespace: "shop", Name: "web"}) {
+		t.Errorf("its name is %v", ref)
+	}
+	f.Set(kept, true)
+	if d, _ := f.Changes(); len(d.Policies) != 1 || d.Policies[0].Policy == nil {
+		t.Fatalf("the first is %+v", d)
+	}
+	f.Set(kept, true)
+	if d, _ := f.Changes(); !reflect.DeepEqual(d, compile.Delta{}) {
+		t.Errorf("told again it is %+v", d)
+	}
+	f.Set(kept, false)
+	if d, _ := f.Changes(); len(d.Policies) != 1 || d.Policies[0].Policy != nil {
+		t.Errorf("when it is gone it is %+v", d)
 	}
 }
 

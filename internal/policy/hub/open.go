@@ -23,10 +23,13 @@ type openNamespaces struct {
 	by map[string]*selecting
 }
 
+// placed is what matters here of a policy.
 type placed struct {
-	*policy.Policy
-	tier   string
-	counts bool
+	subject policy.PodSelector
+	tier    string
+	// applies: there is a direction for which the policy applies; denies: it has a rule there that denies.
+	applies, denies bool
+	counts          bool
 }
 
 type selecting struct {
@@ -40,19 +43,23 @@ func newOpenNamespaces() openNamespaces {
 	}
 }
 
-// denies reports whether a policy can deny: by a rule, or by the default of its tier.
-func denies(p *policy.Policy, byDefault policy.Action) bool {
+func place(p *policy.Policy, tier string) *placed {
+	out := &placed{subject: p.Subject, tier: tier}
 	for d, rules := range p.Rules {
-		if p.Directions[d] && (byDefault != policy.Pass || slices.ContainsFunc(rules, func(r policy.Rule) bool { return r.Action == policy.Deny })) {
-			return true
-		}
+		out.applies = out.applies || p.Directions[d]
+		out.denies = out.denies || p.Directions[d] && slices.ContainsFunc(rules, func(r policy.Rule) bool { return r.Action == policy.Deny })
 	}
-	return false
+	return out
+}
+
+// canDeny reports whether the policy can deny: by a rule, or by the default of its tier.
+func (p *placed) canDeny(byDefault policy.Action) bool {
+	return p.denies || p.applies && byDefault != policy.Pass
 }
 
 // count adds or removes a policy, and reports whether the open namespaces may have changed.
 func (o *openNamespaces) count(p *placed, by int) bool {
-	s := p.Subject
+	s := p.subject
 	if s.Namespaces.Never() || s.Pods.Never() {
 		return false
 	}
@@ -98,7 +105,7 @@ func (o *openNamespaces) apply(d compile.Delta) (changed bool) {
 			delete(o.policies, c.Ref)
 		}
 		if c.Policy != nil {
-			o.policies[c.Ref] = &placed{Policy: c.Policy, tier: c.Tier}
+			o.policies[c.Ref] = place(c.Policy, c.Tier)
 		}
 	}
 	if d.Tiers != nil {
@@ -107,12 +114,12 @@ func (o *openNamespaces) apply(d compile.Delta) (changed bool) {
 			o.tiers[t.Name] = t.Default
 		}
 		for _, p := range o.policies {
-			set(p, denies(p.Policy, o.tiers[p.tier]))
+			set(p, p.canDeny(o.tiers[p.tier]))
 		}
 	}
 	for _, c := range d.Policies {
 		if p := o.policies[c.Ref]; p != nil {
-			set(p, denies(p.Policy, o.tiers[p.tier]))
+			set(p, p.canDeny(o.tiers[p.tier]))
 		}
 	}
 	for name, labels := range d.Namespaces {

@@ -234,11 +234,11 @@ func used(t *testing.T) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// A region is the API server's objects, as the hub's cache has them.
+// A region is the API server's objects, as the controller's cache has them.
 type region struct {
 	nodes    int
 	pods     []*corev1.Pod
-	policies []*networkingv1.NetworkPolicy
+	policies []*feed.NetworkPolicy
 	feed     *feed.Feed
 }
 
@@ -262,7 +262,7 @@ func newRegion(t *testing.T, nodes, pods, policies int) *region {
 		r.pods = append(r.pods, newPod(n.Namespace, n.Name, i%podsOfNamespace/2, nodeName(chance.IntN(nodes)), address(i)))
 	}
 	for i := range policies {
-		r.policies = append(r.policies, newPolicy(i%namespaces, i/namespaces))
+		r.policies = append(r.policies, feed.Translate(newPolicy(i%namespaces, i/namespaces)))
 	}
 	for _, p := range r.pods {
 		r.feed.Set(p, true)
