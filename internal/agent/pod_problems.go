@@ -13,8 +13,10 @@ import (
 const (
 	// reasonNotRepaired: what the pod needs in the kernel cannot be repaired.
 	reasonNotRepaired = "NetworkNotRepaired"
-	// reasonTampered: the pod has removed what enforces its network policies; it was put back.
-	reasonTampered = "NetworkPolicyRemoved"
+	// reasonPolicyRemoved, reasonLimitRemoved: the pod has removed what enforces its network policies or limits its
+	// bandwidth; it was put back.
+	reasonPolicyRemoved = "NetworkPolicyRemoved"
+	reasonLimitRemoved  = "BandwidthLimitRemoved"
 	// reasonNotRemoved: a sandbox is gone, and what it had in the kernel cannot be removed.
 	reasonNotRemoved = "NetworkNotRemoved"
 	// reasonStranded: no ENI of the node has the pod's address.
@@ -68,16 +70,19 @@ func (a *Agent) setProblems(reason string, found []podProblem) {
 // (events.k8s.io/v1), with the node's name appended.
 const maxNote = 1024 - validation.DNS1123SubdomainMaxLength - len(" (node )")
 
-// podProblems converts the errors that a Sync returned for single pods; tampered are those that were repaired.
-func podProblems(errs []*datapath.PodError) (list, tampered []podProblem) {
+// reasonsOfSync are those of what a Sync finds.
+var reasonsOfSync = []string{reasonNotRepaired, reasonPolicyRemoved, reasonLimitRemoved}
+
+// podProblems sorts the errors that a Sync returned for single pods by their reason.
+func podProblems(errs []*datapath.PodError) map[string][]podProblem {
+	found := map[string][]podProblem{}
 	for _, e := range errs {
-		p := podProblem{journal.Key{Sandbox: e.Sandbox, IfName: e.IfName}, e}
+		reason := reasonNotRepaired
 		var removed *datapath.Tampered
 		if errors.As(e, &removed) {
-			tampered = append(tampered, p)
-		} else {
-			list = append(list, p)
+			reason = map[datapath.Enforced]string{datapath.OfPolicies: reasonPolicyRemoved, datapath.OfLimits: reasonLimitRemoved}[removed.Of]
 		}
+		found[reason] = append(found[reason], podProblem{journal.Key{Sandbox: e.Sandbox, IfName: e.IfName}, e})
 	}
-	return list, tampered
+	return found
 }

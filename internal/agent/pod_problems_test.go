@@ -84,8 +84,11 @@ func TestPodProblemKeepsNodeReady(t *testing.T) {
 		reason string
 		damage func(*env)
 	}{
-		"it has removed a program": {reasonTampered, func(e *env) {
-			e.dp.failSync = errors.Join(&datapath.PodError{Sandbox: "a", IfName: "eth0", Err: &datapath.Tampered{What: "its ENI is not on the node"}})
+		"it has removed a program": {"NetworkPolicyRemoved", func(e *env) {
+			e.dp.failSync = errors.Join(&datapath.PodError{Sandbox: "a", IfName: "eth0", Err: &datapath.Tampered{What: "its ENI is not on the node", Of: datapath.OfPolicies}})
+		}},
+		"it has removed a queue": {"BandwidthLimitRemoved", func(e *env) {
+			e.dp.failSync = errors.Join(&datapath.PodError{Sandbox: "a", IfName: "eth0", Err: &datapath.Tampered{What: "its ENI is not on the node", Of: datapath.OfLimits}})
 		}},
 		"its ENI is lost": {reasonNotRepaired, func(e *env) {
 			e.dp.failSync = errors.Join(&datapath.PodError{Sandbox: "a", IfName: "eth0", Err: errors.New("its ENI is not on the node")})

@@ -213,17 +213,18 @@ func (a *Agent) sync(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("datapath %s: %w", node.Kind, err)
 	}
-	found, tampered := podProblems(single)
+	found := podProblems(single)
 	if a.Neighbours != nil {
 		for _, e := range node.ENIs {
 			obstacles = append(obstacles, a.Neighbours(e.Device)...)
 		}
 	}
 	// One pod that cannot be repaired does not stop the node from serving the others.
-	a.setProblems(reasonNotRepaired, found)
-	a.setProblems(reasonTampered, tampered)
+	for _, reason := range reasonsOfSync {
+		a.setProblems(reason, found[reason])
+	}
 	a.mu.Lock()
-	a.recordLostLocked(found)
+	a.recordLostLocked(found[reasonNotRepaired])
 	a.setObstaclesLocked(obstacles)
 	first := !a.synced
 	a.synced = true

@@ -8,6 +8,7 @@ package datapath
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -151,9 +152,24 @@ func (e *PodError) Unwrap() error { return e.Err }
 var ErrNoDevice = errors.New("neither on the node nor in the pod")
 
 // Tampered is in a PodError if something was missing that only the pod can have removed, and was put back.
-type Tampered struct{ What string }
+type Tampered struct {
+	What string
+	// Of is what did not hold until then.
+	Of Enforced
+}
 
-func (e *Tampered) Error() string { return e.What }
+func (e *Tampered) Error() string {
+	return fmt.Sprintf("%s: somebody has changed that in the network namespace of the pod (CAP_NET_ADMIN), which could get around its %s until now, when it was put right", e.What, e.Of)
+}
+
+// Enforced is what a feature enforces on pods, for people.
+type Enforced string
+
+// All of them.
+const (
+	OfPolicies Enforced = "network policies"
+	OfLimits   Enforced = "bandwidth limit"
+)
 
 // Obstacle is something on the node that may break pods' traffic and that Terway must not or could
 // not change: What says what it is and what to do about it. The node is programmed.

@@ -5,6 +5,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
 )
 
@@ -16,11 +18,14 @@ type First struct {
 	TC       TC
 }
 
-var _ object.Guarded = First{}
+var _ node.Guarded = First{}
 
 func (o First) device() object.Device { return o.Programs.At[0].Device }
 
-// WasThere implements object.Guarded.
+// Enforces implements node.Guarded.
+func (First) Enforces() datapath.Enforced { return datapath.OfPolicies }
+
+// WasThere implements node.Guarded.
 func (o First) WasThere() bool { return o.Programs.WasThere() }
 
 func (o First) Name() string { return "no filters before the programs of " + o.device().String() }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
@@ -53,7 +54,7 @@ type Programs struct {
 	Guards string
 }
 
-var _ object.Guarded = Programs{}
+var _ node.Guarded = Programs{}
 
 // At are the programs of one device.
 type At struct {
@@ -123,7 +124,10 @@ func (o Programs) Have(s *object.Site) (string, error) {
 	return "", nil
 }
 
-// WasThere implements object.Guarded.
+// Enforces implements node.Guarded.
+func (Programs) Enforces() datapath.Enforced { return datapath.OfPolicies }
+
+// WasThere implements node.Guarded.
 func (o Programs) WasThere() bool {
 	o.Loader.Lock()
 	defer o.Loader.Unlock()

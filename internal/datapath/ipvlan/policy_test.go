@@ -200,7 +200,7 @@ func TestPodRemovesItsProgram(t *testing.T) {
 		_, err := n0.TrySync(p)
 		pods, _, rest := datapath.Sort(err)
 		var removed *datapath.Tampered
-		if rest != nil || len(pods) != 1 || !errors.As(pods[0], &removed) || !strings.Contains(pods[0].Error(), c.says) {
+		if rest != nil || len(pods) != 1 || !errors.As(pods[0], &removed) || removed.Of != datapath.OfPolicies || !strings.Contains(pods[0].Error(), c.says) {
 			t.Errorf("%s: Sync says %v, want %q", c.name, err, c.says)
 		}
 		if repairs := n0.Sync(p); len(repairs) != 0 {

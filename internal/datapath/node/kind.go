@@ -83,6 +83,16 @@ type Feature interface {
 	Teardown(*netlink.Handle) error
 }
 
+// Guarded is an object that a pod may remove (with CAP_NET_ADMIN), and must not.
+type Guarded interface {
+	object.Object
+	// WasThere reports whether this process has seen the object in place since it has been needed, as it
+	// is needed now, and only the pod can have changed it.
+	WasThere() bool
+	// Enforces is what the object is for.
+	Enforces() datapath.Enforced
+}
+
 // Point is an attach point at one of a pod's devices, where packets of the pod pass.
 type Point struct {
 	// Device is on the node or in the pod, and exists when a feature's objects are put. Its

@@ -163,8 +163,8 @@ func (s *syncing) pod(ctx context.Context, name string) error {
 		done, err := n.put(site, d.p, d.objects[first:])
 		done += first
 		for i := first; i < done; i++ {
-			if guarded, is := d.objects[i].(object.Guarded); is && problems[i] != "" && guarded.WasThere() {
-				s.tampered = append(s.tampered, podError(d.pod, &datapath.Tampered{What: problems[i] + ": somebody has changed that in the network namespace of the pod (CAP_NET_ADMIN), whose network policies were not enforced until now, when it was put right"}))
+			if guarded, is := d.objects[i].(Guarded); is && problems[i] != "" && guarded.WasThere() {
+				s.tampered = append(s.tampered, podError(d.pod, &datapath.Tampered{What: problems[i], Of: guarded.Enforces()}))
 			}
 		}
 		if err != nil && !(site.Pod == nil && netlinkx.Gone(err)) { // else the kernel deleted the device with its sandbox just now

@@ -37,13 +37,6 @@ type Slow interface {
 	Slow()
 }
 
-// Guarded is an Object that a pod may remove (with CAP_NET_ADMIN), and must not.
-type Guarded interface {
-	Object
-	// WasThere reports whether this process has seen the object in place since it has been needed.
-	WasThere() bool
-}
-
 // Addressed is embedded by objects that have their pod's addresses in them: they are also deleted for
 // an address that a pod does not have any more, while the pod stays.
 type Addressed struct{}

@@ -16,7 +16,10 @@ import (
 
 // ifb is a device in the pod whose queue packets of other devices pass, before they go on as if they
 // had not.
-type ifb struct{ on object.Device }
+type ifb struct {
+	guard
+	on object.Device
+}
 
 func (o ifb) Name() string { return o.on.String() }
 
@@ -35,6 +38,7 @@ func (o ifb) Have(s *object.Site) (string, error) {
 	case link.Attrs().Flags&net.FlagUp == 0:
 		return fmt.Sprintf("%s is down", o.on), nil
 	}
+	o.saw()
 	return "", nil
 }
 
@@ -72,11 +76,9 @@ func (o ifb) Put(s *object.Site) error {
 	return nil
 }
 
-// Del implements object.Object: the device disappears with the pod's namespace.
-func (ifb) Del(*object.Site) error { return nil }
-
 // detour sends all packets at an attach point in the pod to a device ifb.
 type detour struct {
+	guard
 	at node.Point
 	to object.Device
 }
@@ -111,8 +113,12 @@ func (o detour) Have(s *object.Site) (string, error) {
 		return "", nil
 	}
 	link, err := s.Link(o.at.Device)
-	if err != nil || link == nil {
-		return "", err // the object that makes the device reports it
+	if err != nil {
+		return "", err
+	}
+	if link == nil {
+		o.unsaw()
+		return "", nil // the object that makes the device reports it
 	}
 	index, err := s.Index(o.to)
 	if err != nil {
@@ -123,8 +129,12 @@ func (o detour) Have(s *object.Site) (string, error) {
 		return "", err
 	}
 	ours, err := o.filters(s, h, link)
-	if err != nil || index != 0 && leadsTo(ours, index) {
+	if err != nil {
 		return "", err
+	}
+	if index != 0 && leadsTo(ours, index) {
+		o.saw()
+		return "", nil
 	}
 	return o.Name() + " is missing", nil
 }
@@ -198,9 +208,6 @@ func (o detour) remove(s *object.Site, h *netlink.Handle, link netlink.Link) err
 	return nil
 }
 
-// Del implements object.Object: the filter disappears with its device.
-func (detour) Del(*object.Site) error { return nil }
-
 // noDetour is the absence of a limit on an ifb, after it was removed.
 type noDetour struct {
 	q      *queue
@@ -232,7 +239,7 @@ func (o noDetour) Put(s *object.Site) error {
 	for _, at := range o.inside {
 		link, err := s.Link(at.Device)
 		if err == nil && link != nil {
-			err = detour{at, o.q.on}.remove(s, h, link)
+			err = detour{at: at, to: o.q.on}.remove(s, h, link)
 		}
 		if err != nil {
 			return err
@@ -252,4 +259,4 @@ func (o noDetour) Put(s *object.Site) error {
 	return nil
 }
 
-func (noDetour) Del(*object.Site) error { return nil }
+func (o noDetour) Del(s *object.Site) error { return o.q.Del(s) }

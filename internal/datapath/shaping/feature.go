@@ -1,6 +1,8 @@
 package shaping
 
 import (
+	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
@@ -15,6 +17,10 @@ import (
 type Feature struct {
 	// without has what the kernel is known to lack.
 	without struct{ htb, fqCodel, tbf atomic.Bool }
+	mu      sync.Mutex
+	// seen has the limits for which objects were in place, by the pod's device on the node and the
+	// object (guard).
+	seen map[string]map[string]uint64
 }
 
 // New returns the feature.
@@ -39,7 +45,8 @@ func (f *Feature) Objects(p *node.Pod, points []node.Point) []object.Object {
 
 // direction returns the objects that limit one direction; bits is 0 if it has no limit any more.
 func (f *Feature) direction(p *node.Pod, points []node.Point, fromPod bool, bits uint64) []object.Object {
-	q := &queue{f: f, pod: p, bits: bits, fromPod: fromPod}
+	guarded := func(what string) guard { return guard{f, p.Host.Name, what, bits} }
+	q := &queue{pod: p, fromPod: fromPod}
 	var inside []node.Point
 	for _, at := range points {
 		if at.FromPod != fromPod {
@@ -55,7 +62,7 @@ func (f *Feature) direction(p *node.Pod, points []node.Point, fromPod bool, bits
 	if len(inside) == 1 && !inside[0].Ingress {
 		q.on = inside[0].Device
 	}
-	q.inside = inside
+	q.inside, q.guard = inside, guarded(fmt.Sprintf("queue, from the pod: %t", fromPod))
 	if len(inside) == 1 && q.on.Name != "" {
 		return []object.Object{q}
 	}
@@ -66,9 +73,9 @@ func (f *Feature) direction(p *node.Pod, points []node.Point, fromPod bool, bits
 	if bits == 0 {
 		return []object.Object{noDetour{q, inside}}
 	}
-	list := []object.Object{ifb{q.on}, q}
+	list := []object.Object{ifb{guarded(q.on.Name), q.on}, q}
 	for _, at := range inside {
-		list = append(list, detour{at, q.on})
+		list = append(list, detour{guarded(fmt.Sprintf("%s, ingress: %t", at.Device.Name, at.Ingress)), at, q.on})
 	}
 	return list
 }

@@ -19,14 +19,13 @@ import (
 
 // queue is the root queueing discipline of a device, which limits what leaves by it.
 type queue struct {
-	f       *Feature
+	// guard has the limit in bits per second; 0: it was removed, and there is no queue.
+	guard
 	pod     *node.Pod
 	on      object.Device
 	fromPod bool
 	// inside are the pod's own devices by which the packets come or go.
 	inside []node.Point
-	// bits per second; 0: the limit was removed, and there is no queue.
-	bits uint64
 }
 
 // Handles of the disciplines and of HTB's only class.
@@ -121,8 +120,12 @@ func (o *queue) look(s *object.Site, link netlink.Link) (is found, err error) {
 // Have implements object.Object.
 func (o *queue) Have(s *object.Site) (string, error) {
 	link, err := s.Link(o.on)
-	if err != nil || link == nil {
-		return "", err // the object that makes the device reports it
+	if err != nil {
+		return "", err
+	}
+	if link == nil {
+		o.unsaw()
+		return "", nil // the object that makes the device reports it
 	}
 	is, err := o.look(s, link)
 	switch {
@@ -138,6 +141,9 @@ func (o *queue) Have(s *object.Site) (string, error) {
 		return o.Name() + " is wrong", nil
 	case is.rate != shapeOf(o.bits, 0).rate:
 		return fmt.Sprintf("%s is %s", o.Name(), bandwidth.Rate(is.rate*8)), nil
+	}
+	if o.on.InPod {
+		o.saw()
 	}
 	return "", nil
 }
@@ -223,9 +229,6 @@ func (o *queue) Counts(s *object.Site) (c object.Counts, ok bool, err error) {
 	}
 	return c, ok, nil
 }
-
-// Del implements object.Object: the queue is deleted with its device.
-func (*queue) Del(*object.Site) error { return nil }
 
 // device sends requests about one device.
 type device struct {

@@ -320,7 +320,9 @@ func queueIsNoticedAndRepaired(t *testing.T, e *env) {
 			}
 		}
 	}
+	e.saw(t, p)
 	for _, fromPod := range []bool{false, true} {
+		inPod := fromPod || queue(t, p, fromPod).device != p.Wiring.HostIfName
 		for name, cut := range map[string]func(){
 			"removed":         tc(fromPod, "qdisc del dev DEV root"),
 			"another":         tc(fromPod, "qdisc replace dev DEV root handle 1: pfifo"),
@@ -333,8 +335,12 @@ func queueIsNoticedAndRepaired(t *testing.T, e *env) {
 			if err := check(); err == nil || !strings.Contains(err.Error(), "bandwidth limit of 800 Mbit/s") {
 				t.Errorf("%s, from the pod %t: CheckPod: %v", name, fromPod, err)
 			}
-			if repairs := e.n0.Sync(p); len(repairs) != 1 || !strings.Contains(repairs[0], "bandwidth limit of 800 Mbit/s") {
+			repairs, removed := e.repairs(t, p)
+			if len(repairs) != 1 || !strings.Contains(repairs[0], "bandwidth limit of 800 Mbit/s") {
 				t.Errorf("%s, from the pod %t: Sync repairs %q", name, fromPod, repairs)
+			}
+			if inPod != (len(removed) == 1) || inPod && !strings.Contains(removed[0], "bandwidth limit of 800 Mbit/s") {
+				t.Errorf("%s, from the pod %t: Sync says of the pod %q", name, fromPod, removed)
 			}
 			if err := check(); err != nil {
 				t.Errorf("%s, from the pod %t: after Sync: %v", name, fromPod, err)
@@ -349,10 +355,38 @@ func queueIsNoticedAndRepaired(t *testing.T, e *env) {
 	}
 }
 
+// saw lets the node see that a pod's limits are in place.
+func (e *env) saw(t *testing.T, pods ...*world.Pod) {
+	t.Helper()
+	if repairs := e.n0.Sync(pods...); len(repairs) != 0 {
+		t.Errorf("Sync repairs %q", repairs)
+	}
+}
+
+// repairs runs Sync, and returns its repairs and what it says that pods have removed of their limits.
+func (e *env) repairs(t *testing.T, pods ...*world.Pod) (repairs, removed []string) {
+	t.Helper()
+	repairs, err := e.n0.TrySync(pods...)
+	single, _, rest := datapath.Sort(err)
+	if rest != nil {
+		t.Errorf("Sync: %v", rest)
+	}
+	for _, p := range single {
+		var what *datapath.Tampered
+		if errors.As(p, &what) && what.Of == datapath.OfLimits {
+			removed = append(removed, p.Error())
+		} else {
+			t.Errorf("Sync: %v", p)
+		}
+	}
+	return repairs, removed
+}
+
 // The same of what sends packets to a queue that is not at their own device.
 func wayIsNoticedAndRepaired(t *testing.T, e *env) {
 	p := e.pod(e.n0, &bandwidth.Limits{Ingress: quick, Egress: quick})
 	near := e.pod(e.n0, nil)
+	e.saw(t, p, near)
 	for _, fromPod := range []bool{false, true} {
 		q, hook := queue(t, p, fromPod), map[bool]string{false: "ingress", true: "egress"}[fromPod]
 		if q.device != claims.ShaperIngress && q.device != claims.ShaperEgress {
@@ -368,8 +402,8 @@ func wayIsNoticedAndRepaired(t *testing.T, e *env) {
 			if err := e.n0.DP.CheckPod(context.Background(), e.n0.Desired, p.Spec); err == nil || !strings.Contains(err.Error(), "tw-") {
 				t.Errorf("%s, %s: CheckPod: %v", hook, name, err)
 			}
-			if repairs := e.n0.Sync(p, near); len(repairs) == 0 {
-				t.Errorf("%s, %s: Sync repaired nothing", hook, name)
+			if repairs, removed := e.repairs(t, p, near); len(repairs) == 0 || len(removed) == 0 {
+				t.Errorf("%s, %s: Sync repairs %q and says of the pod %q", hook, name, repairs, removed)
 			}
 			if err := e.n0.DP.CheckPod(context.Background(), e.n0.Desired, p.Spec); err != nil {
 				t.Errorf("%s, %s: after Sync: %v", hook, name, err)

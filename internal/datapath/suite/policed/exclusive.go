@@ -142,7 +142,7 @@ func programsRemoved(t *testing.T, e *env) {
 		repairs, err := e.n0.TrySync(p)
 		pods, _, rest := datapath.Sort(err)
 		var removed *datapath.Tampered
-		if len(repairs) != 1 || !strings.Contains(repairs[0], "tw_own") || rest != nil || len(pods) != 1 || !errors.As(pods[0], &removed) {
+		if len(repairs) != 1 || !strings.Contains(repairs[0], "tw_own") || rest != nil || len(pods) != 1 || !errors.As(pods[0], &removed) || removed.Of != datapath.OfPolicies {
 			t.Errorf("%s: Sync repairs %q and says %v, want that it is back and who has removed it", cut, repairs, err)
 		}
 		if repairs := e.n0.Sync(p); len(repairs) != 0 {
