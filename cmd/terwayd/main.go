@@ -41,7 +41,7 @@ type flags struct {
 	cniVersion                       string
 	metricsAddress, debugSocket      string
 	policyHub, policyDir             string
-	policyToken, policySocket        string
+	policyToken, askSocket           string
 	verbose                          bool
 }
 
@@ -75,7 +75,7 @@ func main() {
 	fl.StringVar(&f.policyHub, "policy-hub", "", "Service of the policy hub in --namespace, with a ConfigMap of the same name that has the certificates to trust; empty: policy is off")
 	fl.StringVar(&f.policyDir, "policy-dir", "/var/lib/terway", "directory of what the policy hub said last; should outlive the node's boot")
 	fl.StringVar(&f.policyToken, "policy-token", "/var/run/secrets/terway-policy/token", "the agent's token for the policy hub, which is read again when it changes")
-	fl.StringVar(&f.policySocket, "policy-socket", "/run/terway/policy.sock", "unix socket on which the agent answers terwayctl about policies")
+	fl.StringVar(&f.askSocket, "ask-socket", "/run/terway/ask.sock", "unix socket on which the agent answers terwayctl")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every call")
 
 	// Shared with the agent; the other flags are the agent's alone.
@@ -86,7 +86,7 @@ func main() {
 		cmd.AddCommand(c)
 	}
 	share(teardownCommand(&f), "state-dir", "cni-conf-dir", "cni-bin-dir", "host-root", "policy-dir")
-	share(askCommand(&f), "policy-socket")
+	share(askCommand(&f), "ask-socket")
 	share(flannelCommand(&f), "node-name", "kubeconfig", "cni-conf-dir", "cni-bin-dir")
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -189,15 +189,11 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	if policies != nil {
-		l, err := agent.Listen(f.policySocket)
-		if err != nil {
-			return fmt.Errorf("--policy-socket: %w", err)
-		}
-		pages = append(pages, page{l, policies.Handler(a.KindOf)})
-	} else if err := remove(f.policySocket); err != nil { // of an agent with policies that was killed
-		return fmt.Errorf("--policy-socket: %w", err)
+	asked, err := agent.Listen(f.askSocket)
+	if err != nil {
+		return fmt.Errorf("--ask-socket: %w", err)
 	}
+	pages = append(pages, page{asked, answers(a, policies)})
 	log.Info("terwayd is running", "node", f.nodeName, "socket", f.socket, "datapaths", node.Choices())
 
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -37,6 +37,8 @@ type fakeDatapath struct {
 	alive func(datapath.Pod) (bool, error)
 	// counts has Counts' results, by sandbox.
 	counts map[string][]object.Counts
+	// read is how often Counts was called.
+	read int
 }
 
 type step string
@@ -56,6 +58,7 @@ func (f *fakeDatapath) Choices() []string {
 func (f *fakeDatapath) Lacking() map[string]error { return f.lacking }
 
 func (d *fakeDatapath) Counts(_ context.Context, pods []datapath.Pod) ([][]object.Counts, error) {
+	d.read++
 	counts := make([][]object.Counts, len(pods))
 	for i, p := range pods {
 		counts[i] = d.counts[p.Sandbox]

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"terway.dev/terway/internal/agent/podapi"
 )
 
 // stuck is how long the repair loop may go without completing a round. One round includes a Sync of
@@ -35,6 +38,18 @@ func Handler(a *Agent, g prometheus.Gatherer) http.Handler {
 			return
 		}
 		fmt.Fprintln(w, "ok")
+	})
+	return mux
+}
+
+// AskHandler answers what terwayctl asks about pods (package podapi). It belongs on a socket that only root can open.
+func (a *Agent) AskHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+podapi.PathBandwidth, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(a.bandwidth()); err != nil {
+			a.Log.Warn("answer about pods' bandwidth", "error", err)
+		}
 	})
 	return mux
 }

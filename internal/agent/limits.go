@@ -1,15 +1,19 @@
 package agent
 
 import (
+	"context"
 	"fmt"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent/journal"
+	"terway.dev/terway/internal/agent/podapi"
 	"terway.dev/terway/internal/agent/request"
 	"terway.dev/terway/internal/bandwidth"
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/object"
 )
 
 // limitsOf returns the limits of a new pod's bandwidth, nil if it has none. A pod with a wrong value,
@@ -100,6 +104,71 @@ func (a *Agent) limitedPods() (list []datapath.Pod) {
 		list = append(list, PodOf(e))
 	}
 	return list
+}
+
+// queue is the limit of one direction of a pod.
+type queue struct {
+	pod     datapath.Pod
+	fromPod bool
+	// limit is in bits per second.
+	limit uint64
+	// counts is nil if they cannot be read.
+	counts *object.Counts
+}
+
+// countersWithin bounds the reading of counters: pods' calls must not wait long for the kernel.
+const countersWithin = 5 * time.Second
+
+// queues reads the queues of pods with a bandwidth limit; without such pods it reads nothing.
+func (a *Agent) queues() (list []queue) {
+	pods := a.limitedPods()
+	if len(pods) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), countersWithin)
+	defer cancel()
+	counts, err := a.Datapath.Counts(ctx, pods)
+	if err != nil {
+		a.Log.Warn("read the counters of bandwidth limits", "error", err)
+	}
+	for i, pod := range pods {
+		for _, q := range []queue{{pod: pod, limit: pod.Limits.Ingress}, {pod: pod, fromPod: true, limit: pod.Limits.Egress}} {
+			if q.limit == 0 {
+				continue
+			}
+			for _, c := range counts[i] {
+				if c.FromPod == q.fromPod {
+					q.counts = &c
+				}
+			}
+			list = append(list, q)
+		}
+	}
+	return list
+}
+
+// bandwidth answers podapi.PathBandwidth.
+func (a *Agent) bandwidth() (b podapi.Bandwidth) {
+	at := map[string]int{}
+	for _, q := range a.queues() {
+		name := q.pod.Namespace + "/" + q.pod.Name
+		i, known := at[name]
+		if !known {
+			i = len(b.Pods)
+			at[name], b.Pods = i, append(b.Pods, podapi.Pod{Pod: name})
+		}
+		if q.counts == nil {
+			continue
+		}
+		of := &podapi.Queue{Limit: q.limit, Bytes: q.counts.Bytes, Dropped: q.counts.Drops}
+		if q.fromPod {
+			b.Pods[i].Egress = of
+		} else {
+			b.Pods[i].Ingress = of
+		}
+	}
+	b.Uptime = a.Now().Sub(a.started)
+	return b
 }
 
 // reportLimits returns the limits of an attachment for the report, nil if it has none.

@@ -5,13 +5,16 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/agent/podapi"
 	"terway.dev/terway/internal/agent/request"
 	"terway.dev/terway/internal/bandwidth"
 	"terway.dev/terway/internal/cnicall"
@@ -166,5 +169,41 @@ func TestLimitMetrics(t *testing.T) {
 	}
 	if strings.Contains(body, `direction="egress"`) || strings.Contains(body, "pod-b") {
 		t.Errorf("metrics of what has no limit: %s", body)
+	}
+}
+
+// terwayctl gets what the queues of limited pods have counted, and of when.
+func TestBandwidthIsAsked(t *testing.T) {
+	e := newEnv(t, 3)
+	read := e.dp.read
+	asked := func() podapi.Bandwidth {
+		t.Helper()
+		w := httptest.NewRecorder()
+		e.a.AskHandler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, podapi.PathBandwidth, nil))
+		b, err := podapi.ReadBandwidth(w.Body)
+		if err != nil || w.Code != http.StatusOK {
+			t.Fatal(w.Code, err)
+		}
+		return b
+	}
+	if b := asked(); len(b.Pods) != 0 || e.dp.read != read {
+		t.Errorf("%+v, after the kernel was read %d times: want neither pods nor that", b, e.dp.read-read)
+	}
+	for sandbox, annotations := range map[string]map[string]string{"a": {bandwidth.Ingress: "10M", bandwidth.Egress: "5M"}, "b": nil, "c": {bandwidth.Egress: "1M"}} {
+		if r := e.do(context.Background(), "ADD", limited(t, sandbox, annotations)); r.Error != nil {
+			t.Fatal(r.Error)
+		}
+	}
+	e.dp.counts = map[string][]object.Counts{"a": {{Bytes: 5, Drops: 2}, {FromPod: true, Bytes: 7}}} // of c nothing can be read
+	first := asked()
+	e.sleep(3 * time.Second)
+	b := asked()
+	slices.SortFunc(b.Pods, func(x, y podapi.Pod) int { return strings.Compare(x.Pod, y.Pod) })
+	if len(b.Pods) != 2 || b.Pods[0].Pod != "default/pod-a" || *b.Pods[0].Ingress != (podapi.Queue{Limit: 10e6, Bytes: 5, Dropped: 2}) ||
+		*b.Pods[0].Egress != (podapi.Queue{Limit: 5e6, Bytes: 7}) || b.Pods[1] != (podapi.Pod{Pod: "default/pod-c"}) {
+		t.Errorf("%+v", b.Pods)
+	}
+	if b.Uptime-first.Uptime != 3*time.Second {
+		t.Errorf("asked at %s and %s, want 3 s later", first.Uptime, b.Uptime)
 	}
 }

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"errors"
 	"strconv"
 	"time"
@@ -147,33 +146,17 @@ func (c *poolCollector) Collect(ch chan<- prometheus.Metric) {
 	c.collectLimits(ch)
 }
 
-// scrapeTimeout bounds the reading of counters: pods' calls must not wait long for the kernel.
-const scrapeTimeout = 5 * time.Second
-
-// collectLimits reads the queues of pods with a bandwidth limit; without such pods it reads nothing.
+// collectLimits tells of the queues of pods with a bandwidth limit.
 func (c *poolCollector) collectLimits(ch chan<- prometheus.Metric) {
-	pods := c.agent.limitedPods()
-	if len(pods) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
-	defer cancel()
-	counts, err := c.agent.Datapath.Counts(ctx, pods)
-	if err != nil {
-		c.agent.Log.Warn("read the counters of bandwidth limits", "error", err)
-	}
-	for i, pod := range pods {
-		for direction, limit := range map[string]uint64{"ingress": pod.Limits.Ingress, "egress": pod.Limits.Egress} {
-			if limit == 0 {
-				continue
-			}
-			ch <- prometheus.MustNewConstMetric(c.limit, prometheus.GaugeValue, float64(limit), pod.Namespace, pod.Name, direction)
-			for _, n := range counts[i] {
-				if n.FromPod == (direction == "egress") {
-					ch <- prometheus.MustNewConstMetric(c.passed, prometheus.CounterValue, float64(n.Bytes), pod.Namespace, pod.Name, direction)
-					ch <- prometheus.MustNewConstMetric(c.dropped, prometheus.CounterValue, float64(n.Drops), pod.Namespace, pod.Name, direction)
-				}
-			}
+	for _, q := range c.agent.queues() {
+		direction := "ingress"
+		if q.fromPod {
+			direction = "egress"
+		}
+		ch <- prometheus.MustNewConstMetric(c.limit, prometheus.GaugeValue, float64(q.limit), q.pod.Namespace, q.pod.Name, direction)
+		if q.counts != nil {
+			ch <- prometheus.MustNewConstMetric(c.passed, prometheus.CounterValue, float64(q.counts.Bytes), q.pod.Namespace, q.pod.Name, direction)
+			ch <- prometheus.MustNewConstMetric(c.dropped, prometheus.CounterValue, float64(q.counts.Drops), q.pod.Namespace, q.pod.Name, direction)
 		}
 	}
 }

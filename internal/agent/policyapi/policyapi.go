@@ -21,9 +21,6 @@ import (
 // PathVerdict is asked with a Question, and answered with an Answer.
 const PathVerdict = "/policy/verdict"
 
-// MaxAnswer is the largest answer that is taken, in bytes, if it ends: 16,384 flows have about 16 MiB.
-const MaxAnswer = 64 << 20
-
 // longest is the longest name of an object or a tier that is taken, in bytes; Kubernetes allows 253.
 const longest = 512
 

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -18,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v3 "terway.dev/terway/api/calico/v3"
+	"terway.dev/terway/internal/cli/agents"
 	"terway.dev/terway/internal/pages"
 	"terway.dev/terway/internal/policy/migrate"
 )
@@ -186,12 +186,4 @@ func (c *cluster) delete(ctx context.Context, r *row) error {
 // explain says what an error of the cluster means to the user.
 func (c *cluster) explain(what string, err error) error { return explain(c.host, what, err) }
 
-func explain(host, what string, err error) error {
-	switch {
-	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
-		return fmt.Errorf("the cluster at %s does not let this user %s; --help says what is needed: %w", host, what, err)
-	case apierrors.ReasonForError(err) == "" && !errors.Is(err, context.Canceled):
-		return fmt.Errorf("the cluster at %s cannot be reached to %s: %w", host, what, err)
-	}
-	return fmt.Errorf("%s in the cluster at %s: %w", what, host, err)
-}
+func explain(host, what string, err error) error { return agents.Explain(host, what, err) }

@@ -30,7 +30,7 @@ type cutFlow struct {
 // cutFlows asks all agents, and judges their flows by both sets of policies.
 func (s *source) cutFlows(cmd *cobra.Command, before, after translate.Objects) (*cutFlows, error) {
 	ctx := cmd.Context()
-	nodes, err := s.online.agents.nodes(ctx)
+	nodes, err := s.online.agents.Nodes(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -1,25 +1,19 @@
 package policy
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"terway.dev/terway/internal/agent/policyapi"
+	"terway.dev/terway/internal/cli/agents"
 	"terway.dev/terway/internal/cli/kubeflags"
 	"terway.dev/terway/internal/policy"
 )
-
-// atOnce is how many agents are asked at a time.
-const atOnce = 16
 
 // asking is a command that asks agents.
 type asking struct {
@@ -51,7 +45,7 @@ func (a *asking) reach(ctx context.Context) (*online, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	nodes, err := o.agents.nodes(ctx)
+	nodes, err := o.agents.Nodes(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -66,41 +60,8 @@ func (a *asking) reach(ctx context.Context) (*online, []string, error) {
 
 // askAll asks the agents of nodes, and gives each answer to take, one at a time. The errors are of single nodes.
 func (o *online) askAll(ctx context.Context, nodes []string, path string, take func(node string, answer io.Reader) error) error {
-	places := make(chan struct{}, atOnce)
-	errs := make([]error, len(nodes))
-	var mu sync.Mutex
-	var all sync.WaitGroup
-	for i, node := range nodes {
-		places <- struct{}{}
-		all.Go(func() {
-			defer func() { <-places }()
-			answer, err := o.ask(ctx, node, path)
-			if err != nil {
-				errs[i] = err
-				return
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if err := take(node, answer); err != nil {
-				errs[i] = fmt.Errorf("node %s: %w", node, err)
-			}
-		})
-	}
-	all.Wait()
-	return errors.Join(errs...)
+	return agents.All(ctx, o.agents, o.within, nodes, path, take)
 }
-
-// bounded is an answer, which a node must not make as long as it likes.
-type bounded struct{ text bytes.Buffer }
-
-func (b *bounded) Write(p []byte) (int, error) {
-	if b.text.Len()+len(p) > policyapi.MaxAnswer {
-		return 0, fmt.Errorf("the answer has more than %d bytes", policyapi.MaxAnswer)
-	}
-	return b.text.Write(p)
-}
-
-func (b *bounded) Read(p []byte) (int, error) { return b.text.Read(p) }
 
 // parsePod parses --pod.
 func parsePod(text string) (policy.NamespacedName, error) {

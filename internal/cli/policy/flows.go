@@ -125,7 +125,7 @@ func (o *online) follow(user context.Context, nodes []string, q policyapi.FlowsQ
 			r, w := io.Pipe()
 			asked := make(chan error, 1)
 			go func() {
-				err := o.agents.ask(ctx, node, q.Path(), w)
+				err := o.agents.Ask(ctx, node, q.Path(), w)
 				_ = w.CloseWithError(err) // it is always nil
 				asked <- err
 			}()

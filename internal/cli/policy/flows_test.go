@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"terway.dev/terway/internal/agent/policyapi"
+	"terway.dev/terway/internal/cli/agents"
 	"terway.dev/terway/internal/policy"
 )
 
@@ -175,7 +176,7 @@ func TestFlows(t *testing.T) {
 			t.Errorf("%.100s: %s%v, want %s", answer, text, err, want)
 		}
 	}
-	f.answers[policyapi.PathFlows] = func(string, url.Values) (any, error) { return strings.Repeat("x", policyapi.MaxAnswer+1), nil }
+	f.answers[policyapi.PathFlows] = func(string, url.Values) (any, error) { return strings.Repeat("x", agents.MaxAnswer+1), nil }
 	if _, err := f.run(t, "flows", "--node", "n2"); err == nil || !strings.Contains(err.Error(), "the answer has more than 67108864 bytes") {
 		t.Error(err)
 	}

@@ -12,11 +12,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	cnpv1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	v3 "terway.dev/terway/api/calico/v3"
+	"terway.dev/terway/internal/cli/agents"
 	"terway.dev/terway/internal/cli/kubeflags"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/pages"
@@ -26,15 +26,12 @@ import (
 // online is a cluster that is asked: its objects, and the agents of its nodes.
 type online struct {
 	client client.Reader
-	agents agents
+	agents agents.Fleet
 	// host is for messages, terway is the namespace of Terway.
 	host, terway string
 	// within is how long an agent may take for an answer.
 	within time.Duration
 }
-
-// answerWithin is longer than an agent takes that loads programs on a busy node.
-const answerWithin = 30 * time.Second
 
 // dial is how commands reach a cluster.
 type dial func(flags *kubeflags.Flags, terway string) (*online, error)
@@ -53,11 +50,11 @@ func connect(flags *kubeflags.Flags, terway string) (*online, error) {
 			return nil, fmt.Errorf("register kinds: %w", err)
 		}
 	}
-	o := &online{host: cfg.Host, terway: terway, within: answerWithin}
+	o := &online{host: cfg.Host, terway: terway, within: agents.Within}
 	if o.client, err = client.New(cfg, client.Options{Scheme: scheme}); err != nil {
 		return nil, fmt.Errorf("make a client for the cluster at %s: %w", o.host, err)
 	}
-	o.agents, err = newExec(rest.CopyConfig(cfg), o.client, terway)
+	o.agents, err = agents.New(cfg, o.client, terway)
 	return o, err
 }
 
@@ -125,12 +122,5 @@ func (o *online) configuration(ctx context.Context) (map[string]string, error) {
 
 // ask reads an answer that ends.
 func (o *online) ask(ctx context.Context, node, path string) (io.Reader, error) {
-	within, cancel := context.WithTimeout(ctx, o.within)
-	defer cancel()
-	var answer bounded
-	err := o.agents.ask(within, node, path, &answer)
-	if within.Err() != nil && ctx.Err() == nil {
-		return nil, fmt.Errorf("node %s: its agent has not answered in %s", node, o.within)
-	}
-	return &answer, err
+	return agents.Answer(ctx, o.agents, o.within, node, path)
 }

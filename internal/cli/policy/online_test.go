@@ -26,6 +26,7 @@ import (
 
 	v3 "terway.dev/terway/api/calico/v3"
 	"terway.dev/terway/internal/agent/policyapi"
+	"terway.dev/terway/internal/cli/agents"
 	"terway.dev/terway/internal/cli/kubeflags"
 	"terway.dev/terway/internal/policy"
 	"terway.dev/terway/internal/policy/translate"
@@ -37,9 +38,9 @@ type fleet struct {
 	answers map[string]func(node string, query url.Values) (any, error)
 }
 
-func (f *fleet) nodes(context.Context) ([]string, error) { return []string{"n1", "n2"}, nil }
+func (f *fleet) Nodes(context.Context) ([]string, error) { return []string{"n1", "n2"}, nil }
 
-func (f *fleet) ask(_ context.Context, node, path string, out io.Writer) error {
+func (f *fleet) Ask(_ context.Context, node, path string, out io.Writer) error {
 	u, err := url.Parse(path)
 	if err != nil {
 		return err
@@ -211,9 +212,9 @@ func TestTraceTakesNoNonsense(t *testing.T) {
 }
 
 // silent are agents that do not answer.
-type silent struct{ agents }
+type silent struct{ agents.Fleet }
 
-func (silent) ask(ctx context.Context, _, _ string, _ io.Writer) error {
+func (silent) Ask(ctx context.Context, _, _ string, _ io.Writer) error {
 	<-ctx.Done()
 	return ctx.Err()
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/agent/policyapi"
+	"terway.dev/terway/internal/cli/agents"
 	"terway.dev/terway/internal/policy"
 	"terway.dev/terway/internal/policy/compile"
 	"terway.dev/terway/internal/policy/translate"
@@ -299,7 +300,7 @@ func (o *online) compare(ctx context.Context, w io.Writer, node string, c policy
 		return "", fmt.Errorf("node %s: %w", node, err)
 	}
 	if !a.Judged {
-		fmt.Fprintf(w, "  node %s: nothing judges the pod: %s\n", node, printable(a.Why))
+		fmt.Fprintf(w, "  node %s: nothing judges the pod: %s\n", node, agents.Printable(a.Why))
 		if want.Action != policy.Allow {
 			return fmt.Sprintf("node %s allows it, as nothing judges the pod there", node), nil
 		}
@@ -310,6 +311,6 @@ func (o *online) compare(ctx context.Context, w io.Writer, node string, c policy
 		return "", nil
 	}
 	tell(w, fmt.Sprintf("  node %s: its kernel says", node), got)
-	fmt.Fprintf(w, "  node %s: %s\n", node, printable(a.State))
+	fmt.Fprintf(w, "  node %s: %s\n", node, agents.Printable(a.State))
 	return fmt.Sprintf("node %s says %s: %s, and policies say %s: %s", node, got.Action, because(got), want.Action, because(want)), nil
 }

@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/cli/agents"
 	"terway.dev/terway/internal/cli/kubeflags"
 	"terway.dev/terway/internal/inventory"
 	"terway.dev/terway/internal/pages"
@@ -34,12 +35,17 @@ type cluster struct {
 	host string
 }
 
-func (c *cluster) connect() (client.Reader, error) {
+func (c *cluster) connect() (client.Reader, agents.Fleet, error) {
 	cfg, err := c.Config()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return c.client(cfg)
+	r, err := c.client(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	fleet, err := agents.New(cfg, r, c.namespace)
+	return r, fleet, err
 }
 
 func (c *cluster) client(cfg *rest.Config) (client.Reader, error) {

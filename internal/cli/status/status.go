@@ -19,6 +19,7 @@ import (
 func NewCommand() *cobra.Command {
 	c := cluster{}
 	var output string
+	var pods bool
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show which datapath each node of a cluster runs and why, its agent, ENIs and addresses",
@@ -29,16 +30,21 @@ ENIs and the maximum of the node. Below: the
 controller, why the nodes run their datapath, and problems. With any problem the exit
 status is 1. -o json has each node's conditions and all pods that a problem affects.
 
+With --pods it also shows, for each pod with a bandwidth limit, how much it has received
+(ingress) and sent (egress) while the command counted, for 10 s, and its limits.
+
 It needs to list nodes, nodenetworks.network.terway.dev and the pods of Terway's namespace,
-and to get the Deployment and the Lease "` + inventory.ControllerName + `" there.`,
+and to get the Deployment and the Lease "` + inventory.ControllerName + `" there; for --pods also to
+get and create pods/exec there: it runs "terwayd ask" in the agents' pods.`,
 		Example: `  terwayctl status
+  terwayctl status --pods
   terwayctl status --kubeconfig ~/.kube/config --context prod -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "text" && output != "json" {
 				return fmt.Errorf("--output %q: must be text or json", output)
 			}
-			client, err := c.connect()
+			client, fleet, err := c.connect()
 			if err != nil {
 				return err
 			}
@@ -46,22 +52,43 @@ and to get the Deployment and the Lease "` + inventory.ControllerName + `" there
 			if err != nil {
 				return err
 			}
-			st := o.Status()
+			r := report{Status: o.Status()}
+			var measured error
+			if pods {
+				r.Pods = limitedPods(o.Networks)
+				measured = measure(cmd.Context(), fleet, r.Pods, span)
+			}
 			if output == "json" {
 				enc := json.NewEncoder(cmd.OutOrStdout())
 				enc.SetIndent("", "  ")
-				err = enc.Encode(st)
+				err = enc.Encode(r)
 			} else {
-				err = writeText(cmd.OutOrStdout(), st)
+				err = r.write(cmd.OutOrStdout())
 			}
-			return errors.Join(err, st.Verdict())
+			return errors.Join(err, measured, r.Verdict())
 		},
 	}
 	f := cmd.Flags()
 	c.Add(f)
 	f.StringVarP(&c.namespace, "namespace", "n", metav1.NamespaceSystem, "where the cluster has Terway")
+	f.BoolVar(&pods, "pods", false, "also the pods with a bandwidth limit and their rates, for which it counts for 10 s")
 	f.StringVarP(&output, "output", "o", "text", "text or json")
 	return cmd
+}
+
+// report is all that is printed.
+type report struct {
+	*inventory.Status
+	// Pods is nil if they were not asked for.
+	Pods []LimitedPod `json:"pods,omitzero"`
+}
+
+// write prints it for people.
+func (r report) write(w io.Writer) error {
+	if err := writeText(w, r.Status); err != nil || r.Pods == nil {
+		return err
+	}
+	return writePods(w, r.Pods)
 }
 
 // writeText prints a row for each node, and below the table what does not fit into a column.

@@ -1,4 +1,4 @@
-package policy
+package agents
 
 import (
 	"bytes"
@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 )
 
 // Agents are asked by pods/exec, in the container of the chart, and what goes wrong says where.
@@ -26,7 +27,7 @@ func TestExec(t *testing.T) {
 			Spec:       corev1.PodSpec{NodeName: node}, Status: corev1.PodStatus{Phase: phase},
 		}
 	}
-	f := newFleet(t, agent("terwayd-a", "n1", corev1.PodRunning), agent("terwayd-b", "n2", corev1.PodRunning), agent("terwayd-c", "n3", corev1.PodFailed))
+	f := fake.NewClientBuilder().WithObjects(agent("terwayd-a", "n1", corev1.PodRunning), agent("terwayd-b", "n2", corev1.PodRunning), agent("terwayd-c", "n3", corev1.PodFailed)).Build()
 	var asked []string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
@@ -61,34 +62,34 @@ func TestExec(t *testing.T) {
 		}
 	}))
 	defer server.Close()
-	e, err := newExec(&rest.Config{Host: server.URL}, f, "terway")
+	e, err := New(&rest.Config{Host: server.URL}, f, "terway")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if nodes, err := e.nodes(t.Context()); err != nil || !slices.Equal(nodes, []string{"n1", "n2"}) {
+	if nodes, err := e.Nodes(t.Context()); err != nil || !slices.Equal(nodes, []string{"n1", "n2"}) {
 		t.Errorf("%q, %v", nodes, err)
 	}
 	var out bytes.Buffer
-	if err := e.ask(t.Context(), "n2", "/policy/counters", &out); err != nil || out.String() != `{"rules": []}` ||
+	if err := e.Ask(t.Context(), "n2", "/policy/counters", &out); err != nil || out.String() != `{"rules": []}` ||
 		!slices.Equal(asked, []string{"/api/v1/namespaces/terway/pods/terwayd-b/exec /usr/bin/terwayd ask /policy/counters"}) {
 		t.Errorf("%s, %v, asked %q", out.String(), err, asked)
 	}
 	for path, want := range map[string]string{
-		"/old":       "the agent of node n1 is of a version that cannot be asked about policies",
+		"/old":       "the agent of node n1 is of a version that cannot be asked",
 		"/fails":     "node n1: terwayd: 503 Service Unavailable: no \ufffd[2Jpolicies\nxxx",
 		"/forbidden": "no pods/exec",
 	} {
-		if err := e.ask(t.Context(), "n1", path, io.Discard); err == nil || !strings.Contains(err.Error(), want) || len(err.Error()) > 5000 {
+		if err := e.Ask(t.Context(), "n1", path, io.Discard); err == nil || !strings.Contains(err.Error(), want) || len(err.Error()) > 5000 {
 			t.Errorf("%s: %v, want %s", path, err, want)
 		}
 	}
-	if err := e.ask(t.Context(), "n3", "/", io.Discard); err == nil || err.Error() != "no agent runs on node n3" {
+	if err := e.Ask(t.Context(), "n3", "/", io.Discard); err == nil || err.Error() != "no agent runs on node n3" {
 		t.Error(err)
 	}
-	if e, err = newExec(&rest.Config{Host: server.URL}, f, "kube-system"); err != nil {
+	if e, err = New(&rest.Config{Host: server.URL}, f, "kube-system"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.nodes(t.Context()); err == nil || !strings.Contains(err.Error(), "no agent runs in namespace kube-system") {
+	if _, err := e.Nodes(t.Context()); err == nil || !strings.Contains(err.Error(), "no agent runs in namespace kube-system") {
 		t.Error(err)
 	}
 }
