@@ -25,6 +25,23 @@ func (s *State) SwitchPolicy(ctx context.Context, on bool) error {
 	return to.waitPolicy(ctx)
 }
 
+// PoliciesOn returns an error that says what a node lacks if network policies are not on at every node, whatever the recorded
+// options say.
+func (s *State) PoliciesOn(ctx context.Context) error {
+	objects, err := s.Options.Objects()
+	if err != nil {
+		return err
+	}
+	on := *s
+	on.Options.Policy = true
+	for _, m := range s.Machines {
+		if err := on.policyReady(ctx, objects, m.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // waitPolicy waits until Terway's pods are those of the chart as it is now, and policies are as the options say.
 func (s *State) waitPolicy(ctx context.Context) error {
 	c, err := s.Options.Client()

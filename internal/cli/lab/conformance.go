@@ -34,14 +34,14 @@ func conformanceCommand(dir *string) *cobra.Command {
 			if os.Geteuid() != 0 {
 				return errors.New("terway-lab conformance needs root: it makes namespaces and cgroups")
 			}
-			if err := r.Check(); err != nil {
-				return err
-			}
 			if keep && r.Selection {
 				return errors.New("--keep with --selection: only whole suites are kept; leave one of them out")
 			}
 			var err error
 			if r.Suites, err = conformance.PickSuites(suites); err != nil {
+				return err
+			}
+			if err := r.Check(); err != nil {
 				return err
 			}
 			// Output for programs is alone on standard output.
@@ -57,11 +57,14 @@ func conformanceCommand(dir *string) *cobra.Command {
 			} else {
 				outcomes, err = onEach(cmd.Context(), &base, datapaths, r, p)
 			}
+			if err == nil {
+				err = conformance.CheckRan(outcomes)
+			}
 			err = errors.Join(err, conformance.WriteText(w, outcomes))
 			if output == "json" {
 				err = errors.Join(err, json.NewEncoder(cmd.OutOrStdout()).Encode(outcomes))
 			}
-			if keep {
+			if keep && len(outcomes) > 0 {
 				err = errors.Join(err, conformance.Keep(base.Source, outcomes))
 			}
 			failed := 0

@@ -13,15 +13,16 @@ import (
 func TestConformanceRefuses(t *testing.T) {
 	testutil.RequireRoot(t)
 	for args, want := range map[string]string{
-		"--suites netpool":           `--suites "netpool": no such suite; there are netpol, cluster-network-policy, sig-network`,
-		"--datapath eBPF":            `--datapath "eBPF": must be `,
-		"--datapath route,route":     "route is named twice",
-		"--datapath all":             "--datapath all: name the kinds",
-		"--running --datapath route": "--datapath with --running",
-		"--keep --selection":         "--keep with --selection",
-		"--procs 0":                  "--procs 0: must be 1 to 16",
-		"--nodes 1":                  "--nodes 1: must be 2 or more",
-		"-o yaml":                    `--output "yaml"`,
+		"--suites netpool":                        `--suites "netpool": no such suite; there are netpol, cluster-network-policy, sig-network`,
+		"--datapath eBPF":                         `--datapath "eBPF": must be `,
+		"--datapath route,route":                  "route is named twice",
+		"--datapath all":                          "--datapath all: name the kinds",
+		"--running --datapath route":              "--datapath with --running",
+		"--keep --selection":                      "--keep with --selection",
+		"--selection --suites sig-network":        "none of these suites has a selection",
+		"--procs 0":                               "--procs 0: must be 1 to 16",
+		"--nodes 1":                               "--nodes 1: must be 2 or more",
+		"-o yaml":                                 `--output "yaml"`,
 		"--running --dir /nonexistent/terway-lab": "/nonexistent/terway-lab",
 	} {
 		dir := t.TempDir()

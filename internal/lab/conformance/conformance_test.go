@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -101,7 +102,7 @@ func TestReadGoTest(t *testing.T) {
 // A suite that ran other specs than it has, or than were asked for, has not run.
 func TestAllSpecsMustRun(t *testing.T) {
 	s := Suite{Count: 2}
-	a, b := Spec{Name: "a", State: Passed}, Spec{Name: "b", State: Passed}
+	a, b, skipped := Spec{Name: "a", State: Passed}, Spec{Name: "b", State: Passed}, Spec{Name: "c", State: Skipped}
 	for _, c := range []struct {
 		specs []Spec
 		only  []string
@@ -113,9 +114,44 @@ func TestAllSpecsMustRun(t *testing.T) {
 		{[]Spec{a}, []string{"a"}, true},
 		{[]Spec{a, b}, []string{"a"}, false},
 		{[]Spec{b}, []string{"a"}, false},
+		// What a suite skips has not run.
+		{[]Spec{a, skipped}, nil, true},
+		{[]Spec{skipped, skipped}, nil, false},
+		{[]Spec{skipped}, []string{"c"}, false},
+		{nil, []string{"a"}, false},
 	} {
 		if err := s.check(c.specs, c.only); (err == nil) != c.ok {
 			t.Errorf("%v of %v: %v", c.specs, c.only, err)
+		}
+	}
+}
+
+// A run in which no spec ran is no success.
+func TestSomeSpecMustRun(t *testing.T) {
+	off := Outcome{Suite: "netpol", Kind: "ebpf", NotRun: "policies are off"}
+	failed := Outcome{Suite: "netpol", Kind: "route", Specs: []Spec{{State: Failed}}}
+	if err := CheckRan([]Outcome{off, failed}); err != nil {
+		t.Errorf("after a run: %v", err)
+	}
+	if err := CheckRan([]Outcome{off}); err == nil || !strings.Contains(err.Error(), "netpol on ebpf: policies are off") {
+		t.Errorf("of suites that did not run: %v", err)
+	}
+	if CheckRan(nil) == nil || CheckRan([]Outcome{{Specs: []Spec{{State: Skipped}}}}) == nil {
+		t.Error("nothing has run, and it is no error")
+	}
+}
+
+// Every name of a selection is there once.
+func TestSelections(t *testing.T) {
+	for name, want := range map[string]int{"netpol": 12, "cluster-network-policy": 10, "sig-network": 0} {
+		suites, err := PickSuites([]string{name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := slices.Clone(suites[0].selection)
+		slices.Sort(got)
+		if got = slices.Compact(got); len(got) != want {
+			t.Errorf("%s: a selection of %d specs, want %d", name, len(got), want)
 		}
 	}
 }

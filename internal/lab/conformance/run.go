@@ -55,10 +55,28 @@ type Request struct {
 
 // Check returns an error for values that cannot be run.
 func (r *Request) Check() error {
-	if r.Procs < 1 || r.Procs > 16 {
+	switch {
+	case r.Procs < 1 || r.Procs > 16:
 		return fmt.Errorf("--procs %d: must be 1 to 16", r.Procs)
+	case r.Selection && !slices.ContainsFunc(r.Suites, func(s Suite) bool { return s.selection != nil }):
+		return errors.New("--selection with --suites: none of these suites has a selection; leave --selection out, or name others")
 	}
 	return nil
+}
+
+// CheckRan returns an error if no spec has run.
+func CheckRan(outcomes []Outcome) error {
+	var why []string
+	for i := range outcomes {
+		o := &outcomes[i]
+		if o.Count(Passed)+o.Count(Failed) > 0 {
+			return nil
+		}
+		if o.NotRun != "" {
+			why = append(why, fmt.Sprintf("%s on %s: %s", o.Suite, o.Kind, o.NotRun))
+		}
+	}
+	return errors.New(strings.Join(append([]string{"no spec has run"}, why...), "; "))
 }
 
 // Kinds returns the kinds of pods that a lab on this machine can have, the names that "terway-lab verify" has for them.
@@ -160,7 +178,7 @@ func Run(ctx context.Context, s *lab.State, r Request, p *lab.Progress) (all []O
 		}
 		o := Outcome{Suite: suite.Name, Kind: c.Datapath(), Date: time.Now().Format(time.DateOnly), Kernel: version}
 		if suite.Policy {
-			o.NotRun = unenforced(s, o.Kind)
+			o.NotRun = unenforced(ctx, s, o.Kind)
 		}
 		if o.NotRun == "" {
 			if failure := p.Step(suite.Name+" on "+o.Kind, func() error { return r.one(ctx, s, &suite, &o) }); failure != nil {
@@ -175,9 +193,9 @@ func Run(ctx context.Context, s *lab.State, r Request, p *lab.Progress) (all []O
 }
 
 // unenforced returns why suites of policies are not run.
-func unenforced(s *lab.State, datapaths string) string {
-	if !s.Options.Policy {
-		return `network policies are off: start the lab with "terway-lab up --policy"`
+func unenforced(ctx context.Context, s *lab.State, datapaths string) string {
+	if err := s.PoliciesOn(ctx); err != nil {
+		return fmt.Sprintf(`network policies are not on: %v; "terway-lab up --policy" starts a lab with them`, err)
 	}
 	for name := range strings.SplitSeq(datapaths, ",") {
 		if why := kinds.Unenforced(name); why != nil {

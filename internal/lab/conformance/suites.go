@@ -129,14 +129,17 @@ const suiteTimeout = 2 * time.Hour
 // check returns an error if the specs are not those that had to run.
 func (s *Suite) check(specs []Spec, only []string) error {
 	if only == nil {
-		if len(specs) != s.Count {
+		switch {
+		case len(specs) != s.Count:
 			return fmt.Errorf("%d specs have run, and the suite has %d", len(specs), s.Count)
+		case !slices.ContainsFunc(specs, func(spec Spec) bool { return spec.State != Skipped }):
+			return fmt.Errorf("all %d specs were skipped", len(specs))
 		}
 		return nil
 	}
 	var missing []string
 	for _, name := range only {
-		if !slices.ContainsFunc(specs, func(spec Spec) bool { return spec.Name == name }) {
+		if !slices.ContainsFunc(specs, func(spec Spec) bool { return spec.Name == name && spec.State != Skipped }) {
 			missing = append(missing, name)
 		}
 	}
