@@ -151,10 +151,6 @@ func podOn(pods []corev1.Pod, node string) (*corev1.Pod, error) {
 	return nil, fmt.Errorf("none of %d pods runs on %s", len(pods), node)
 }
 
-func machineEnd(m *lab.Machine) instruments.End {
-	return instruments.End{NetNS: m.NetNS, Addr: m.Address}
-}
-
 // datapath returns the datapath that the nodes report; empty if they report none.
 func (c *cluster) datapath(ctx context.Context) (string, error) {
 	b, err := c.Client.CoreV1().RESTClient().Get().AbsPath("/apis/network.terway.dev/v1alpha1/nodenetworks").Do(ctx).Raw()

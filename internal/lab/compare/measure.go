@@ -106,17 +106,17 @@ func Measure(ctx context.Context, s *lab.State, o Options, progress *lab.Progres
 			return err
 		}},
 		{"the address that an instance of the VPC sees", func() (err error) {
-			n.Seen, err = seenFrom(ctx, instruments.Pair{From: between.From, To: machineEnd(&s.Master)}, a)
+			n.Seen, err = seenFrom(ctx, instruments.Pair{From: between.From, To: instruments.MachineEnd(s.Master)}, a)
 			return err
 		}},
 		{"speed, " + PathPodToPod, func() error {
-			p, err := measurePath(ctx, o, PathPodToPod, between, instruments.Pair{From: machineEnd(&a), To: machineEnd(&b)})
+			p, err := measurePath(ctx, o, PathPodToPod, between, instruments.Pair{From: instruments.MachineEnd(a), To: instruments.MachineEnd(b)})
 			n.Paths = append(n.Paths, p)
 			return err
 		}},
 		{"speed, " + PathPodToInstance, func() error {
-			master := machineEnd(&s.Master)
-			p, err := measurePath(ctx, o, PathPodToInstance, instruments.Pair{From: between.From, To: master}, instruments.Pair{From: machineEnd(&a), To: master})
+			master := instruments.MachineEnd(s.Master)
+			p, err := measurePath(ctx, o, PathPodToInstance, instruments.Pair{From: between.From, To: master}, instruments.Pair{From: instruments.MachineEnd(a), To: master})
 			n.Paths = append(n.Paths, p)
 			return err
 		}},

@@ -60,35 +60,64 @@ func (p Pair) Open(ctx context.Context) (client, server *net.TCPConn, err error)
 
 // Stream sends as fast as possible for d, and returns the received bits per second.
 func (p Pair) Stream(ctx context.Context, d time.Duration) (float64, error) {
-	client, server, err := p.Open(ctx)
+	f, err := p.Start(ctx)
 	if err != nil {
 		return 0, err
 	}
-	defer client.Close()
-	defer server.Close()
-	sent := make(chan error, 1)
-	go func() {
-		buf := make([]byte, 128<<10)
-		err := client.SetWriteDeadline(time.Now().Add(d))
-		for err == nil {
-			_, err = client.Write(buf)
-		}
-		if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
-			err = client.CloseWrite()
-		}
-		sent <- err
-	}()
 	began := time.Now()
-	// The measurement also ends if the path stops delivering.
-	if err := server.SetReadDeadline(began.Add(d + connectTimeout)); err != nil {
+	time.Sleep(d)
+	n, err := f.Stop()
+	if err != nil {
 		return 0, err
 	}
-	n, err := io.CopyBuffer(onlyWriter{io.Discard}, onlyReader{server}, make([]byte, 256<<10))
-	took := time.Since(began)
-	if err = errors.Join(err, <-sent); err != nil {
-		return 0, fmt.Errorf("stream from %s to %s: %w", p.From.Addr, p.To.Addr, err)
+	return float64(n) * 8 / time.Since(began).Seconds(), nil
+}
+
+// Flow sends from one end to the other as fast as possible, over one connection.
+type Flow struct {
+	pair           Pair
+	client, server *net.TCPConn
+	sent, received chan error
+	n              int64 // received bytes
+}
+
+// Start opens a connection and begins to send.
+func (p Pair) Start(ctx context.Context) (*Flow, error) {
+	f := &Flow{pair: p, sent: make(chan error, 1), received: make(chan error, 1)}
+	var err error
+	if f.client, f.server, err = p.Open(ctx); err != nil {
+		return nil, err
 	}
-	return float64(n) * 8 / took.Seconds(), nil
+	go func() {
+		buf := make([]byte, 128<<10)
+		var err error
+		for err == nil {
+			_, err = f.client.Write(buf)
+		}
+		if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() { // Stop's
+			err = f.client.CloseWrite()
+		}
+		f.sent <- err
+	}()
+	go func() {
+		var err error
+		f.n, err = io.CopyBuffer(onlyWriter{io.Discard}, onlyReader{f.server}, make([]byte, 256<<10))
+		f.received <- err
+	}()
+	return f, nil
+}
+
+// Stop ends the sending, waits until all of it has arrived, and returns how many bytes have. It is an error if the
+// connection was lost before, or does not deliver any more.
+func (f *Flow) Stop() (int64, error) {
+	defer f.client.Close()
+	defer f.server.Close()
+	now := time.Now()
+	err := errors.Join(f.client.SetWriteDeadline(now), f.server.SetReadDeadline(now.Add(connectTimeout)))
+	if err = errors.Join(err, <-f.sent, <-f.received); err != nil {
+		return f.n, fmt.Errorf("stream from %s to %s: %w", f.pair.From.Addr, f.pair.To.Addr, err)
+	}
+	return f.n, nil
 }
 
 // onlyReader and onlyWriter hide the connections' splice, and Discard's small buffer: so the

@@ -59,8 +59,13 @@ func PlainSpec(node string) corev1.PodSpec {
 
 // CreatePod creates a pod in the check's namespace.
 func (c *Cluster) CreatePod(ctx context.Context, name string, spec corev1.PodSpec) error {
-	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": name}}, Spec: spec}
-	if _, err := c.Client.CoreV1().Pods(c.Namespace).Create(ctx, p, metav1.CreateOptions{}); err != nil {
+	return c.CreateAnnotated(ctx, name, nil, spec, metav1.CreateOptions{})
+}
+
+// CreateAnnotated is CreatePod for a pod with annotations.
+func (c *Cluster) CreateAnnotated(ctx context.Context, name string, annotations map[string]string, spec corev1.PodSpec, o metav1.CreateOptions) error {
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": name}, Annotations: annotations}, Spec: spec}
+	if _, err := c.Client.CoreV1().Pods(c.Namespace).Create(ctx, p, o); err != nil {
 		return fmt.Errorf("create pod %s: %w", name, err)
 	}
 	return nil
