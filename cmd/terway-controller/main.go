@@ -26,7 +26,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/selection"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/metadata"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -340,7 +339,7 @@ func network(mgr ctrl.Manager, f flags, store *config.Store, api *alibaba.Client
 	if f.goneDelay < time.Minute {
 		return fmt.Errorf("--node-gone-delay %s: want a minute or more; Kubernetes deletes the pods of a node that is gone after 40 s or later", f.goneDelay)
 	}
-	pods, err := metadata.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
+	pods, err := client.NewWithWatch(mgr.GetConfig(), client.Options{HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()})
 	if err != nil {
 		return fmt.Errorf("watch pods' metadata: %w", err)
 	}

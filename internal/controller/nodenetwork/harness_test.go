@@ -88,7 +88,7 @@ func newRig(t cloudtest.TB, podCIDRs []string, options ...option) *rig {
 	g.Must(corev1.AddToScheme(scheme))
 	g.Must(coordinationv1.AddToScheme(scheme))
 	g.kube = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.NodeNetwork{}).
-		WithIndex(&corev1.Node{}, indexInstance, instanceOf).WithInterceptorFuncs(generations()).Build()
+		WithIndex(&corev1.Node{}, indexInstance, instanceOf).WithIndex(&v1alpha1.NodeNetwork{}, indexPod, podsOf).WithInterceptorFuncs(generations()).Build()
 	g.restart()
 	return g
 }

@@ -25,26 +25,39 @@ type PodLimits interface {
 	Read(ctx context.Context, pod types.NamespacedName) (p podlimits.Pod, limited bool, err error)
 }
 
-// PodLimitsChanged requests a reconcile of the nodes that have these pods. A controller that starts names all
-// limited pods at once.
-func (r *Reconciler) PodLimitsChanged(ctx context.Context, pods []types.NamespacedName) {
-	var all v1alpha1.NodeNetworkList
-	if err := r.Client.List(ctx, &all, client.UnsafeDisableDeepCopy); err != nil {
-		r.Log.Error("list NodeNetworks to find pods whose bandwidth limits have changed", "pods", len(pods), "error", err)
-		return
-	}
-	changed := make(map[string]bool, len(pods))
-	for _, pod := range pods {
-		changed[pod.String()] = true
-	}
-	for i := range all.Items {
-		nn := &all.Items[i]
-		if !slices.ContainsFunc(nn.Status.Used, func(u v1alpha1.UsedAddress) bool { return changed[u.Pod] }) {
-			continue // a node that reports the pod later is reconciled then
+// indexPod indexes NodeNetworks by the pods that have their addresses.
+const indexPod = "terway.pod"
+
+func podsOf(o client.Object) (pods []string) {
+	for _, u := range o.(*v1alpha1.NodeNetwork).Status.Used {
+		if u.Pod != "" { // the runtime named it
+			pods = append(pods, u.Pod)
 		}
-		select {
-		case r.wake <- event.GenericEvent{Object: &v1alpha1.NodeNetwork{ObjectMeta: nn.ObjectMeta}}:
-		case <-ctx.Done():
+	}
+	return pods
+}
+
+// PodLimitsChanged requests a reconcile of the nodes that have these pods. A controller that starts names all
+// limited pods at once. A node that reports a pod later is reconciled then.
+func (r *Reconciler) PodLimitsChanged(ctx context.Context, pods []types.NamespacedName) {
+	woken := map[string]bool{}
+	for _, pod := range pods {
+		var of v1alpha1.NodeNetworkList
+		if err := r.Client.List(ctx, &of, client.MatchingFields{indexPod: pod.String()}, client.UnsafeDisableDeepCopy); err != nil {
+			r.Log.Error("find the node of a pod whose bandwidth limits have changed", "pod", pod, "error", err)
+			continue
+		}
+		for i := range of.Items {
+			nn := &of.Items[i]
+			if woken[nn.Name] {
+				continue
+			}
+			woken[nn.Name] = true
+			select {
+			case r.wake <- event.GenericEvent{Object: &v1alpha1.NodeNetwork{ObjectMeta: nn.ObjectMeta}}:
+			case <-ctx.Done():
+				return
+			}
 		}
 	}
 }

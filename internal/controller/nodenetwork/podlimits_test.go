@@ -120,7 +120,9 @@ func TestPodLimitsChanged(t *testing.T) {
 		g.addNode(name, "ecs.g6.2xlarge")
 		g.settle(name, minute)
 		nn := g.nn(name)
-		nn.Status.Used = []v1alpha1.UsedAddress{{Address: "192.168.32.1", Pod: "default/of-" + name}}
+		nn.Status.Used = []v1alpha1.UsedAddress{
+			{Address: "192.168.32.1", Pod: "default/of-" + name}, {Address: "192.168.32.2", Pod: "default/also-of-" + name}, {Address: "192.168.32.3"},
+		}
 		g.Must(g.kube.Status().Update(context.Background(), nn))
 	}
 	for len(g.r.wake) > 0 {
@@ -134,7 +136,7 @@ func TestPodLimitsChanged(t *testing.T) {
 	}
 	g.r.PodLimitsChanged(t.Context(), pods("of-n2"))
 	g.r.PodLimitsChanged(t.Context(), pods("of-none"))
-	g.r.PodLimitsChanged(t.Context(), pods("of-n3", "of-none", "of-n1"))
+	g.r.PodLimitsChanged(t.Context(), pods("of-n3", "of-none", "of-n1", "also-of-n1"))
 	var woken []string
 	for len(g.r.wake) > 0 {
 		woken = append(woken, (<-g.r.wake).Object.GetName())

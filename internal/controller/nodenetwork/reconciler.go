@@ -118,6 +118,9 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 	if err := mgr.GetFieldIndexer().IndexField(context.Background(), &corev1.Node{}, indexInstance, instanceOf); err != nil {
 		return fmt.Errorf("index Nodes by instance: %w", err)
 	}
+	if err := mgr.GetFieldIndexer().IndexField(context.Background(), &v1alpha1.NodeNetwork{}, indexPod, podsOf); err != nil {
+		return fmt.Errorf("index NodeNetworks by pod: %w", err)
+	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("nodenetwork").
 		For(&v1alpha1.NodeNetwork{}, builder.WithPredicates(changes(networkNews))).

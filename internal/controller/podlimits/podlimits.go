@@ -16,13 +16,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/cache"
 	toolswatch "k8s.io/client-go/tools/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/internal/bandwidth"
+	"terway.dev/terway/internal/pages"
 )
 
 // Pod is a pod with at least one annotation of package bandwidth.
@@ -40,7 +42,8 @@ func (p Pod) equal(o Pod) bool {
 
 // Watcher knows the pods. Its zero value, with the exported fields, is ready for Start.
 type Watcher struct {
-	Client metadata.Interface
+	// Client has no cache.
+	Client client.WithWatch
 	// Changed is called after pods have got, changed or lost limits, or are gone.
 	Changed func(ctx context.Context, pods []types.NamespacedName)
 	Log     *slog.Logger
@@ -52,12 +55,14 @@ type Watcher struct {
 }
 
 // running selects pods that have an address of their own, or will get one.
-const running = "spec.nodeName!=,spec.hostNetwork=false,status.phase!=Succeeded,status.phase!=Failed"
+var running = fields.ParseSelectorOrDie("spec.nodeName!=,spec.hostNetwork=false,status.phase!=Succeeded,status.phase!=Failed")
 
-// page is how many objects one answer has.
-const page = 500
-
-var pods = corev1.SchemeGroupVersion.WithResource("pods")
+// noPods is an empty list of pods' metadata.
+func noPods() *metav1.PartialObjectMetadataList {
+	var l metav1.PartialObjectMetadataList
+	l.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
+	return &l
+}
 
 // NeedLeaderElection: only the leader writes what follows from it.
 func (w *Watcher) NeedLeaderElection() bool { return true }
@@ -96,14 +101,16 @@ func (w *Watcher) Get(name types.NamespacedName) (p Pod, limited, known bool) {
 // Read returns a pod, with limits or without, as the API server has it now. It has no UID if there is no
 // such pod.
 func (w *Watcher) Read(ctx context.Context, name types.NamespacedName) (p Pod, limited bool, err error) {
-	o, err := w.Client.Resource(pods).Namespace(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
+	var o metav1.PartialObjectMetadata
+	o.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Pod"))
+	err = w.Client.Get(ctx, name, &o)
 	if apierrors.IsNotFound(err) {
 		return Pod{}, false, nil
 	}
 	if err != nil {
 		return Pod{}, false, fmt.Errorf("read the metadata of pod %s: %w", name, err)
 	}
-	p, limited = of(o)
+	p, limited = of(&o)
 	p.UID = o.UID
 	return p, limited, nil
 }
@@ -135,20 +142,18 @@ func (w *Watcher) watch(ctx context.Context) error {
 }
 
 // source watches pods' metadata.
-type source struct{ client metadata.Interface }
+type source struct{ client client.WithWatch }
 
 var _ cache.WatcherWithContext = source{}
 
 func (s source) WatchWithContext(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-	o.FieldSelector = running
-	return s.client.Resource(pods).Watch(ctx, o)
+	return s.client.Watch(ctx, noPods(), &client.ListOptions{FieldSelector: running, Raw: &o})
 }
 
-// list reads all pods in pages, and returns the version that they had.
+// list reads all pods, and returns the version that they had.
 func (w *Watcher) list(ctx context.Context) (version string, err error) {
 	now := map[types.NamespacedName]Pod{}
-	for next := ""; ; {
-		l, err := w.Client.Resource(pods).List(ctx, metav1.ListOptions{FieldSelector: running, Limit: page, Continue: next})
+	for l, err := range pages.Of(ctx, w.Client, noPods(), client.MatchingFieldsSelector{Selector: running}) {
 		if err != nil {
 			return "", fmt.Errorf("list pods: %w", err)
 		}
@@ -158,9 +163,6 @@ func (w *Watcher) list(ctx context.Context) (version string, err error) {
 			}
 		}
 		version = l.ResourceVersion
-		if next = l.Continue; next == "" {
-			break
-		}
 	}
 	w.mu.Lock()
 	before := w.pods

@@ -7,20 +7,19 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/metadata"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/internal/bandwidth"
 )
 
 // server is an API server with pods' metadata, which serves pages of two.
 type server struct {
-	metadata.Interface
-	metadata.Getter
+	client.WithWatch
 	t *testing.T
 
 	mu      sync.Mutex
@@ -29,33 +28,40 @@ type server struct {
 	watched chan *watch.FakeWatcher
 }
 
-func (s *server) Resource(r schema.GroupVersionResource) metadata.Getter {
-	if r != pods {
-		s.t.Errorf("asked for %v", r)
-	}
-	return s
-}
-
-func (s *server) Namespace(string) metadata.ResourceInterface { return s }
-
-func (s *server) Get(_ context.Context, name string, _ metav1.GetOptions, _ ...string) (*metav1.PartialObjectMetadata, error) {
+func (s *server) Get(_ context.Context, key client.ObjectKey, o client.Object, _ ...client.GetOption) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	into := o.(*metav1.PartialObjectMetadata)
+	if into.GroupVersionKind() != corev1.SchemeGroupVersion.WithKind("Pod") {
+		s.t.Errorf("asked for %v", into.GroupVersionKind())
+	}
 	for i := range s.items {
-		if s.items[i].Name == name {
-			return &s.items[i], nil
+		if s.items[i].Name == key.Name {
+			s.items[i].DeepCopyInto(into)
+			return nil
 		}
 	}
-	return nil, apierrors.NewNotFound(pods.GroupResource(), name)
+	return apierrors.NewNotFound(corev1.Resource("pods"), key.Name)
 }
 
-func (s *server) List(_ context.Context, o metav1.ListOptions) (*metav1.PartialObjectMetadataList, error) {
-	if o.FieldSelector != running || o.Limit == 0 {
+// asks checks a request for a list.
+func (s *server) asks(l client.ObjectList, opts []client.ListOption) (o client.ListOptions) {
+	o.ApplyOptions(opts)
+	const want = "spec.hostNetwork=false,spec.nodeName!=,status.phase!=Failed,status.phase!=Succeeded"
+	if kind := l.GetObjectKind().GroupVersionKind(); kind != corev1.SchemeGroupVersion.WithKind("PodList") || o.FieldSelector.String() != want {
+		s.t.Errorf("asked for %v with field selector %s", kind, o.FieldSelector)
+	}
+	return o
+}
+
+func (s *server) List(_ context.Context, list client.ObjectList, opts ...client.ListOption) error {
+	o := s.asks(list, opts)
+	if o.Limit == 0 {
 		s.t.Errorf("list options %+v", o)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := &metav1.PartialObjectMetadataList{}
+	l := list.(*metav1.PartialObjectMetadataList)
 	l.ResourceVersion = "7"
 	rest := s.items
 	if o.Continue == "" {
@@ -66,11 +72,12 @@ func (s *server) List(_ context.Context, o metav1.ListOptions) (*metav1.PartialO
 		rest = rest[min(2, len(rest)):]
 	}
 	l.Items = append(l.Items, rest...)
-	return l, nil
+	return nil
 }
 
-func (s *server) Watch(_ context.Context, o metav1.ListOptions) (watch.Interface, error) {
-	if o.FieldSelector != running || o.ResourceVersion == "" {
+func (s *server) Watch(_ context.Context, l client.ObjectList, opts ...client.ListOption) (watch.Interface, error) {
+	o := s.asks(l, opts)
+	if o.AsListOptions().ResourceVersion == "" {
 		s.t.Errorf("watch options %+v", o)
 	}
 	f := watch.NewFake()
