@@ -17,7 +17,7 @@ func TestLimits(t *testing.T) {
 }
 
 // Policies do to pods with limits what they do to others: packets on the fast path take another way
-// into such a pod.
+// into such a pod. Both scenarios share a world.
 func TestPolicyOfLimitedPods(t *testing.T) {
 	k := kit
 	k.Limits = &bandwidth.Limits{Ingress: 4e9, Egress: 4e9}

@@ -3,6 +3,7 @@ package policed
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -54,8 +55,16 @@ func Run(all *testing.T, k world.Kit, make Make, only ...string) {
 	if k.Exclusive {
 		list = append(list, scenario{"pods with shared ENIs beside", sharedBeside, true}, scenario{"a pod removes its programs", programsRemoved, true}, scenario{"a forged source opens nothing", forgedOpensNothing, true})
 	}
+	for _, name := range only {
+		if !slices.ContainsFunc(list, func(s scenario) bool { return s.name == name }) {
+			all.Fatalf("no scenario is called %q", name)
+		}
+	}
 	var shared *env
 	for _, s := range list {
+		if len(only) > 0 && !slices.Contains(only, s.name) {
+			continue
+		}
 		all.Run(s.name, func(t *testing.T) {
 			if s.alone {
 				s.run(t, newEnv(t, k, make))
