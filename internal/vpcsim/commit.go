@@ -188,6 +188,9 @@ func (s *Server) putConditions(now time.Time) {
 	if first || want.StrictDetach != s.conditions.StrictDetach {
 		s.cloud.SetStrictDetach(want.StrictDetach)
 	}
+	if first || want.TypeBandwidth != s.conditions.TypeBandwidth {
+		s.cloud.SetTypeBandwidth(want.TypeBandwidth)
+	}
 	if first || len(want.VSwitchFull)+len(s.conditions.VSwitchFull) > 0 {
 		s.putFull(want.VSwitchFull)
 	}

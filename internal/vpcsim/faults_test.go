@@ -123,6 +123,26 @@ func TestStrictDetach(t *testing.T) {
 	must(c.ecs.DetachNetworkInterface(r))(t)
 }
 
+func TestTypeBandwidth(t *testing.T) {
+	plane := &recorder{}
+	s := start(t, func(o *vpcsim.Options) { o.Planes = []vpcsim.Plane{plane} })
+	c := connect(t, s)
+	held := func() bool {
+		must(c.ecs.DescribeInstances(ecs.CreateDescribeInstancesRequest()))(t) // what is seen is applied
+		return plane.last() != nil && plane.last().TypeBandwidth
+	}
+	for _, want := range []bool{false, true, false} {
+		if want {
+			add(t, s, faults.Rule{Name: "held", TypeBandwidth: true})
+		} else {
+			s.RemoveFault("held")
+		}
+		if got := held(); got != want {
+			t.Errorf("instances are held to their type's bandwidth: %t, want %t", got, want)
+		}
+	}
+}
+
 // A rule may name a vSwitch that is created later, and its effect ends with it.
 func TestVSwitchFull(t *testing.T) {
 	s := start(t)

@@ -47,6 +47,11 @@ func Topology(view *state.View) (fabric.Topology, error) {
 		if err != nil {
 			return t, err
 		}
+		if view.TypeBandwidth {
+			// kbit/s of the catalog are thousands.
+			limit := uint64(view.Instances[i].Type.BandwidthKbit()) * 1000
+			in.Limit = fabric.Bandwidth{In: limit, Out: limit}
+		}
 		t.Instances = append(t.Instances, in)
 		for _, p := range in.Ports {
 			attached[p.ENI] = true
@@ -74,9 +79,6 @@ func instanceOf(i *state.InstanceView) (fabric.Instance, error) {
 	if i.HostName != "iZ"+strings.TrimPrefix(i.InstanceId, "i-")+"Z" {
 		in.Name = i.HostName
 	}
-	// kbit/s of the catalog are thousands.
-	limit := uint64(i.Type.BandwidthKbit()) * 1000
-	in.Limit = fabric.Bandwidth{In: limit, Out: limit}
 	size := mtu
 	if i.EnableJumboFrame && i.Type.JumboFrames() {
 		size = jumboMTU

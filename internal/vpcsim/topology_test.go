@@ -17,7 +17,8 @@ func TestTopology(t *testing.T) {
 		t.Fatal("no ecs.g7.xlarge in the catalog")
 	}
 	view := &state.View{
-		VSwitches: []state.VSwitch{{VSwitchId: "vsw-1", VpcId: "vpc-1", CidrBlock: pfx("10.0.0.0/24"), Ipv6CidrBlock: pfx("fd00::/64"), RouteTableId: "vtb-1"}},
+		TypeBandwidth: true,
+		VSwitches:     []state.VSwitch{{VSwitchId: "vsw-1", VpcId: "vpc-1", CidrBlock: pfx("10.0.0.0/24"), Ipv6CidrBlock: pfx("fd00::/64"), RouteTableId: "vtb-1"}},
 		Instances: []state.InstanceView{
 			{Type: kind, Instance: state.Instance{InstanceId: "i-aaa", HostName: "node-1", Status: state.InstanceRunning, EnableJumboFrame: true,
 				NetworkInterfaces: []state.NetworkInterface{{
@@ -73,6 +74,10 @@ func TestTopology(t *testing.T) {
 	}
 	if err := got.Validate(); err != nil {
 		t.Errorf("the fabric refuses it: %v", err)
+	}
+	view.TypeBandwidth = false
+	if got, err := Topology(view); err != nil || got.Instances[0].Limit != (fabric.Bandwidth{}) {
+		t.Errorf("not held to its type's bandwidth, an instance has the limit %+v, %v", got.Instances[0].Limit, err)
 	}
 	view.SecurityGroups[0].Rules[0].IpProtocol = "CARRIER-PIGEON"
 	if _, err := Topology(view); err == nil {

@@ -19,7 +19,7 @@ func openFabric(f *serveFlags, log *slog.Logger) (sim.Fabric, error) {
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("namespaces and devices need root: run as root, or with --no-fabric to answer calls only")
 	}
-	made, err := fabric.New(fabric.Options{Prefix: f.netnsPrefix, Strict: f.strict, Bandwidth: f.bandwidth, Logger: log})
+	made, err := fabric.New(fabric.Options{Prefix: f.netnsPrefix, Strict: f.strict, Logger: log})
 	if err != nil {
 		return nil, fmt.Errorf("--netns-prefix: %w", err)
 	}

@@ -91,7 +91,7 @@ the next start finds them; otherwise they are removed.`,
 	fs.BoolVar(&f.noFabric, "no-fabric", false, "answer calls only: no namespaces, no devices")
 	fs.StringVar(&f.netnsPrefix, "netns-prefix", defaultPrefix, "prefix of the fabric's namespaces under /run/netns")
 	fs.BoolVar(&f.strict, "strict", true, "drop packets whose source is not the ENI's even where SourceDestCheck is off")
-	fs.BoolVar(&f.bandwidth, "bandwidth", false, "hold instances to their type's bandwidth")
+	fs.BoolVar(&f.bandwidth, "bandwidth", false, "hold instances to their type's bandwidth: the fault rule \"bandwidth\" with typeBandwidth")
 	fs.StringVar(&f.region, "region", "cn-hangzhou", "region id")
 	fs.StringSliceVar(&f.zones, "zones", nil, "zone ids; the first one is reported as zone (default REGION-i first, then g, h, j, k)")
 	fs.StringSliceVar(&f.zones, "zone", nil, "the same as --zones")
@@ -130,6 +130,9 @@ func serve(c *cobra.Command, f *serveFlags) error {
 	rules, err := readFaults(f.faultsFile, c.InOrStdin())
 	if err != nil {
 		return err
+	}
+	if f.bandwidth {
+		rules = append(rules, faults.Rule{Name: "bandwidth", TypeBandwidth: true})
 	}
 	log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 	o := sim.Options{

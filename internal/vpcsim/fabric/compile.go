@@ -60,7 +60,7 @@ func compile(t *Topology, opts *Options, ifindex map[string]uint32) (*image, err
 	}
 	for i := range t.Instances {
 		in := &t.Instances[i]
-		policed := opts.Bandwidth && in.Limit != (Bandwidth{})
+		policed := in.Limit != (Bandwidth{})
 		if policed {
 			img.addBuckets(in)
 		}

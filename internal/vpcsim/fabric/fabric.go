@@ -22,8 +22,6 @@ type Options struct {
 	Prefix string
 	// Strict drops foreign source addresses even with SourceDestCheck off.
 	Strict bool
-	// Bandwidth enforces the instances' limits.
-	Bandwidth bool
 	// Dir is where namespaces are mounted; empty: /run/netns.
 	Dir    string
 	Logger *slog.Logger

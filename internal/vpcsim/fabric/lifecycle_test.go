@@ -281,7 +281,7 @@ func TestVlanTaggedFramesAreDropped(t *testing.T) {
 }
 
 func TestBandwidth(t *testing.T) {
-	w := newWorld(t, func(o *fabric.Options) { o.Bandwidth = true })
+	w := newWorld(t, nil)
 	w.instance(1).Limit = fabric.Bandwidth{Out: 20_000_000}
 	w.instance(2)
 	w.apply()

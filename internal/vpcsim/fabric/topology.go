@@ -23,7 +23,7 @@ type Instance struct {
 	Name string
 	// Running: if false, the devices stay without carrier.
 	Running bool
-	// Limit is the instance's bandwidth; it is enforced only with Options.Bandwidth.
+	// Limit is the instance's bandwidth.
 	Limit Bandwidth
 	// Ports are the attached ENIs, in the order in which devices are made.
 	Ports []Port

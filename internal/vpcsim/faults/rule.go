@@ -55,6 +55,8 @@ type Rule struct {
 	FailingAttach bool `json:"failingAttach,omitempty"`
 	// StrictDetach makes DetachNetworkInterface refuse an ENI that is not attached.
 	StrictDetach bool `json:"strictDetach,omitempty"`
+	// TypeBandwidth holds each instance to the bandwidth of its type; what exceeds it is dropped.
+	TypeBandwidth bool `json:"typeBandwidth,omitempty"`
 	// VSwitchFull are the ids of vSwitches that refuse new addresses.
 	VSwitchFull []string `json:"vSwitchFull,omitempty"`
 }
@@ -98,7 +100,7 @@ func (d *Duration) UnmarshalJSON(b []byte) error {
 
 // onState reports whether the rule changes the cloud rather than calls.
 func (r *Rule) onState() bool {
-	return r.StuckAttaching || r.FailingAttach || r.StrictDetach || len(r.VSwitchFull) > 0
+	return r.StuckAttaching || r.FailingAttach || r.StrictDetach || r.TypeBandwidth || len(r.VSwitchFull) > 0
 }
 
 // check validates a rule.
@@ -108,11 +110,11 @@ func (r *Rule) check() error {
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	switch {
 	case !onCall && !r.onState():
-		bad("no effect: want one of latency, error, lostAnswer, stale, stuckAttaching, failingAttach, strictDetach, vSwitchFull")
+		bad("no effect: want one of latency, error, lostAnswer, stale, stuckAttaching, failingAttach, strictDetach, typeBandwidth, vSwitchFull")
 	case onCall && r.onState():
 		bad("effects on calls and on the cloud in one rule: want two rules")
 	case r.onState() && (r.Action != "" || len(r.Match) > 0 || r.Probability != nil || r.Skip != 0 || r.Count != 0):
-		bad("stuckAttaching, failingAttach, strictDetach and vSwitchFull do not depend on calls: want no action, match, probability, skip or count")
+		bad("stuckAttaching, failingAttach, strictDetach, typeBandwidth and vSwitchFull do not depend on calls: want no action, match, probability, skip or count")
 	}
 	if _, err := path.Match(r.Action, ""); err != nil {
 		bad("action %q: want a name, or PRODUCT:NAME, with * or ? as wildcards", r.Action)

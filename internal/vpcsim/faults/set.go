@@ -25,6 +25,7 @@ type Conditions struct {
 	StuckAttaching bool
 	FailingAttach  bool
 	StrictDetach   bool
+	TypeBandwidth  bool
 	VSwitchFull    []string // sorted
 }
 
@@ -139,6 +140,7 @@ func (s *Set) Conditions(now time.Time) Conditions {
 			c.StuckAttaching = c.StuckAttaching || r.StuckAttaching
 			c.FailingAttach = c.FailingAttach || r.FailingAttach
 			c.StrictDetach = c.StrictDetach || r.StrictDetach
+			c.TypeBandwidth = c.TypeBandwidth || r.TypeBandwidth
 			c.VSwitchFull = append(c.VSwitchFull, r.VSwitchFull...)
 		}
 	}

@@ -84,6 +84,8 @@ type View struct {
 	RouteTables    []RouteTable // with entries; VSwitchIds lists the users
 	SecurityGroups []SecurityGroup
 	Instances      []InstanceView
+	// TypeBandwidth: the data plane holds instances to the bandwidth of their type.
+	TypeBandwidth bool
 }
 
 // InstanceView is an instance as a data plane sees it.

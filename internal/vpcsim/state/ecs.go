@@ -66,6 +66,8 @@ type ECSActions interface {
 	SetFailingAttach(fail bool)
 	// SetStrictDetach makes DetachNetworkInterface refuse an ENI that is not attached.
 	SetStrictDetach(strict bool)
+	// SetTypeBandwidth holds instances to the bandwidth of their type, in the data plane.
+	SetTypeBandwidth(hold bool)
 }
 
 // ecsFew are the resources of ECS of which an account has few, and its faults.
@@ -74,6 +76,7 @@ type ecsFew struct {
 	StuckAttaching bool
 	FailingAttach  bool
 	StrictDetach   bool `json:",omitempty"`
+	TypeBandwidth  bool `json:",omitempty"`
 }
 
 // ecsMany are the resources that the journal records one by one.
@@ -214,6 +217,12 @@ func (s *State) SetStuckAttaching(stuck bool) {
 // SetStrictDetach makes DetachNetworkInterface refuse an ENI that is not attached.
 func (s *State) SetStrictDetach(strict bool) {
 	s.data.StrictDetach = strict
+	s.changed()
+}
+
+// SetTypeBandwidth holds instances to the bandwidth of their type, in the data plane.
+func (s *State) SetTypeBandwidth(hold bool) {
+	s.data.TypeBandwidth = hold
 	s.changed()
 }
 

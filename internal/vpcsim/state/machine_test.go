@@ -388,6 +388,7 @@ func (m *machine) actions() map[string]func(*rapid.T) error {
 			m.SetStuckAttaching(few(t, "stuck", 3) == 0)
 			m.SetFailingAttach(few(t, "failing", 3) == 0)
 			m.SetStrictDetach(few(t, "strict", 3) == 0)
+			m.SetTypeBandwidth(few(t, "bandwidth", 3) == 0)
 			return m.SetVSwitchFull(pick(t, "vSwitch", m.vSwitches()), few(t, "full", 3) == 0)
 		},
 		"Tick": func(t *rapid.T) error {

@@ -107,7 +107,7 @@ func tagged[T any](resources func(*data) map[string]*T, tags func(*T) *[]Tag) fu
 
 // View returns a copy of all that a data plane needs, each list sorted by id.
 func (s *State) View() *View {
-	view := &View{Revision: s.data.Revision, RegionId: s.options.RegionId, OwnerId: s.options.OwnerId}
+	view := &View{Revision: s.data.Revision, RegionId: s.options.RegionId, OwnerId: s.options.OwnerId, TypeBandwidth: s.data.TypeBandwidth}
 	for _, p := range products {
 		p.view(s, view)
 	}
