@@ -168,9 +168,13 @@ func (p Path) dial() (c pair, err error) {
 		return c, fmt.Errorf("accept on %s: %w", at, err)
 	}
 	for _, fd := range []int{c.client, c.server} {
-		if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
+		err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		if err == nil && p.Congestion != "" {
+			err = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, p.Congestion)
+		}
+		if err != nil {
 			c.close()
-			return c, fmt.Errorf("set TCP_NODELAY: %w", err)
+			return c, fmt.Errorf("set TCP_NODELAY, and congestion control %q: %w", p.Congestion, err)
 		}
 	}
 	return c, nil
@@ -181,6 +185,14 @@ func (p Path) dial() (c pair, err error) {
 func (c pair) hangUp() {
 	_ = unix.Shutdown(c.client, unix.SHUT_RDWR)
 	_ = unix.Shutdown(c.server, unix.SHUT_RDWR)
+}
+
+// abort closes both ends with resets, so that nothing is sent any more.
+func (c pair) abort() {
+	for _, fd := range []int{c.client, c.server} {
+		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	}
+	c.close()
 }
 
 func (c pair) close() {

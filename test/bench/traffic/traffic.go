@@ -14,7 +14,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,6 +36,9 @@ type Path struct {
 	// Sources are addresses of the client, of which it calls from one at random. None: one each,
 	// Address and the client's usual one.
 	Peers, Sources []netip.Addr
+	// Congestion is the algorithm of TCP's congestion control at both ends of streams and round
+	// trips; empty: the kernel's usual one.
+	Congestion string
 }
 
 // by returns the address that the client uses for a server socket.
@@ -60,54 +62,12 @@ type Throughput struct {
 
 // Stream sends over a number of TCP connections at once.
 func (p Path) Stream(streams int, window time.Duration) (out Throughput, err error) {
-	var received atomic.Int64
-	var wg sync.WaitGroup
-	var pairs []pair
-	defer func() {
-		for _, c := range pairs {
-			c.hangUp()
-		}
-		wg.Wait()
-		for _, c := range pairs {
-			c.close()
-		}
-	}()
-	for range streams {
-		c, err := p.dial()
-		if err != nil {
-			return out, err
-		}
-		pairs = append(pairs, c)
-	}
-	for _, c := range pairs {
-		wg.Go(func() {
-			onCPU(clientCPU)
-			b := make([]byte, 256<<10)
-			for {
-				if _, err := write(c.client, b); err != nil {
-					return // hung up
-				}
-			}
-		})
-		wg.Go(func() {
-			onCPU(serverCPU)
-			b := make([]byte, 256<<10)
-			for {
-				n, err := read(c.server, b)
-				if n == 0 || err != nil {
-					return
-				}
-				received.Add(int64(n))
-			}
-		})
-	}
-	time.Sleep(warmUp)
-	busy, err := machineTime()
+	l, err := p.Streams(streams)
 	if err != nil {
 		return out, err
 	}
-	n, took := count(&received, window)
-	after, err := machineTime()
+	defer l.Stop()
+	n, took, busy, err := l.measure(window)
 	if err != nil {
 		return out, err
 	}
@@ -115,18 +75,7 @@ func (p Path) Stream(streams int, window time.Duration) (out Throughput, err err
 		return out, fmt.Errorf("%d streams from %s to %s: nothing arrived in %v", streams, p.Client.Name, p.Address, took)
 	}
 	bits := float64(n) * 8
-	return Throughput{Bits: bits / took.Seconds(), CPU: (after - busy).Seconds() / (bits / 1e9)}, nil
-}
-
-// count returns how much a counter grows in the window. On a busy machine the window may pass
-// before traffic starts; then it is extended.
-func count(c *atomic.Int64, window time.Duration) (n int64, took time.Duration) {
-	start, before := time.Now(), c.Load()
-	time.Sleep(window)
-	for c.Load() == before && time.Since(start) < window+patience {
-		time.Sleep(window / 4)
-	}
-	return c.Load() - before, time.Since(start)
+	return Throughput{Bits: bits / took.Seconds(), CPU: busy.Seconds() / (bits / 1e9)}, nil
 }
 
 // Latency is the time from a request of one byte to its answer of one byte.
@@ -210,85 +159,20 @@ func (p Path) Packets(window time.Duration) (Rate, error) { return p.packets(win
 func (p Path) EstablishedPackets(window time.Duration) (Rate, error) { return p.packets(window, true) }
 
 func (p Path) packets(window time.Duration, answer bool) (out Rate, err error) {
-	server, at, err := bound(p.Server, p.Address, unix.SOCK_DGRAM)
+	l, err := p.datagrams(PacketSize, 0, answer)
 	if err != nil {
 		return out, err
 	}
-	defer unix.Close(server)
-	if err := unix.SetsockoptInt(server, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20); err != nil {
-		return out, fmt.Errorf("enlarge the receive buffer: %w", err)
-	}
-	var client int
-	if err := p.Client.Do(func() (err error) {
-		client, err = connect(p.by(at), unix.SOCK_DGRAM, netip.Addr{})
-		return err
-	}); err != nil {
-		return out, fmt.Errorf("in %s: %w", p.Client.Name, err)
-	}
-	defer unix.Close(client)
-	if answer {
-		if err := exchange(client, server); err != nil {
-			return out, fmt.Errorf("a first packet from %s to %s: %w", p.Client.Name, p.Address, err)
-		}
-	}
-	// The receiver checks for the end regularly: UDP sockets have no hang-up.
-	short := unix.NsecToTimeval((20 * time.Millisecond).Nanoseconds())
-	if err := unix.SetsockoptTimeval(server, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &short); err != nil {
-		return out, fmt.Errorf("bound the receiver's patience: %w", err)
-	}
-	var stop atomic.Bool
-	var received atomic.Int64
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer stop.Store(true)
-	wg.Go(func() {
-		onCPU(clientCPU)
-		b := make([]byte, PacketSize)
-		for !stop.Load() {
-			// A full queue is no error here: only datagrams that arrive count.
-			_, _ = write(client, b)
-		}
-	})
-	wg.Go(func() {
-		onCPU(serverCPU)
-		b := make([]byte, 2*PacketSize)
-		for !stop.Load() {
-			if n, _ := read(server, b); n == PacketSize {
-				received.Add(1)
-			}
-		}
-	})
-	time.Sleep(warmUp)
-	busy, err := machineTime()
+	defer l.Stop()
+	n, took, busy, err := l.measure(window)
 	if err != nil {
 		return out, err
 	}
-	n, took := count(&received, window)
-	after, err := machineTime()
-	if err != nil {
-		return out, err
-	}
+	n /= PacketSize
 	if n == 0 {
 		return out, fmt.Errorf("small packets from %s to %s: none arrived in %v", p.Client.Name, p.Address, took)
 	}
-	return Rate{PerSecond: float64(n) / took.Seconds(), CPU: (after - busy).Seconds() / float64(n)}, nil
-}
-
-// exchange sends a datagram from a connected socket, and answers it.
-func exchange(client, server int) error {
-	b := make([]byte, 2*PacketSize)
-	if _, err := write(client, b[:1]); err != nil {
-		return err
-	}
-	_, from, err := unix.Recvfrom(server, b, 0)
-	if err != nil {
-		return err
-	}
-	if err := unix.Sendto(server, b[:1], 0, from); err != nil {
-		return err
-	}
-	_, err = read(client, b)
-	return err
+	return Rate{PerSecond: float64(n) / took.Seconds(), CPU: busy.Seconds() / float64(n)}, nil
 }
 
 // Connections returns how many TCP connections per second are opened, used for one byte in each

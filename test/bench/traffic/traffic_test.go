@@ -64,3 +64,60 @@ func TestMachineTimeGoesOn(t *testing.T) {
 		t.Errorf("from %v to %v (%v) while a processor was at work", before, after, err)
 	}
 }
+
+// A Meter counts frames as on a wire, whatever the kernel keeps in one packet.
+func TestMeter(t *testing.T) {
+	p := path(t)
+	p.Congestion = "reno"
+	meters := map[Way]*Meter{}
+	for way, ns := range map[Way]*testutil.NS{Out: p.Client, In: p.Server} {
+		m, err := NewMeter(ns, "eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		meters[way] = m
+	}
+	read := func(way Way) Counted {
+		c, err := meters[way].Read(way)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	const datagram = 1472
+	for name, start := range map[string]func() (*Load, error){
+		"streams":   func() (*Load, error) { return p.Streams(2) },
+		"datagrams": func() (*Load, error) { return p.Datagrams(datagram, 2000) },
+	} {
+		for _, m := range meters {
+			if err := m.Reset(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l, err := start()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for l.Received() < 1<<20 {
+			time.Sleep(time.Millisecond)
+		}
+		l.Stop()
+		// Full frames have 1514 bytes, of which 1448 are TCP's payload (with time stamps).
+		payload := float64(datagram)
+		if name == "streams" {
+			payload = 1448
+		}
+		in, out := read(In), read(Out)
+		// A stream's last bytes are not read any more.
+		if in.Bytes < uint64(float64(l.Received())/payload*1514*0.999) || in.Bytes != out.Bytes || in.Frames != out.Frames {
+			t.Errorf("%s: %d bytes arrived, counted %+v on the way out and %+v on the way in", name, l.Received(), out, in)
+		}
+		if size := float64(in.Bytes) / float64(in.Frames); size < 1450 || size > 1514 {
+			t.Errorf("%s: frames of %.0f bytes", name, size)
+		}
+		if in.First == 0 || in.Early == 0 || in.Early > in.Bytes || name == "datagrams" && in.Early > in.Bytes*2/3 {
+			t.Errorf("%s: counted %+v", name, in)
+		}
+	}
+}
