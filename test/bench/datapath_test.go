@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,20 +52,30 @@ const (
 	proxied = "host with kube-proxy and conntrack"
 )
 
-// clusterIP is the address of the Service in a node's kube-proxy rules.
+// clusterIP is the address of the first Service in a node's kube-proxy rules.
 var clusterIP = netip.MustParseAddr("172.21.0.10")
 
-// kubeProxy adds the rules of kube-proxy for a Service with one endpoint to a node: DNAT for
-// pods and the node, masquerade of marked packets, and a filter that drops what conntrack calls
-// invalid.
-func (n *node) kubeProxy(endpoint netip.Addr) {
+// kubeProxy adds the rules of kube-proxy for Services with one endpoint each to a node, the first with address
+// clusterIP and each other with the next one: DNAT for pods and the node, masquerade of marked packets and of those
+// that an endpoint sends to itself, and a filter that drops what conntrack calls invalid.
+func (n *node) kubeProxy(endpoints ...netip.Addr) {
+	var services, own strings.Builder
+	at := clusterIP
+	for _, e := range endpoints {
+		fmt.Fprintf(&services, "ip daddr %s meta l4proto { tcp, udp } dnat to %s\n", at, e)
+		fmt.Fprintf(&own, "ip saddr %[1]s ip daddr %[1]s masquerade fully-random\n", e)
+		at = at.Next()
+	}
 	n.NFT(fmt.Sprintf(`table ip kube-proxy {
-		chain services { ip daddr %s meta l4proto { tcp, udp } dnat to %s; }
+		chain services { %s }
 		chain nat-prerouting { type nat hook prerouting priority dstnat; jump services; }
 		chain nat-output { type nat hook output priority -100; jump services; }
-		chain nat-postrouting { type nat hook postrouting priority srcnat; mark and 0x4000 != 0 masquerade fully-random; }
+		chain nat-postrouting { type nat hook postrouting priority srcnat
+			mark and 0x4000 != 0 masquerade fully-random
+			%s
+		}
 		chain filter-forward { type filter hook forward priority filter; ct state invalid drop; }
-	}`, clusterIP, endpoint))
+	}`, services.String(), own.String()))
 }
 
 // metric is what one measurement of a path gives.

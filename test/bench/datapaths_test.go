@@ -115,6 +115,9 @@ func (n *node) add(dp *dpnode.Node, shared string, pods []int) ([]*testutil.NS, 
 		} else {
 			pod.Kind, pod.ENI = shared, n.shared.MAC.String()
 		}
+		if l, limited := n.limits[number]; limited {
+			pod.Limits = &l
+		}
 		wired[i] = pod
 		wired[i].State = datapath.Wired
 		turns <- struct{}{}

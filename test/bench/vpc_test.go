@@ -9,6 +9,7 @@ import (
 	"os"
 	"testing"
 
+	"terway.dev/terway/internal/bandwidth"
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/testutil"
 	"terway.dev/terway/internal/vpcsim/fabric"
@@ -52,6 +53,8 @@ type node struct {
 	// shared is the ENI for shared addresses, own are the exclusive ENIs.
 	shared *datapath.ENI
 	own    []datapath.ENI
+	// limits are those of pods' bandwidth, by number.
+	limits map[int]bandwidth.Limits
 }
 
 // node adds an instance with its primary ENI; routed: the VPC's route table routes pods'

@@ -73,6 +73,7 @@ func TestGoals(t *testing.T) {
 	}{
 		{Goal{AtLeast: 0.97}, 0.97, true}, {Goal{AtLeast: 0.97}, 0.96, false},
 		{Goal{AtMost: 1.05}, 1.05, true}, {Goal{AtMost: 1.05}, 1.06, false}, {Goal{}, 99, true},
+		{Goal{AtLeast: 0.97, AtMost: 1.02}, 1.02, true}, {Goal{AtLeast: 0.97, AtMost: 1.02}, 1.03, false}, {Goal{AtLeast: 0.97, AtMost: 1.02}, 0.96, false},
 	} {
 		if got := c.g.Met(c.ratio); got != c.want {
 			t.Errorf("%+v.Met(%v) = %v", c.g, c.ratio, got)

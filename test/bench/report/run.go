@@ -55,6 +55,8 @@ type Goal struct {
 // String formats the goal for people.
 func (g Goal) String() string {
 	switch {
+	case g.AtLeast != 0 && g.AtMost != 0:
+		return fmt.Sprintf("%.2f–%.2f", g.AtLeast, g.AtMost)
 	case g.AtLeast != 0:
 		return fmt.Sprintf("≥ %.2f", g.AtLeast)
 	case g.AtMost != 0:
