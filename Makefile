@@ -18,7 +18,7 @@ COMPARE ?=
 # Options of "terway-lab conformance", for example CONFORMANCE="--datapath route,ebpf --suites netpol".
 CONFORMANCE ?=
 
-.PHONY: all build lab lab-down verify compare test test-conformance unit oracle api e2e scale test-vm check bench-datapath bench-packet bench-cni bench-controller bench-fabric bench-policy fuzz-policy generate deps clean
+.PHONY: all build lab lab-down verify compare test test-conformance unit oracle api e2e scale test-vm check bench-datapath bench-packet bench-cni bench-controller bench-fabric bench-policy bench-bandwidth fuzz-policy generate deps clean
 
 all: build
 
@@ -108,6 +108,11 @@ bench-policy:
 	@failed=; for run in 'Policy(Traffic|Pods) ./test/bench' 'PolicyHub ./test/bench/policy' 'Policy(Decisions|TenThousandRules|OneChange) ./test/bench/policy'; do \
 		$(GOBENCH) -run "^Test$${run% *}\$$" $${run#* } || failed=1; \
 	done; test -z "$$failed"
+
+# Bandwidth limits: how close rates come to them, what they cost the pods without one, and a limited pod's start.
+# GATE=1 makes a missed goal an error; DATAPATHS and ROUNDS make it shorter.
+bench-bandwidth:
+	$(GOBENCH) -run '^TestBandwidth(Pods)?$$' ./test/bench
 
 # Compares compiled policies with an evaluator of the model by fuzzing.
 FUZZTIME ?= 1h

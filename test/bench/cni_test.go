@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/agent/request"
 	"terway.dev/terway/internal/testutil"
 	"terway.dev/terway/test/bench/report"
 )
@@ -47,6 +48,10 @@ type arm struct {
 	serial int
 	// agent is the process id of the node's agent, or 0.
 	agent int
+	// annotations are those of its pods.
+	annotations map[string]string
+	// leaves are devices that a pod's namespace keeps until it is removed.
+	leaves []string
 }
 
 // burst calls ADD for so many pods at once, then DEL, and returns how long each took until the
@@ -67,12 +72,22 @@ func (a *arm) burst(pods int) (add, del time.Duration, err error) {
 			del = took
 		}
 	}
+	return add, del, a.emptied(pods)
+}
+
+// emptied makes the first namespaces like new ones.
+func (a *arm) emptied(pods int) error {
 	for _, ns := range a.boxes[:pods] {
+		for _, device := range a.leaves {
+			if _, err := ns.Exec("ip", "link", "del", device); err != nil {
+				return fmt.Errorf("%s: %w", a.name, err)
+			}
+		}
 		if err := empty(ns); err != nil {
-			return 0, 0, fmt.Errorf("%s: %w", a.name, err)
+			return fmt.Errorf("%s: %w", a.name, err)
 		}
 	}
-	return add, del, nil
+	return nil
 }
 
 func (a *arm) all(verb string, pods int) (time.Duration, error) {
@@ -403,9 +418,15 @@ func (a *arm) startJob(k kind, dir string, j job, namespace string) {
 		j.Spec.ENIs = append(j.Spec.ENIs, eni)
 	}
 	a.agent = n.start(j)
-	config := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"terway","type":"terway","socket":%q}`, j.socket())
+	config, err := json.Marshal(map[string]any{
+		"cniVersion": "1.0.0", "name": "terway", "type": "terway", "socket": j.socket(),
+		"runtimeConfig": map[string]any{request.CapabilityAnnotations: a.annotations},
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
 	a.call = func(verb string, i int, id string, ns *testutil.NS) error {
-		p := plugin{dir: dir, name: "terway", config: config, args: fmt.Sprintf("IgnoreUnknown=1;K8S_POD_NAMESPACE=%s;K8S_POD_NAME=pod-%d;K8S_POD_UID=%s", namespace, i, id)}
+		p := plugin{dir: dir, name: "terway", config: string(config), args: fmt.Sprintf("IgnoreUnknown=1;K8S_POD_NAMESPACE=%s;K8S_POD_NAME=pod-%d;K8S_POD_UID=%s", namespace, i, id)}
 		_, err := p.call(verb, id, ns.Path)
 		return err
 	}

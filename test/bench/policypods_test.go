@@ -319,7 +319,10 @@ func TestPolicyPods(t *testing.T) {
 }
 
 // fill makes as many pods as the arm has, a few at a time.
-func (a *arm) fill() error {
+func (a *arm) fill() error { return a.few("ADD") }
+
+// few calls the plugin for all pods of the arm, a few at a time.
+func (a *arm) few(verb string) error {
 	errs := make([]error, a.most)
 	turns := make(chan struct{}, atOnce)
 	var all sync.WaitGroup
@@ -327,7 +330,9 @@ func (a *arm) fill() error {
 		turns <- struct{}{}
 		all.Go(func() {
 			defer func() { <-turns }()
-			errs[i] = a.n.Do(func() error { return a.call("ADD", i, fmt.Sprintf("full-%s-%d", a.n.Name, i), a.boxes[i]) })
+			errs[i] = a.n.Do(func() error {
+				return a.call(verb, i, fmt.Sprintf("full-%s-%d-%d", a.n.Name, a.serial, i), a.boxes[i])
+			})
 		})
 	}
 	all.Wait()
@@ -340,13 +345,15 @@ type usedMaps struct {
 	count int
 	// names are those of maps of ours; both halves of a map of policies have one.
 	names map[string]bool
+	// ids are those of the maps, by name.
+	ids   map[string][]bpf.MapID
 	large []string // lines about those of 1 MiB or more
 }
 
 // mapsOf reads the maps that a process has open, and how much memory the kernel counts for them
 // (memlock of its fdinfo).
 func mapsOf(pid int) (out usedMaps, err error) {
-	out.names = map[string]bool{}
+	out.names, out.ids = map[string]bool{}, map[string][]bpf.MapID{}
 	dir := fmt.Sprintf("/proc/%d/fdinfo", pid)
 	files, err := os.ReadDir(dir)
 	if err != nil {
@@ -383,6 +390,7 @@ func mapsOf(pid int) (out usedMaps, err error) {
 		out.mib += mib
 		out.count++
 		out.names[info.Name] = true
+		out.ids[info.Name] = append(out.ids[info.Name], bpf.MapID(id))
 		if mib >= 1 {
 			out.large = append(out.large, fmt.Sprintf("%s has %.1f MiB, %d entries", info.Name, mib, info.MaxEntries))
 		}

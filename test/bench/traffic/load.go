@@ -13,6 +13,7 @@ import (
 // Load is traffic that flows until it is stopped.
 type Load struct {
 	received atomic.Int64
+	sent     atomic.Int64
 	done     atomic.Bool
 	threads  sync.WaitGroup
 	// end makes blocked threads return, free closes what they used.
@@ -21,6 +22,9 @@ type Load struct {
 
 // Received returns how many bytes of payload have arrived so far.
 func (l *Load) Received() int64 { return l.received.Load() }
+
+// Sent returns how many bytes of payload datagrams had that were sent so far, whether or not the kernel took them.
+func (l *Load) Sent() int64 { return l.sent.Load() }
 
 // Stop ends the traffic. What is not sent yet is not sent any more.
 func (l *Load) Stop() {
@@ -186,6 +190,7 @@ func (l *Load) send(fd int, b []byte, perSecond float64) {
 		}
 		// It does not wait for room in the socket: what it sends then is lost, as in a full queue.
 		_ = unix.Sendto(fd, b, unix.MSG_DONTWAIT, nil)
+		l.sent.Add(int64(len(b)))
 	}
 }
 
