@@ -2,7 +2,7 @@
 // and is dropped when the queue is full. docs/bandwidth.md has what is counted and how to look.
 //
 // It owns, on the devices of pods with a limit alone, the root queueing discipline: HTB with one class
-// and a queue below it (fq_codel, else a plain one), or TBF where the kernel has no HTB. Where a direction
+// and below it a TBF that takes large packets apart and has the queue (fq_codel, else a plain one), or TBF where the kernel has no HTB. Where a direction
 // has no device of its own that all its packets leave by, it also owns the device ifb of that
 // direction in the pod's namespace, and the filters that send the packets there. All of it disappears
 // with the pod's devices or its namespace, so there is nothing to delete on the node.

@@ -15,12 +15,26 @@ import (
 
 // Feature limits the bandwidth of a node's pods. It implements node.Feature.
 type Feature struct {
-	// without has what the kernel is known to lack.
-	without struct{ htb, fqCodel, tbf atomic.Bool }
-	mu      sync.Mutex
+	// The queueing disciplines that the kernel may have.
+	htb, fqCodel, tbf known
+	mu                sync.Mutex
 	// seen has the limits for which objects were in place, by the pod's device on the node and the
 	// object (guard).
 	seen map[string]map[string]uint64
+}
+
+// known is what is known of something that the kernel may have: nothing, until it was asked for or seen.
+type known struct{ is atomic.Int32 }
+
+func (k *known) has() bool   { return k.is.Load() > 0 }
+func (k *known) lacks() bool { return k.is.Load() < 0 }
+
+func (k *known) set(has bool) {
+	if has {
+		k.is.Store(1)
+	} else {
+		k.is.Store(-1)
+	}
 }
 
 // New returns the feature.

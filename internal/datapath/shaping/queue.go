@@ -33,8 +33,9 @@ var (
 	rootHTB   = netlink.MakeHandle(claims.QdiscHTB, 0)
 	rootTBF   = netlink.MakeHandle(claims.QdiscTBF, 0)
 	onlyClass = netlink.MakeHandle(claims.QdiscHTB, 1)
-	fqCodel   = netlink.MakeHandle(claims.QdiscFQCodel, 0)
 	fifo      = netlink.MakeHandle(claims.QdiscFIFO, 0)
+	inFIFO    = netlink.MakeHandle(claims.QdiscFIFO, 1)
+	fqCodel   = netlink.MakeHandle(claims.QdiscFQCodel, 0)
 )
 
 // quantum is not needed with one class; without it the kernel computes one and warns that it is too
@@ -62,9 +63,10 @@ type found struct {
 	// spoiled: it has our handle, but is not as we make it.
 	spoiled bool
 	// rate in bytes per second.
-	rate    uint64
-	child   bool
-	backlog bool
+	rate uint64
+	// child: the class has a queue. fair: a queue of each flow, below or in its place.
+	child, fair bool
+	backlog     bool
 }
 
 // look reads what a device has.
@@ -86,8 +88,11 @@ func (o *queue) look(s *object.Site, link netlink.Link) (is found, err error) {
 			if is.spoiled = !ok; ok {
 				is.rate, is.child = tbf.Rate, true
 			}
+		case a.Handle == fqCodel && q.Type() == "fq_codel" && (a.Parent == inFIFO || a.Parent == onlyClass):
+			is.fair, is.child = true, is.child || a.Parent == onlyClass
+			o.f.fqCodel.set(true)
 		case a.Parent == onlyClass:
-			is.child = a.Handle == fqCodel && q.Type() == "fq_codel" || a.Handle == fifo && (q.Type() == "tbf" || q.Type() == "bfifo")
+			is.child = a.Handle == fifo && (q.Type() == "tbf" || q.Type() == "bfifo")
 		}
 		if a.Statistics != nil && a.Statistics.Queue != nil && a.Statistics.Queue.Backlog > 0 {
 			is.backlog = true
@@ -137,7 +142,7 @@ func (o *queue) Have(s *object.Site) (string, error) {
 		return "", nil
 	case is.root == "":
 		return o.Name() + " is missing", nil
-	case is.spoiled || !is.child:
+	case is.spoiled || !is.child || is.root == "htb" && !is.fair && o.f.fqCodel.has():
 		return o.Name() + " is wrong", nil
 	case is.rate != shapeOf(o.bits, 0).rate:
 		return fmt.Sprintf("%s is %s", o.Name(), bandwidth.Rate(is.rate*8)), nil
@@ -245,47 +250,63 @@ func isUnknown(err error) bool {
 
 // put makes the queue, or changes its numbers.
 func (f *Feature) put(d device, s shape) error {
-	if f.without.htb.Load() {
+	if f.htb.lacks() {
 		return d.putTBF(s)
 	}
 	for {
-		refused, err := d.b.Do([]*nl.NetlinkRequest{d.htb(), d.class(s), f.child(d, s)})
+		children := f.children(d, s)
+		refused, err := d.b.Do(append([]*nl.NetlinkRequest{d.htb(), d.class(s)}, children...))
 		if err != nil {
 			return err
 		}
 		root, class, child := refused[0], refused[1], refused[2]
 		switch {
 		case root != nil && isUnknown(root):
-			f.without.htb.Store(true)
+			f.htb.set(false)
 			return d.putTBF(s)
 		case root != nil && !errors.Is(root, unix.EEXIST):
 			return fmt.Errorf("add qdisc htb: %w", root)
 		case class != nil:
 			return fmt.Errorf("set the rate of class 1 of qdisc htb: %w", class)
-		case child == nil:
-			return nil
-		case isUnknown(child) && !f.without.fqCodel.Load():
-			f.without.fqCodel.Store(true)
-		case isUnknown(child) && !f.without.tbf.Load():
-			f.without.tbf.Store(true)
-		default:
+		case child != nil && isUnknown(child) && !f.tbf.lacks():
+			f.tbf.set(false)
+		case child != nil && isUnknown(child) && !f.fqCodel.lacks():
+			f.fqCodel.set(false)
+		case child != nil:
 			return fmt.Errorf("set the queue of qdisc htb: %w", child)
+		case len(children) == 1:
+			return nil
+		case refused[3] != nil && isUnknown(refused[3]):
+			f.fqCodel.set(false) // TBF has a queue of its own
+			return nil
+		case refused[3] != nil:
+			return fmt.Errorf("set the queue of each flow, fq_codel: %w", refused[3])
+		default:
+			f.fqCodel.set(true)
+			return nil
 		}
 	}
 }
 
-// child is the class's queue: fair to flows if the kernel can, else one of limited length. That is a
-// bfifo in a TBF that never delays: all that TBF does is to take apart packets of several segments that are
-// too large for the queue. Its numbers, other than its kind, can be changed while packets wait.
-func (f *Feature) child(d device, s shape) *nl.NetlinkRequest {
+// children are the class's queue: fair to flows if the kernel can, else one of limited length. Either is in a
+// TBF that never delays: all that TBF does is to take apart packets of several segments that are too large for
+// the queue and the burst. Its numbers, other than its kind, can be changed while packets wait.
+func (f *Feature) children(d device, s shape) []*nl.NetlinkRequest {
 	const flags = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
-	switch {
-	case !f.without.fqCodel.Load():
-		return d.request(unix.RTM_NEWQDISC, flags, "fq_codel", fqCodel, onlyClass, nil)
-	case !f.without.tbf.Load():
-		return d.tbf(shape{rate: never, queue: s.queue, largest: s.largest}, fifo, onlyClass)
+	fair := func(parent uint32) *nl.NetlinkRequest {
+		return d.request(unix.RTM_NEWQDISC, flags, "fq_codel", fqCodel, parent, nil)
 	}
-	return d.request(unix.RTM_NEWQDISC, flags, "bfifo", fifo, onlyClass, nl.NewRtAttr(nl.TCA_OPTIONS, nl.Uint32Attr(max(s.queue, 2*segmented))))
+	switch {
+	case !f.tbf.lacks():
+		list := []*nl.NetlinkRequest{d.tbf(shape{rate: never, queue: s.queue, largest: s.largest}, fifo, onlyClass)}
+		if !f.fqCodel.lacks() {
+			list = append(list, fair(inFIFO))
+		}
+		return list
+	case !f.fqCodel.lacks():
+		return []*nl.NetlinkRequest{fair(onlyClass)}
+	}
+	return []*nl.NetlinkRequest{d.request(unix.RTM_NEWQDISC, flags, "bfifo", fifo, onlyClass, nl.NewRtAttr(nl.TCA_OPTIONS, nl.Uint32Attr(max(s.queue, 2*segmented))))}
 }
 
 // never is a rate at which the kernel computes 0 ns for any packet, in bytes per second.

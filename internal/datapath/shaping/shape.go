@@ -14,8 +14,7 @@ type shape struct {
 	burst time.Duration
 	// queue is the size of the queue in bytes, where packets have no queue of their own flow.
 	queue uint32
-	// largest is the size in bytes up to which packets of several segments (GSO) stay whole in that
-	// queue.
+	// largest is the size in bytes up to which packets of several segments (GSO) stay whole.
 	largest uint32
 }
 
@@ -51,7 +50,8 @@ func shapeOf(bits uint64, mtu int) shape {
 	s.burst = max(s.burst, time.Duration(max(leastBurst, 2*packet)/float64(s.rate)*float64(time.Second)))
 	s.queue = uint32(min(max(float64(s.rate)*queueing.Seconds(), leastQueue*packet), math.MaxInt32))
 	// One that does not fit into the queue would be dropped whenever it is sent, and in a queue of a
-	// few of them TCP has no room. To take them apart costs little at such rates.
+	// few of them TCP has no room. Where flows have queues of their own, it would leave at once, far beyond the
+	// burst, and the others wait for it. To take them apart costs little at such rates.
 	s.largest = uint32(2 * packet)
 	if s.queue >= 4*segmented {
 		s.largest = segmented

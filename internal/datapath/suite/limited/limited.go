@@ -37,6 +37,7 @@ func Run(t *testing.T, k world.Kit, make func(world.Options, node.Feature) (worl
 	}{
 		{"every path passes the queue", everyPathPassesTheQueue},
 		{"no more than the limit leaves", noMoreThanTheLimitLeaves},
+		{"large packets are taken apart", largePacketsAreTakenApart},
 		{"pods without a limit have no queue", podsWithoutALimitHaveNoQueue},
 		{"a limit of a running pod", limitOfARunningPod},
 		{"a queue is noticed and repaired", queueIsNoticedAndRepaired},
@@ -80,6 +81,7 @@ type counted struct {
 	drops              uint32
 	rate               uint64 // bits per second
 	there              bool
+	fair               bool // flows have queues of their own
 	device, discipline string
 }
 
@@ -113,6 +115,7 @@ func queue(t *testing.T, p *world.Pod, fromPod bool) (c counted) {
 					c.discipline = q.Type()
 					c.drops = q.Attrs().Statistics.Queue.Drops
 				}
+				c.fair = c.fair || q.Type() == "fq_codel" && q.Attrs().Parent == netlink.MakeHandle(claims.QdiscFIFO, 1)
 			}
 			classes, err := netlink.ClassList(link, 0)
 			if err != nil {
@@ -187,26 +190,47 @@ func grown(before, after counted) counted {
 	return after
 }
 
-// In any time no more leaves a queue than the limit, its burst and one packet, which may be one of
-// many segments.
+// In any time no more leaves a queue than the limit, its burst and one packet. With that the limit is used.
 func noMoreThanTheLimitLeaves(t *testing.T, e *env) {
-	const limit, burst, packet = 20e6, 8 << 10, 64 << 10
+	const limit, burst, packet = 20e6, 8 << 10, 2 * 1514 // larger ones are taken apart
 	p := e.pod(e.n0, &bandwidth.Limits{Ingress: limit, Egress: limit})
 	near := e.pod(e.n0, nil)
 	for _, to := range []string{world.At(near.V4, 7), world.At(near.V6, 7)} {
-		in, out, start := queue(t, p, false), queue(t, p, true), time.Now()
-		world.Bulk(t, p.NS, to)
-		in, out = grown(in, queue(t, p, false)), grown(out, queue(t, p, true))
-		most := limit/8*time.Since(start).Seconds() + burst + packet
-		if float64(in.bytes) > most || float64(out.bytes) > most {
-			t.Errorf("%s: %d bytes to the pod and %d from it, at most %.0f may have passed", to, in.bytes, out.bytes, most)
+		done := make(chan struct{})
+		go func() { defer close(done); world.Bulk(t, p.NS, to) }()
+		// A machine that stands still meanwhile makes the rate lower, so one period that is close to the limit is enough.
+		var best [2]float64
+		for running := true; running; {
+			var from, upTo [2]counted
+			before := time.Now()
+			from[0], from[1] = queue(t, p, false), queue(t, p, true)
+			select {
+			case <-time.After(300 * time.Millisecond):
+			case <-done:
+				running = false
+			}
+			upTo[0], upTo[1] = queue(t, p, false), queue(t, p, true)
+			longest := time.Since(before)
+			for i := range best {
+				passed := float64(grown(from[i], upTo[i]).bytes)
+				if most := limit/8*longest.Seconds() + burst + packet; passed > most {
+					t.Errorf("%s, from the pod %t: %.0f bytes in %s, at most %.0f may have passed", to, i == 1, passed, longest, most)
+				}
+				if running {
+					best[i] = max(best[i], passed/(limit/8*longest.Seconds()))
+				}
+			}
+		}
+		t.Logf("%s: rate ÷ limit %.3f to the pod, %.3f from it", to, best[0], best[1])
+		if min(best[0], best[1]) < 0.85 {
+			t.Errorf("%s: the highest rate was %.2f of the limit to the pod and %.2f from it, want 0.85 or more", to, best[0], best[1])
 		}
 	}
 	for _, fromPod := range []bool{false, true} {
-		if q := queue(t, p, fromPod); q.rate != limit || q.discipline != "tbf" && q.discipline != "fq_codel" {
-			t.Errorf("queue %+v", q)
+		if q := queue(t, p, fromPod); q.rate != limit || q.discipline != "tbf" || q.fair != hasFQCodel(t, near) {
+			t.Errorf("queue %+v, want fq_codel: %t", q, hasFQCodel(t, near))
 		} else {
-			t.Logf("%s: %s", q.device, q.discipline)
+			t.Logf("%s: fq_codel: %t", q.device, q.fair)
 		}
 	}
 	before := [2]counted{queue(t, p, false), queue(t, p, true)}
@@ -221,6 +245,58 @@ func noMoreThanTheLimitLeaves(t *testing.T, e *env) {
 		after := queue(t, p, i == 1)
 		if got.FromPod != (i == 1) || got.Bytes < before[i].bytes || got.Bytes > after.bytes || got.Drops < uint64(before[i].drops) || got.Drops > uint64(after.drops) {
 			t.Errorf("the node counts %+v, the queue has %+v and then %+v", got, before[i], after)
+		}
+	}
+}
+
+// hasFQCodel tries whether the kernel has it.
+func hasFQCodel(t *testing.T, scratch *world.Pod) (has bool) {
+	t.Helper()
+	err := scratch.Do(func() error {
+		q := netlink.NewFqCodel(netlink.QdiscAttrs{LinkIndex: 1, Parent: netlink.HANDLE_ROOT, Handle: netlink.MakeHandle(1, 0)})
+		switch err := netlink.QdiscReplace(q); {
+		case errors.Is(err, unix.ENOENT):
+			return nil
+		case err != nil:
+			return err
+		}
+		has = true
+		return netlink.QdiscDel(q)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return has
+}
+
+// A packet of many segments (GSO), which is longer than the burst of a small limit, does not leave at once.
+func largePacketsAreTakenApart(t *testing.T, e *env) {
+	const limit, burst, packet = 2e6, 8 << 10, 2 * 1514
+	p, near := e.pod(e.n0, &bandwidth.Limits{Ingress: limit, Egress: limit}), e.pod(e.n0, nil)
+	for _, path := range []struct{ from, to *world.Pod }{{near, p}, {p, near}} {
+		inbox := path.to.ListenPacket("udp", world.At(path.to.V4, 9))
+		conn, err := path.from.Dial("udp", "", world.At(path.to.V4, 9), world.Patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		raw, err := conn.(syscall.Conn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var set error
+		segments := func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, 1200) }
+		if err := raw.Control(segments); err != nil || set != nil {
+			t.Fatal(err, set)
+		}
+		before, start := queue(t, p, path.from == p), time.Now()
+		if _, err := conn.Write(append([]byte("large"), make([]byte, 50*1200-5)...)); err != nil {
+			t.Fatal(err)
+		}
+		world.Received(t, inbox, "large")
+		now := grown(before, queue(t, p, path.from == p))
+		if most := limit/8*time.Since(start).Seconds() + burst + packet; now.bytes == 0 || float64(now.bytes) > most {
+			t.Errorf("%s → %s: %d bytes have passed, want some, and at most %.0f", path.from.Name, path.to.Name, now.bytes, most)
 		}
 	}
 }
@@ -329,7 +405,11 @@ func queueIsNoticedAndRepaired(t *testing.T, e *env) {
 			"another rate":    tc(fromPod, "class change dev DEV classid 7478:1 htb rate 1gbit ceil 1gbit"),
 			"a second class":  tc(fromPod, "class add dev DEV parent 7478: classid 7478:2 htb rate 1gbit"),
 			"without a queue": tc(fromPod, "qdisc del dev DEV parent 7478:1"),
+			"a queue of all":  tc(fromPod, "qdisc replace dev DEV parent 747a:1 handle 1: bfifo"),
 		} {
+			if name == "a queue of all" && !queue(t, p, fromPod).fair {
+				continue // it has one
+			}
 			cut()
 			check := func() error { return e.n0.DP.CheckPod(context.Background(), e.n0.Desired, p.Spec) }
 			if err := check(); err == nil || !strings.Contains(err.Error(), "bandwidth limit of 800 Mbit/s") {
@@ -399,7 +479,11 @@ func wayIsNoticedAndRepaired(t *testing.T, e *env) {
 			"the device":         func() { p.IP("link del " + q.device) },
 		} {
 			cut()
-			if err := e.n0.DP.CheckPod(context.Background(), e.n0.Desired, p.Spec); err == nil || !strings.Contains(err.Error(), "tw-") {
+			says := "tw-"
+			if name == "all filters" { // a program of the kind's may have been another
+				says = "device eth0 of the pod"
+			}
+			if err := e.n0.DP.CheckPod(context.Background(), e.n0.Desired, p.Spec); err == nil || !strings.Contains(err.Error(), says) {
 				t.Errorf("%s, %s: CheckPod: %v", hook, name, err)
 			}
 			if repairs, removed := e.repairs(t, p, near); len(repairs) == 0 || len(removed) == 0 {
