@@ -9,8 +9,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -190,40 +192,36 @@ func grown(before, after counted) counted {
 	return after
 }
 
-// In any time no more leaves a queue than the limit, its burst and one packet. With that the limit is used.
+// In any time no more leaves a queue than the limit, its burst and one packet, and the limit is used. It is so small that
+// an emulated processor can do it beside others: if the machine stands still for longer than the burst lasts, the rate is lower
+// meanwhile, so one period that is close to the limit is enough.
 func noMoreThanTheLimitLeaves(t *testing.T, e *env) {
-	const limit, burst, packet = 20e6, 8 << 10, 2 * 1514 // larger ones are taken apart
+	const limit, burst, packet = 2e6, 8 << 10, 2 * 1514 // larger ones are taken apart
+	const period, periods, nearly = 500 * time.Millisecond, 60, 0.85
 	p := e.pod(e.n0, &bandwidth.Limits{Ingress: limit, Egress: limit})
 	near := e.pod(e.n0, nil)
 	for _, to := range []string{world.At(near.V4, 7), world.At(near.V6, 7)} {
-		done := make(chan struct{})
-		go func() { defer close(done); world.Bulk(t, p.NS, to) }()
-		// A machine that stands still meanwhile makes the rate lower, so one period that is close to the limit is enough.
+		stop := saturate(t, p.NS, to)
 		var best [2]float64
-		for running := true; running; {
+		for n := 0; n < periods && min(best[0], best[1]) < nearly; n++ {
 			var from, upTo [2]counted
 			before := time.Now()
 			from[0], from[1] = queue(t, p, false), queue(t, p, true)
-			select {
-			case <-time.After(300 * time.Millisecond):
-			case <-done:
-				running = false
-			}
+			time.Sleep(period)
 			upTo[0], upTo[1] = queue(t, p, false), queue(t, p, true)
-			longest := time.Since(before)
+			took := time.Since(before)
 			for i := range best {
 				passed := float64(grown(from[i], upTo[i]).bytes)
-				if most := limit/8*longest.Seconds() + burst + packet; passed > most {
-					t.Errorf("%s, from the pod %t: %.0f bytes in %s, at most %.0f may have passed", to, i == 1, passed, longest, most)
+				if most := limit/8*took.Seconds() + burst + packet; passed > most {
+					t.Errorf("%s, from the pod %t: %.0f bytes in %s, at most %.0f may have passed", to, i == 1, passed, took, most)
 				}
-				if running {
-					best[i] = max(best[i], passed/(limit/8*longest.Seconds()))
-				}
+				best[i] = max(best[i], passed/(limit/8*took.Seconds()))
 			}
 		}
+		stop()
 		t.Logf("%s: rate ÷ limit %.3f to the pod, %.3f from it", to, best[0], best[1])
-		if min(best[0], best[1]) < 0.85 {
-			t.Errorf("%s: the highest rate was %.2f of the limit to the pod and %.2f from it, want 0.85 or more", to, best[0], best[1])
+		if min(best[0], best[1]) < nearly {
+			t.Errorf("%s: the highest rate was %.2f of the limit to the pod and %.2f from it, want %.2f or more", to, best[0], best[1], nearly)
 		}
 	}
 	for _, fromPod := range []bool{false, true} {
@@ -246,6 +244,28 @@ func noMoreThanTheLimitLeaves(t *testing.T, e *env) {
 		if got.FromPod != (i == 1) || got.Bytes < before[i].bytes || got.Bytes > after.bytes || got.Drops < uint64(before[i].drops) || got.Drops > uint64(after.drops) {
 			t.Errorf("the node counts %+v, the queue has %+v and then %+v", got, before[i], after)
 		}
+	}
+}
+
+// saturate sends to an echo server all that goes, until it is stopped.
+func saturate(t *testing.T, from *testutil.NS, to string) (stop func()) {
+	t.Helper()
+	conn, err := from.Dial("tcp", "", to, world.Patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var both sync.WaitGroup
+	both.Go(func() { _, _ = io.Copy(io.Discard, conn) })
+	both.Go(func() {
+		for text := make([]byte, 16<<10); ; {
+			if _, err := conn.Write(text); err != nil {
+				return
+			}
+		}
+	})
+	return func() {
+		_ = conn.Close() // that ends both; nothing is left to say
+		both.Wait()
 	}
 }
 
