@@ -68,6 +68,7 @@ type flags struct {
 	metricsAddress, healthAddress    string
 	webhookPort                      int
 	policyPort                       int
+	memory                           int64
 	workers                          int
 	routeQuota                       int
 	sweep, orphanAge                 time.Duration
@@ -104,6 +105,7 @@ func main() {
 	fl.StringVar(&f.healthAddress, "health-address", ":10364", "address of /healthz and /readyz")
 	fl.IntVar(&f.webhookPort, "webhook-port", 0, "port of the admission webhook, by which pods request an exclusive ENI with the annotation "+claims.AnnotationExclusiveENI+"; 0 turns it off")
 	fl.IntVar(&f.policyPort, "policy-port", 0, "port of the policy hub, from which nodes get what network policies say; also makes the tiers default, kube-admin and kube-baseline of Calico's API projectcalico.org/v3, whose kinds the cluster has; 0 turns both off: policies are not read")
+	fl.Int64Var(&f.memory, "memory", 0, "with --policy-port: bytes of memory that the container may have; near seven eighths of it garbage is collected more often (Go's GOMEMLIMIT, which has precedence); 0: unknown")
 	fl.IntVar(&f.workers, "workers", 512, "how many nodes are reconciled at once; most of them wait for the cloud")
 	fl.IntVar(&f.routeQuota, "route-quota", podroute.DefaultQuota, "Flannel: how many custom entries a route table may have, for warnings; the cloud enforces its own quota")
 	fl.DurationVar(&f.sweep, "sweep-period", 2*time.Minute, "how often all ENIs are compared with the cloud")
@@ -292,6 +294,8 @@ func policyHub(mgr ctrl.Manager, f flags, cfg func() *config.Config, log *slog.L
 		return nil, nil
 	case f.policyPort < 0 || f.policyPort > 65535:
 		return nil, fmt.Errorf("--policy-port %d: want a port, 1 to 65535, or 0 for none", f.policyPort)
+	case f.memory < 0:
+		return nil, fmt.Errorf("--memory %d: want a number of bytes, or 0 if it is unknown", f.memory)
 	}
 	objects, err := cache.New(mgr.GetConfig(), policyhub.CacheOptions(cache.Options{Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(), HTTPClient: mgr.GetHTTPClient()}))
 	if err != nil {
@@ -301,7 +305,7 @@ func policyHub(mgr ctrl.Manager, f flags, cfg func() *config.Config, log *slog.L
 	if err != nil {
 		return nil, fmt.Errorf("policy hub: %w", err)
 	}
-	hub.SaveMemory()
+	hub.SaveMemory(f.memory)
 	return policyhub.New(policyhub.Options{
 		Namespace: f.namespace, Address: fmt.Sprintf(":%d", f.policyPort), Replica: replica, Cache: objects, Budget: compile.DefaultBudget,
 		Live: mgr.GetAPIReader(), Client: mgr.GetClient(), Events: mgr.GetEventRecorder("terway-controller"), Metrics: metrics.Registry,

@@ -15,4 +15,7 @@ func TestWithoutPolicyPortThereIsNoHub(t *testing.T) {
 			t.Errorf("--policy-port %d: %v", port, err)
 		}
 	}
+	if _, err := policyHub(nil, flags{policyPort: 1, memory: -1}, nil, nil); err == nil || !strings.Contains(err.Error(), "--memory -1: want") {
+		t.Errorf("--memory -1: %v", err)
+	}
 }

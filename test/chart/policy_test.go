@@ -145,6 +145,12 @@ func TestPolicyHub(t *testing.T) {
 		if told := slices.Contains(c.Args, "--policy-port=10377"); told != on {
 			t.Errorf("policy.enabled: %v: the controller is told to run the hub: %v, by %v", on, told, c.Args)
 		}
+		limit := slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool {
+			return e.Name == "MEMORY" && e.ValueFrom.ResourceFieldRef != nil && e.ValueFrom.ResourceFieldRef.Resource == "limits.memory"
+		})
+		if told := slices.Contains(c.Args, "--memory=$(MEMORY)"); told != on || limit != on {
+			t.Errorf("policy.enabled: %v: the controller is told its limit of memory: %v, by %v and %v", on, told && limit, c.Args, c.Env)
+		}
 		for _, kind := range []string{"Service", "Secret", "ConfigMap"} {
 			if there := got[kind+" "+policyhub.Name] != nil; there != on {
 				t.Errorf("policy.enabled: %v: %s %s: %v", on, kind, policyhub.Name, there)

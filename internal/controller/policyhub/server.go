@@ -16,8 +16,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	authv1 "k8s.io/api/authentication/v1"
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
@@ -63,6 +61,7 @@ type Server struct {
 	hub      *hub.Hub
 	feed     *feed.Feed
 	changes  changes
+	agents   agents
 	reports  *reports
 	metrics  *metrics
 	watching *watching
@@ -75,13 +74,13 @@ type Server struct {
 
 // New is a Server that does nothing yet.
 func New(o Options) *Server {
-	s := &Server{Options: o, feed: feed.New(translate.Options{}), changes: newChanges(), reports: newReports()}
+	s := &Server{Options: o, feed: feed.New(translate.Options{}), changes: newChanges(), agents: agents{of: map[policy.NamespacedName]agent{}}, reports: newReports()}
 	s.hub = hub.New(hub.Config{
 		Name: o.Replica, Budget: o.Budget, Log: o.Log, Clock: o.Clock,
 		Authenticator: hub.Tokens{Reviews: reviews{o.Client}, ServiceAccount: policy.NamespacedName{Namespace: o.Namespace, Name: Agents}, NodeOf: s.nodeOf},
 		Settled:       func(took time.Duration, first bool) { s.metrics.settled(took, first) },
 	})
-	s.watching = newWatching(s.changes.put)
+	s.watching = newWatching(s.put)
 	s.metrics = newMetrics(o.Metrics, s)
 	return s
 }
@@ -212,14 +211,43 @@ func (s *Server) apply(first bool) error {
 	return nil
 }
 
-// nodeOf is the node of an agent's pod.
-func (s *Server) nodeOf(ctx context.Context, name policy.NamespacedName, uid string) (string, error) {
-	var p corev1.Pod
-	err := s.Cache.Get(ctx, client.ObjectKey(name), &p)
-	if apierrors.IsNotFound(err) || err == nil && string(p.UID) != uid {
-		return "", nil
+// agents are the pods of Terway's namespace, which the cache does not have as the API server does.
+type agents struct {
+	mu sync.Mutex
+	of map[policy.NamespacedName]agent
+}
+
+type agent struct{ uid, node string }
+
+// put says what an object is now, or that it is gone.
+func (s *Server) put(o client.Object, there bool) {
+	if o.GetNamespace() == s.Namespace {
+		if p, ok := feed.Kept(o).(*feed.Pod); ok {
+			s.agents.put(policy.NamespacedName(client.ObjectKeyFromObject(o)), agent{string(p.UID), p.Node()}, there)
+		}
 	}
-	return p.Spec.NodeName, err
+	s.changes.put(o, there)
+}
+
+func (a *agents) put(name policy.NamespacedName, of agent, there bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.of[name] = of; !there {
+		delete(a.of, name)
+	}
+}
+
+// nodeOf is the node of an agent's pod.
+func (s *Server) nodeOf(_ context.Context, name policy.NamespacedName, uid string) (string, error) {
+	if !s.synced.Load() {
+		return "", errors.New("this replica has not read the cluster yet")
+	}
+	s.agents.mu.Lock()
+	defer s.agents.mu.Unlock()
+	if a := s.agents.of[name]; a.uid == uid {
+		return a.node, nil
+	}
+	return "", nil
 }
 
 // reviews creates TokenReviews.

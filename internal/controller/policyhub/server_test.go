@@ -14,6 +14,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	cnpv1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
@@ -205,6 +206,29 @@ func (c *objectCache) watched(kind reflect.Type) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.informers[kind] != nil
+}
+
+// The node of an agent's pod is known by the pod's name and UID: the next one of that name has another.
+func TestNodeOfAnAgent(t *testing.T) {
+	w := newWorld(t)
+	of := func(ns, name, uid, node string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, UID: types.UID(uid)}, Spec: corev1.PodSpec{NodeName: node}}
+	}
+	gone := of(namespace, "terwayd-b", "2", "node2")
+	w.put(gone)
+	r := w.replica("a", nil)
+	eventually(t, "the replica is ready", func() error { return r.Ready(nil) })
+	w.put(of(namespace, "terwayd-a", "1", "node1"))
+	w.put(gone)
+	w.put(of("shop", "terwayd-a", "3", "node3"))
+	w.remove(gone)
+	for _, c := range []struct{ ns, name, uid, want string }{
+		{namespace, "terwayd-a", "1", "node1"}, {namespace, "terwayd-a", "2", ""}, {namespace, "terwayd-b", "2", ""}, {"shop", "terwayd-a", "3", ""},
+	} {
+		if node, err := policyhub.NodeOf(r.Server, t.Context(), policy.NamespacedName{Namespace: c.ns, Name: c.name}, c.uid); node != c.want || err != nil {
+			t.Errorf("%s/%s with UID %s is on %q, %v: want %q", c.ns, c.name, c.uid, node, err, c.want)
+		}
+	}
 }
 
 // What is left of objects in the cache says the same as the whole ones.

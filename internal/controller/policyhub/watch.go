@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"reflect"
-	"slices"
 	"strings"
 	"sync"
 
@@ -28,8 +27,8 @@ type kind struct {
 	object client.Object
 	// installed: it comes with a CRD, which may not be there.
 	installed bool
-	// keep returns what the cache keeps of an object: what package feed reads, or its own form of it.
-	keep func(client.Object) client.Object
+	// strip leaves of an object what package feed reads.
+	strip func(client.Object)
 }
 
 func kinds() []kind {
@@ -39,9 +38,9 @@ func kinds() []kind {
 		{"nodes", &corev1.Node{}, false, of(func(n *corev1.Node) {
 			n.Spec, n.Status = corev1.NodeSpec{}, corev1.NodeStatus{Addresses: n.Status.Addresses}
 		})},
-		{"pods", &corev1.Pod{}, false, of(stripPod)},
+		{"pods", &corev1.Pod{}, false, whole},
 		{"endpointslices.discovery.k8s.io", &discoveryv1.EndpointSlice{}, false, of(stripSlice)},
-		{"networkpolicies.networking.k8s.io", &networkingv1.NetworkPolicy{}, false, translated},
+		{"networkpolicies.networking.k8s.io", &networkingv1.NetworkPolicy{}, false, whole},
 		{"tiers.projectcalico.org", &v3.Tier{}, true, whole},
 		{"networkpolicies.projectcalico.org", &v3.NetworkPolicy{}, true, whole},
 		{"globalnetworkpolicies.projectcalico.org", &v3.GlobalNetworkPolicy{}, true, whole},
@@ -53,40 +52,14 @@ func kinds() []kind {
 }
 
 // whole leaves an object as it is.
-func whole(o client.Object) client.Object { return o }
+func whole(client.Object) {}
 
-func of[T client.Object](strip func(T)) func(client.Object) client.Object {
-	return func(o client.Object) client.Object {
+func of[T client.Object](strip func(T)) func(client.Object) {
+	return func(o client.Object) {
 		if t, ok := o.(T); ok {
 			strip(t)
 		}
-		return o
 	}
-}
-
-// translated keeps no NetworkPolicy: it has no status that is read later, and the compiler has its rules.
-func translated(o client.Object) client.Object {
-	if p, ok := o.(*networkingv1.NetworkPolicy); ok {
-		return feed.Translate(p)
-	}
-	return o
-}
-
-func stripPod(p *corev1.Pod) {
-	named := func(list []corev1.Container) (out []corev1.Container) {
-		for _, c := range list {
-			ports := slices.DeleteFunc(c.Ports, func(p corev1.ContainerPort) bool { return p.Name == "" })
-			if len(ports) > 0 {
-				out = append(out, corev1.Container{Ports: slices.Clone(ports), RestartPolicy: c.RestartPolicy})
-			}
-		}
-		return out
-	}
-	p.Spec = corev1.PodSpec{
-		ServiceAccountName: p.Spec.ServiceAccountName, NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork,
-		Containers: named(p.Spec.Containers), InitContainers: named(p.Spec.InitContainers),
-	}
-	p.Status = corev1.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs}
 }
 
 func stripSlice(s *discoveryv1.EndpointSlice) {
@@ -108,7 +81,8 @@ func CacheOptions(o cache.Options) cache.Options {
 		if c, ok := object.(client.Object); ok { // or what is left of one that is gone
 			strip(c)
 			if k, ok := of[reflect.TypeOf(c)]; ok {
-				return k.keep(c), nil
+				k.strip(c)
+				return feed.Kept(c), nil
 			}
 		}
 		return object, nil

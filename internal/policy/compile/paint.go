@@ -158,10 +158,10 @@ func (p painter) paint(layers []layer, bySource bool) Line {
 		s.From = uint16(starts[i])
 		line = line.append(s)
 	}
-	if bySource {
-		return line
+	if !bySource {
+		line = line.trimmed()
 	}
-	return line.trimmed()
+	return slices.Clone(line) // without room for more: there are many
 }
 
 // split decides the cells that a layer with source ports covers, by source port.

@@ -56,7 +56,9 @@ func (f *Feed) Set(object metav1.Object, there bool) {
 	case *corev1.Node:
 		put(&f.delta.Nodes, name.Name, translate.Node(o), there)
 	case *corev1.Pod:
-		f.pods.set(name, o, there)
+		f.Set(Kept(o), there)
+	case *Pod:
+		f.pods.set(name, o.pod, there)
 	case *discoveryv1.EndpointSlice:
 		f.services.set(name, o, there)
 	case *v3.NetworkSet:

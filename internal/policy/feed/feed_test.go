@@ -206,11 +206,11 @@ func TestHistoriesEndAsFolders(t *testing.T) {
 				key := fmt.Sprintf("%T %s/%s", x, x.GetNamespace(), x.GetName())
 				if w.IntN(4) == 0 {
 					delete(there, key)
-					f.Set(x, false)
+					f.Set(pick(w, x, feed.Kept(x)), false)
 				} else {
 					there[key] = x
-					if p, is := x.(*networkingv1.NetworkPolicy); is && w.IntN(4) > 0 {
-						kept := feed.Translate(p)
+					if w.IntN(4) > 0 {
+						kept := feed.Kept(x)
 						f.Set(kept, true)
 						if w.IntN(2) == 0 {
 							x = kept // told again, which is no change
@@ -309,7 +309,7 @@ func TestWhatSaysNothing(t *testing.T) {
 func TestAPolicyThatIsToldAgain(t *testing.T) {
 	f := feed.New(translate.Options{})
 	np := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}}
-	kept := feed.Translate(np)
+	kept := feed.Kept(np)
 	if ref, ok := feed.Ref(kept); !ok || ref != (policy.Ref{Kind: translate.KindNetworkPolicy, Namespace: "shop", Name: "web"}) {
 		t.Errorf("its name is %v", ref)
 	}

@@ -7,10 +7,7 @@ import (
 	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"terway.dev/terway/internal/policy"
-	"terway.dev/terway/internal/policy/translate"
 )
 
 // pods are those that were told. Of running pods with the same address the youngest has it, as
@@ -33,16 +30,14 @@ func newPods() pods {
 
 func (p pod) running() bool { return p.Pod != nil && !p.HostNetwork && !p.Ended }
 
-func (ps *pods) set(name policy.NamespacedName, o *corev1.Pod, there bool) {
+func (ps *pods) set(name policy.NamespacedName, now pod, there bool) {
 	was := ps.all[name]
-	var now pod
-	if there {
-		now = pod{translate.Pod(o), o.CreationTimestamp.Time}
-		now.Addresses = oneOfEachFamily(now.Addresses)
-		// Most of what a kubelet says of a pod is nothing to policies.
-		if was.Pod != nil && was.created.Equal(now.created) && reflect.DeepEqual(was.Pod, now.Pod) {
-			return
-		}
+	// Most of what a kubelet says of a pod is nothing to policies.
+	if there && was.Pod != nil && was.created.Equal(now.created) && reflect.DeepEqual(was.Pod, now.Pod) {
+		return
+	}
+	if !there {
+		now = pod{}
 	}
 	if was.running() {
 		for _, a := range was.Addresses {

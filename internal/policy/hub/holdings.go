@@ -151,7 +151,8 @@ func (h *holdings) update(p *compile.Pieces, open []wire.Named, tables *tables) 
 		if rs == nil {
 			continue
 		}
-		var names []wire.Name
+		resources := wire.EncodeRuleSet(rs)
+		names := make([]wire.Name, 0, len(rs.Tables)+len(resources))
 		for _, t := range rs.Tables {
 			n := wire.Named{Name: tables.name(t)}
 			if !h.of(n.Name).has {
@@ -159,7 +160,7 @@ func (h *holdings) update(p *compile.Pieces, open []wire.Named, tables *tables) 
 			}
 			names = append(names, add(n))
 		}
-		for _, n := range wire.EncodeRuleSet(rs) {
+		for _, n := range resources {
 			names = append(names, add(n))
 		}
 		h.ruleSets[key] = names
