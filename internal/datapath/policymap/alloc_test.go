@@ -54,7 +54,7 @@ func TestBlocks(t *testing.T) {
 // A name that comes back soon is the same; the last ones that went are known, and no number is ever another's.
 func TestNames(t *testing.T) {
 	t.Parallel()
-	n := newNames("none", 0)
+	n := newNames("none", 0, true)
 	first := n.take("first")
 	n.release(first)
 	if k, ok := n.name(first); !ok || k != "first" || n.take("first") != first {

@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/policy"
 )
@@ -21,8 +23,11 @@ type counters struct {
 	m *ebpf.Map
 	// has are the numbers with an entry, and what these rules do; 0: of an earlier process, they go with the first change.
 	has map[uint32]policy.Action
-	// without is how many rules have none, as the map is full.
+	// former are those of an earlier process.
+	former []uint32
+	// without is how many rules have none: as the map is full, or as failed says. Then add may be tried again.
 	without int
+	failed  error
 	// gone is what rules have counted that have no name any more.
 	gone map[policy.Action]ruleCount
 }
@@ -39,6 +44,7 @@ func (c *counters) open(m *ebpf.Map) (next uint32, err error) {
 	rows := m.Iterate()
 	for rows.Next(&number, &value) {
 		c.has[number] = 0
+		c.former = append(c.former, number)
 		next = max(next, number+1)
 	}
 	if err := rows.Err(); err != nil {
@@ -50,29 +56,49 @@ func (c *counters) open(m *ebpf.Map) (next uint32, err error) {
 	return next, nil
 }
 
-// add makes entries for rules that have none. Rules hold without counters too.
+// add makes entries for rules that have none: mostly for those that are fresh alone. Rules hold without counters too.
 func (c *counters) add(rules *names[ruleName]) {
-	c.without = 0
-	for number, n := range rules.by {
-		if _, ok := c.has[number]; ok || n.key.action == policy.Log {
+	numbers := rules.fresh
+	if c.without > 0 {
+		numbers = slices.Collect(maps.Keys(rules.by))
+	}
+	rules.fresh = nil
+	c.without, c.failed = 0, nil
+	full := false
+	for _, number := range numbers {
+		n := rules.by[number]
+		if _, ok := c.has[number]; ok || n == nil || n.key.action == policy.Log {
 			continue
 		}
-		if c.without > 0 || c.m.Put(number, make([]ruleCount, ebpf.MustPossibleCPU())) != nil {
+		var err error
+		if !full {
+			err = c.m.Put(number, make([]ruleCount, ebpf.MustPossibleCPU()))
+			full = errors.Is(err, unix.E2BIG)
+		}
+		switch {
+		case full:
 			c.without++
-			continue
+		case err != nil: // the kernel may lack memory for all processors for a moment
+			c.without++
+			c.failed = fmt.Errorf("make an entry of map %s: %w", counted, err)
+		default:
+			c.has[number] = n.key.action
 		}
-		c.has[number] = n.key.action
 	}
 }
 
 // prune deletes the entries of rules that have no name any more. What cannot be deleted is tried again with the next change.
 func (c *counters) prune(rules *names[ruleName]) {
-	for number, action := range c.has {
-		if _, ok := rules.by[number]; ok {
+	numbers := append(rules.left, c.former...)
+	rules.left, c.former = nil, nil
+	for _, number := range numbers {
+		action, has := c.has[number]
+		if !has || rules.by[number] != nil {
 			continue
 		}
 		sum, err := c.read(number)
 		if err != nil || c.m.Delete(number) != nil {
+			rules.left = append(rules.left, number)
 			continue
 		}
 		delete(c.has, number)
@@ -111,7 +137,8 @@ type Count struct {
 }
 
 // Counts returns how often rules have decided since they are there, or since this process began: those of rules that are there or have gone
-// not long ago, by policy, and sums by action of all others. uncounted rules have no counter, as there are too many (16,384).
+// not long ago, by policy, and sums by action of all others. uncounted rules have no counter: there are too many
+// (16,384), or the next Repair says why.
 func (w *Writer) Counts() (list []Count, gone map[policy.Action][2]uint64, uncounted int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

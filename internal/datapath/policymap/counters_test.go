@@ -2,7 +2,10 @@ package policymap
 
 import (
 	"fmt"
+	"net/netip"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -123,6 +126,14 @@ func TestCountersAreBounded(t *testing.T) {
 			k.rules.take(ruleName{compile.RuleRow{Reason: policy.ByTier, Tier: fmt.Sprint(i)}, policy.Deny})
 		}
 		k.counters.add(&k.rules)
+		for range 1000 {
+			if k.counters.failed == nil {
+				return
+			}
+			time.Sleep(time.Millisecond) // the kernel is making memory for all processors
+			k.counters.add(&k.rules)
+		}
+		t.Fatal(k.counters.failed)
 	}
 	take(0, most+9)
 	if n := len(k.counters.has); n != most || k.counters.without != 10 { // beside them the closed pods'
@@ -151,5 +162,35 @@ func TestCountersAreBounded(t *testing.T) {
 	_, gone, _, err := k.Counts()
 	if err != nil || gone[policy.Deny][policy.Ingress] != 1 || gone[policy.Deny][policy.Egress] != 0 {
 		t.Errorf("gone: %v, %v: want one", gone, err)
+	}
+}
+
+// A counter that could not be made is no reason to say that there are too many: it is made later.
+func TestCountersThatFailAreMadeLater(t *testing.T) {
+	t.Parallel()
+	k := newKernel(t, DefaultLimits)
+	m := k.counters.m
+	closed, err := m.Clone()
+	if err == nil {
+		err = closed.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.counters.m = closed
+	k.rules.take(ruleName{compile.RuleRow{Reason: policy.ByTier, Tier: "a"}, policy.Deny})
+	k.rules.take(ruleName{compile.RuleRow{Reason: policy.ByTier, Tier: "b"}, policy.Deny})
+	if err := k.Write(&compile.Node{Ranges: [2][]compile.Range{{{From: netip.IPv4Unspecified()}}, {{From: netip.IPv6Unspecified()}}}}); err != nil {
+		t.Fatal(err)
+	}
+	if k.counters.without != 3 { // with the closed pods'
+		t.Errorf("%d rules are without a counter, want 3", k.counters.without)
+	}
+	if _, err := k.Repair(); err == nil || !strings.Contains(err.Error(), counted) {
+		t.Errorf("what is said of it: %v", err)
+	}
+	k.counters.m = m
+	if differ, err := k.Repair(); err != nil || len(differ) > 0 || k.counters.without != 0 {
+		t.Errorf("later: %v, %v, and %d rules are without a counter", differ, err, k.counters.without)
 	}
 }

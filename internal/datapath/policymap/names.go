@@ -20,6 +20,9 @@ type names[K comparable] struct {
 	of   map[K]*name[K]
 	by   map[uint32]*name[K]
 	gone []*name[K] // in the order in which they went
+	// fresh and left, if they are noted, are the numbers that came and that nothing is known of any more.
+	noted       bool
+	fresh, left []uint32
 }
 
 type name[K comparable] struct {
@@ -29,8 +32,8 @@ type name[K comparable] struct {
 }
 
 // newNames gives the first name number 0, and all others numbers from next on.
-func newNames[K comparable](first K, next uint32) names[K] {
-	n := names[K]{of: map[K]*name[K]{}, by: map[uint32]*name[K]{}}
+func newNames[K comparable](first K, next uint32, noted bool) names[K] {
+	n := names[K]{noted: noted, of: map[K]*name[K]{}, by: map[uint32]*name[K]{}}
 	n.take(first)
 	n.next = max(1, next)
 	return n
@@ -43,6 +46,9 @@ func (n *names[K]) take(k K) uint32 {
 		e = &name[K]{key: k, number: n.next}
 		n.of[k], n.by[e.number] = e, e
 		n.next++
+		if n.noted {
+			n.fresh = append(n.fresh, e.number)
+		}
 	}
 	e.uses++
 	return e.number
@@ -63,6 +69,9 @@ func (n *names[K]) release(number uint32) {
 	if oldest.uses == 0 && n.by[oldest.number] == oldest {
 		delete(n.of, oldest.key)
 		delete(n.by, oldest.number)
+		if n.noted {
+			n.left = append(n.left, oldest.number)
+		}
 	}
 }
 

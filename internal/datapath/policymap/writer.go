@@ -129,8 +129,8 @@ func New(kernel map[string]*ebpf.Map, limits Limits) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.rules = newNames(ruleName{compile.RuleRow{Reason: policy.Closed}, policy.Deny}, next)
-	w.logs = newNames("", 0)
+	w.rules = newNames(ruleName{compile.RuleRow{Reason: policy.Closed}, policy.Deny}, next, true)
+	w.logs = newNames("", 0, false)
 	held, err := w.holding()
 	if err != nil {
 		return nil, err
@@ -337,6 +337,14 @@ func (w *Writer) Repair() ([]string, error) {
 	if !w.written {
 		return nil, nil
 	}
+	if w.counters.failed != nil {
+		w.counters.add(&w.rules)
+	}
+	differ, err := w.repair()
+	return differ, errors.Join(err, w.counters.failed)
+}
+
+func (w *Writer) repair() ([]string, error) {
 	var differ []string
 	for half := range w.heads {
 		for _, s := range w.stores {
