@@ -351,9 +351,6 @@ const (
 	// ConditionPolicyReady (the agent's) exists while policy is on: the node has what policies say. False: the
 	// message says what it lacks, and which pods start.
 	ConditionPolicyReady = "PolicyReady"
-	// ReasonPolicyNotEnforced (of PolicyReady, False): the node has what policies say, and pods of it are of a kind on which
-	// they are not enforced.
-	ReasonPolicyNotEnforced = "NotEnforced"
 	// ConditionAddressesAvailable (the controller's): the controller can get the addresses the node needs.
 	// Its reason is one of the Reason constants of package cloud's error table.
 	ConditionAddressesAvailable = "AddressesAvailable"

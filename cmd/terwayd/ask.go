@@ -34,7 +34,7 @@ func answers(a *agent.Agent, p *policies) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/pods/", a.AskHandler())
 	if p != nil {
-		mux.Handle("/policy/", p.Handler(a.KindOf))
+		mux.Handle("/policy/", p.Handler())
 	} else {
 		mux.HandleFunc("/policy/", func(w http.ResponseWriter, _ *http.Request) {
 			http.Error(w, "the agent of this node runs without policies (policy.enabled of the chart)", http.StatusServiceUnavailable)

@@ -19,7 +19,6 @@ import (
 	"terway.dev/terway/internal/agent/nodepolicy"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
-	"terway.dev/terway/internal/datapath/kinds"
 	"terway.dev/terway/internal/policy/node"
 )
 
@@ -107,7 +106,7 @@ func newPolicies(cfg *rest.Config, f flags, e enforcer, alarm func(reason, note 
 			repair()
 			return nil
 		},
-		Unenforced: kinds.Unenforced, Denied: e.Denied, Lines: os.Stdout,
+		Denied: e.Denied, Lines: os.Stdout,
 		Wait: hubWait, Alarm: alarm, Log: log, Clock: clock.RealClock{},
 	}), hub}, nil
 }

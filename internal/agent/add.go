@@ -52,7 +52,7 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 	if err != nil {
 		return nil, err
 	}
-	if err := a.awaitPolicies(ctx, r.Namespace, a.kindOf(exclusive)); err != nil {
+	if err := a.awaitPolicies(ctx, r.Namespace); err != nil {
 		return nil, err
 	}
 	limits = a.limitsNow(r.UID, limits)
@@ -60,7 +60,10 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 	if err != nil {
 		return nil, err
 	}
-	kind := a.kindOf(exclusive) // it has been chosen before take returns
+	kind := a.nodeNow().Kind // it has been chosen before take returns
+	if exclusive {
+		kind = claims.Exclusive
+	}
 	e := &journal.Entry{
 		Key: k, Datapath: kind, State: journal.Allocating, Namespace: r.Namespace, Name: r.Name, UID: r.UID,
 		NetNS: r.NetNS, Addresses: lease.Addresses, ENI: lease.ENI, Limits: limits, Network: r.Network, Since: a.Now(),
@@ -122,14 +125,6 @@ func (a *Agent) nodeNow() datapath.Node {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.node
-}
-
-// kindOf returns the kind of new pods, empty until one is chosen.
-func (a *Agent) kindOf(exclusive bool) string {
-	if exclusive {
-		return claims.Exclusive
-	}
-	return a.nodeNow().Kind
 }
 
 func (a *Agent) putBack(l pool.Lease, k journal.Key) {

@@ -327,15 +327,11 @@ func (a *Agent) chooseLocked() error {
 	defer func() { a.node.Kind = a.kind }()
 	asked := a.desired.Datapath
 	if asked == "" || asked == claims.Auto {
-		chosen := max(0, slices.IndexFunc(choices, func(kind string) bool { return a.Policies == nil || a.Policies.Lacks(kind) == nil }))
-		a.kind, a.dpReason = choices[chosen], v1alpha1.ReasonDatapathAuto
+		a.kind, a.dpReason = choices[0], v1alpha1.ReasonDatapathAuto
 		if len(lacking) > 0 {
 			a.dpReason = v1alpha1.ReasonDatapathAutoLacking
 		}
 		a.dpWhy = "auto takes the fastest datapath that this agent and kernel support: " + a.kind
-		for _, faster := range choices[:chosen] {
-			a.dpWhy += fmt.Sprintf("; not %s: policy is on, and network policies are not enforced yet on its pods", faster)
-		}
 		for _, name := range slices.Sorted(maps.Keys(lacking)) {
 			a.dpWhy += fmt.Sprintf("; not %s: %v", name, lacking[name])
 		}

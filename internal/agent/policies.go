@@ -7,10 +7,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"terway.dev/terway/internal/agent/journal"
-	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/policy"
 )
 
@@ -18,9 +16,8 @@ import (
 // and documents each call.
 type Policies interface {
 	Restore(pod policy.NamespacedName, addresses []netip.Addr)
-	Lacks(kind string) error
-	Await(ctx context.Context, namespace, kind string) error
-	Enter(pod policy.NamespacedName, kind string, addresses []netip.Addr) error
+	Await(ctx context.Context, namespace string) error
+	Enter(pod policy.NamespacedName, addresses []netip.Addr) error
 	Tell(ctx context.Context, pod policy.NamespacedName, addresses []netip.Addr) error
 	Forget(pod policy.NamespacedName, addresses []netip.Addr)
 	State() (ok bool, reason, message string)
@@ -43,12 +40,12 @@ func (a *Agent) restorePolicies() {
 	}
 }
 
-// awaitPolicies waits until a pod of the namespace and of a kind, empty if none has been chosen yet, may start.
-func (a *Agent) awaitPolicies(ctx context.Context, namespace, kind string) error {
+// awaitPolicies waits until a pod of the namespace may start.
+func (a *Agent) awaitPolicies(ctx context.Context, namespace string) error {
 	if a.Policies == nil {
 		return nil
 	}
-	return a.orClosed(ctx, func(ctx context.Context) error { return a.Policies.Await(ctx, namespace, kind) })
+	return a.orClosed(ctx, func(ctx context.Context) error { return a.Policies.Await(ctx, namespace) })
 }
 
 // orClosed waits, unless the agent stops.
@@ -74,7 +71,7 @@ func (a *Agent) enterPolicies(e *journal.Entry) error {
 	if a.Policies == nil {
 		return nil
 	}
-	return mayNotStart(a.Policies.Enter(nameOf(e), e.Datapath, e.Addresses))
+	return mayNotStart(a.Policies.Enter(nameOf(e), e.Addresses))
 }
 
 // leavePolicies is for an attachment that is no more.
@@ -94,39 +91,6 @@ func (a *Agent) tell(ctx context.Context, e *journal.Entry) (told func() error) 
 		done <- a.orClosed(ctx, func(ctx context.Context) error { return a.Policies.Tell(ctx, nameOf(e), e.Addresses) })
 	}()
 	return func() error { return <-done }
-}
-
-// KindOf returns the kind of a pod that is wired here; "" if it is not.
-func (a *Agent) KindOf(pod policy.NamespacedName) string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, e := range a.entries {
-		if nameOf(e) == pod {
-			return PodOf(e).Kind
-		}
-	}
-	return ""
-}
-
-// unenforcedLocked says on which pods of the node policies are not enforced, those that run and those that come; "" if on all.
-func (a *Agent) unenforcedLocked() string {
-	pods := map[string]int{}
-	switch {
-	case a.desired.Mode == claims.ModeExclusive:
-		pods[claims.Exclusive] = 0
-	case a.kind != "":
-		pods[a.kind] = 0
-	}
-	for _, e := range a.entries {
-		pods[PodOf(e).Kind]++
-	}
-	var list []string
-	for _, kind := range slices.Sorted(maps.Keys(pods)) {
-		if why := a.Policies.Lacks(kind); why != nil {
-			list = append(list, fmt.Sprintf("%v (%d run here; new ones start only in namespaces in which no policy can deny them anything)", why, pods[kind]))
-		}
-	}
-	return strings.Join(list, "; ")
 }
 
 func mayNotStart(why error) error {

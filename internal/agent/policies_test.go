@@ -28,9 +28,6 @@ type fakePolicies struct {
 	await, enter, tell error
 	// telling, if set, is called in Tell.
 	telling func()
-	// lacks are kinds on which policies are not enforced; ok: all is well otherwise.
-	lacks []string
-	ok    bool
 }
 
 func newFakePolicies() *fakePolicies {
@@ -56,18 +53,9 @@ func (f *fakePolicies) Restore(pod policy.NamespacedName, addresses []netip.Addr
 	f.enters(pod, addresses)
 }
 
-func (f *fakePolicies) Lacks(kind string) error {
-	if slices.Contains(f.lacks, kind) {
-		return errors.New("nothing judges pods of " + kind)
-	}
-	return nil
-}
+func (f *fakePolicies) Await(context.Context, string) error { return f.await }
 
-func (f *fakePolicies) Await(_ context.Context, _, kind string) error {
-	return errors.Join(f.await, f.Lacks(kind))
-}
-
-func (f *fakePolicies) Enter(pod policy.NamespacedName, _ string, addresses []netip.Addr) error {
+func (f *fakePolicies) Enter(pod policy.NamespacedName, addresses []netip.Addr) error {
 	f.note("enter", pod)
 	if f.enter == nil {
 		f.enters(pod, addresses)
@@ -95,9 +83,6 @@ func (f *fakePolicies) Forget(pod policy.NamespacedName, addresses []netip.Addr)
 }
 
 func (f *fakePolicies) State() (bool, string, string) {
-	if f.ok {
-		return true, "Following", "all is well"
-	}
 	return false, "HubAway", "nobody answers"
 }
 
@@ -178,49 +163,6 @@ func TestConditionPolicyReady(t *testing.T) {
 	e.restart()
 	if c := meta.FindStatusCondition(e.a.Status(st).Conditions, v1alpha1.ConditionPolicyReady); c != nil {
 		t.Errorf("policy is off, and %+v", c)
-	}
-}
-
-// With policy on auto takes the fastest kind on which policies are enforced. If another one is configured, or pods of another one run,
-// the condition says so, and new pods are told why they may not start.
-func TestKindsWithoutPolicies(t *testing.T) {
-	e, f := withPolicies(t)
-	f.ok = true
-	condition := func(want metav1.ConditionStatus, reason, word string) {
-		t.Helper()
-		c := meta.FindStatusCondition(e.a.Status(v1alpha1.NodeNetworkStatus{}).Conditions, v1alpha1.ConditionPolicyReady)
-		if c == nil || c.Status != want || c.Reason != reason || !strings.Contains(c.Message, word) {
-			t.Errorf("%+v: want %s, %s, %q", c, want, reason, word)
-		}
-	}
-	choose := func(datapath string, lacks ...string) {
-		f.lacks = lacks
-		e.a.mu.Lock()
-		defer e.a.mu.Unlock()
-		e.a.desired.Datapath = datapath
-		if err := e.a.chooseLocked(); err != nil {
-			t.Error(err)
-		}
-	}
-	e.dp.choices = []string{"netkit", "ebpf", "ipvlan", "route"}
-	choose("auto", "netkit", "ipvlan")
-	if e.a.kind != "ebpf" || !strings.Contains(e.a.dpWhy, "not netkit: policy is on") {
-		t.Errorf("auto takes %s: %s", e.a.kind, e.a.dpWhy)
-	}
-	condition(metav1.ConditionTrue, "Following", "all is well")
-	choose("ipvlan", "netkit", "ipvlan")
-	condition(metav1.ConditionFalse, "NotEnforced", "nothing judges pods of ipvlan (0 run here")
-	if _, err := e.add("a"); !says(err, types.ErrTryAgainLater, "nothing judges pods of ipvlan") {
-		t.Errorf("%+v: want the cause", err)
-	}
-	choose("ipvlan", "netkit")
-	e.mustAdd("b")
-	choose("auto", "netkit", "ipvlan")
-	condition(metav1.ConditionFalse, "NotEnforced", "nothing judges pods of ipvlan (1 run here")
-	// If none can be judged the fastest is as good as the others.
-	choose("auto", e.dp.choices...)
-	if e.a.kind != "netkit" {
-		t.Errorf("auto takes %s", e.a.kind)
 	}
 }
 

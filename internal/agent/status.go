@@ -71,11 +71,6 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 	if a.Policies == nil {
 		meta.RemoveStatusCondition(&st.Conditions, v1alpha1.ConditionPolicyReady)
 	} else {
-		if hasPolicies {
-			if why := a.unenforcedLocked(); why != "" {
-				hasPolicies, whyPolicies = false, [2]string{v1alpha1.ReasonPolicyNotEnforced, why}
-			}
-		}
 		meta.SetStatusCondition(&st.Conditions, a.conditionLocked(v1alpha1.ConditionPolicyReady, hasPolicies, whyPolicies[0], whyPolicies[1]))
 	}
 	if a.startingLocked() && meta.FindStatusCondition(prev.Conditions, v1alpha1.ConditionReady) != nil {

@@ -101,7 +101,7 @@ func (s *State) policyReady(ctx context.Context, c client.Client, node string) e
 		return nil
 	case r == nil:
 		return fmt.Errorf("%s says nothing of policies", node)
-	case r.Status != metav1.ConditionTrue && r.Reason != v1alpha1.ReasonPolicyNotEnforced:
+	case r.Status != metav1.ConditionTrue:
 		return fmt.Errorf("%s: %s: %s", node, r.Reason, r.Message)
 	}
 	return nil

@@ -25,7 +25,6 @@ import (
 	"terway.dev/terway/internal/agent/nodepolicy"
 	"terway.dev/terway/internal/controller/certs"
 	"terway.dev/terway/internal/datapath/ebpf"
-	datapaths "terway.dev/terway/internal/datapath/kinds"
 	"terway.dev/terway/internal/policy"
 	"terway.dev/terway/internal/policy/compile"
 	"terway.dev/terway/internal/policy/hub"
@@ -71,7 +70,7 @@ func (h *hubJob) follow(dir string, e *ebpf.Policy, repair func(), log *slog.Log
 			repair()
 			return nil
 		},
-		Unenforced: datapaths.Unenforced, Denied: e.Denied, Lines: io.Discard, Wait: 10 * time.Second,
+		Denied: e.Denied, Lines: io.Discard, Wait: 10 * time.Second,
 		Alarm: func(reason, note string) { log.Error("alarm", "reason", reason, "note", note) }, Log: log, Clock: clock.RealClock{},
 	})
 }
@@ -179,7 +178,7 @@ func TestPolicyPods(t *testing.T) {
 	rounds, pods := number(t, "ROUNDS", 15), number(t, "PODS", fullNode)
 	b := begin(t, "bench-policy")
 	b.part = "pods"
-	list, notes := judgedKinds(chosen(t))
+	list, notes := chosen(t)
 	b.progress("building the plugin")
 	dir := buildPrograms(t, "./cmd/terway")
 	h := newPolicyHub(t)

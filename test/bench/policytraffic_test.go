@@ -36,18 +36,6 @@ const (
 // same is the goal for established connections with rules relative to those without.
 const same = 0.97
 
-// judgedKinds returns those of our datapaths on whose pods policies are enforced.
-func judgedKinds(list []kind, notes []string) (out []kind, _ []string) {
-	for _, k := range list {
-		if why := datapaths.Unenforced(k.name); why != nil {
-			notes = append(notes, fmt.Sprintf("Not measured: %s; %v.", k.name, why))
-			continue
-		}
-		out = append(out, k)
-	}
-	return out, notes
-}
-
 // product opens the node as terwayd does: with all kinds, and policies, which are off.
 func product(netns string, log *slog.Logger) (*dpnode.Node, *ebpf.Policy, error) {
 	lacking, err := datapaths.Probe()
@@ -188,7 +176,7 @@ func TestPolicyTraffic(t *testing.T) {
 	window := time.Duration(number(t, "WINDOW", 200)) * time.Millisecond
 	b := begin(t, "bench-policy")
 	b.part = "traffic"
-	list, notes := judgedKinds(chosen(t))
+	list, notes := chosen(t)
 	legs := policyLegs(b, list)
 	for round := range rounds {
 		turn := slices.Clone(legs)

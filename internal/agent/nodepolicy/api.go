@@ -13,9 +13,8 @@ import (
 	"terway.dev/terway/internal/policy/compile"
 )
 
-// Handler answers what terwayctl asks (package policyapi). It belongs on a socket that only root can open. kindOf returns the kind of a pod that
-// is wired here, empty for others.
-func (p *Policies) Handler(kindOf func(policy.NamespacedName) string) http.Handler {
+// Handler answers what terwayctl asks (package policyapi). It belongs on a socket that only root can open.
+func (p *Policies) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+policyapi.PathVerdict, func(w http.ResponseWriter, r *http.Request) {
 		q, err := policyapi.ReadQuestion(r.URL.Query())
@@ -29,11 +28,7 @@ func (p *Policies) Handler(kindOf func(policy.NamespacedName) string) http.Handl
 			return
 		}
 		_, reason, message := p.State()
-		a := policyapi.Answer{Decision: policyapi.DecisionOf(d), Judged: true, State: reason + ": " + message}
-		if why := p.Lacks(kindOf(q.Pod)); why != nil {
-			a.Judged, a.Why = false, why.Error()
-		}
-		p.answer(w, a)
+		p.answer(w, policyapi.Answer{Decision: policyapi.DecisionOf(d), State: reason + ": " + message})
 	})
 	mux.HandleFunc("GET "+policyapi.PathCounters, func(w http.ResponseWriter, _ *http.Request) {
 		kernel, err := p.judges()

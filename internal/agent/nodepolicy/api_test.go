@@ -19,9 +19,9 @@ import (
 )
 
 // ask asks the agent as terwayctl does.
-func (a *agent) ask(path string, kind string) *httptest.ResponseRecorder {
+func (a *agent) ask(path string) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
-	a.Handler(func(policy.NamespacedName) string { return kind }).ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	a.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 	return w
 }
 
@@ -39,7 +39,7 @@ func TestTheKernelIsAsked(t *testing.T) {
 	for range 6 {
 		wired, list := c.pods(name), c.connections(name)
 		for pod, addresses := range wired {
-			if err := a.Enter(pod, judged, addresses); err != nil {
+			if err := a.Enter(pod, addresses); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -47,7 +47,7 @@ func TestTheKernelIsAsked(t *testing.T) {
 		part := c.ForNode(name).Maps()
 		for _, conn := range list[:min(5, len(list))] {
 			last = policyapi.Question(conn)
-			w := a.ask(last.Path(), judged)
+			w := a.ask(last.Path())
 			answer, got, err := policyapi.ReadAnswer(w.Body)
 			if err != nil || w.Code != http.StatusOK {
 				t.Fatalf("%s: %d, %v", last.Path(), w.Code, err)
@@ -56,7 +56,7 @@ func TestTheKernelIsAsked(t *testing.T) {
 				Endpoint: part.EndpointOf[conn.Pod], Direction: conn.Direction, Peer: conn.Peer, Protocol: conn.Protocol,
 				SourcePort: conn.SourcePort, DestinationPort: conn.DestinationPort, ICMPType: conn.ICMPType, ICMPCode: conn.ICMPCode,
 			}))
-			if !reflect.DeepEqual(got, want) || !answer.Judged || !strings.HasPrefix(answer.State, "Following: ") {
+			if !reflect.DeepEqual(got, want) || !strings.HasPrefix(answer.State, "Following: ") {
 				t.Errorf("%+v: %+v %+v, want %+v", conn, got, answer, want)
 			}
 			said[got.Action]++
@@ -66,14 +66,10 @@ func TestTheKernelIsAsked(t *testing.T) {
 	if said[policy.Allow] == 0 || said[policy.Deny] == 0 {
 		t.Errorf("the kernel said %v: want both", said)
 	}
-	answer, _, err := policyapi.ReadAnswer(a.ask(last.Path(), "ipvlan").Body)
-	if err != nil || answer.Judged || answer.Why != "nothing judges pods of ipvlan: take route" {
-		t.Errorf("of a kind that is not judged: %+v, %v", answer, err)
-	}
 	gone := last
 	gone.Own = addr("10.99.0.1")
 	gone.Peer = addr("10.99.0.2")
-	if _, d, err := policyapi.ReadAnswer(a.ask(gone.Path(), judged).Body); err != nil || !reflect.DeepEqual(d, policy.Decision{Action: policy.Deny, Reason: policy.Closed}) {
+	if _, d, err := policyapi.ReadAnswer(a.ask(gone.Path()).Body); err != nil || !reflect.DeepEqual(d, policy.Decision{Action: policy.Deny, Reason: policy.Closed}) {
 		t.Errorf("an address of nobody: %+v, %v", d, err)
 	}
 	for query, want := range map[string]string{
@@ -85,7 +81,7 @@ func TestTheKernelIsAsked(t *testing.T) {
 		"pod=a/b&direction=egress&own=10.0.0.1&peer=10.0.0.2&protocol=300&type=0&code=0":                          `protocol "300": want 0 to 255`,
 		"pod=a/b&direction=egress&own=10.0.0.1&peer=10.0.0.2&protocol=6&type=0&code=0&source=1&destination=65536": `destination "65536": want 0 to 65535`,
 	} {
-		if w := a.ask(policyapi.PathVerdict+"?"+query, judged); w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), want) {
+		if w := a.ask(policyapi.PathVerdict + "?" + query); w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), want) {
 			t.Errorf("%s: %d %s, want %s", query, w.Code, w.Body, want)
 		}
 	}
@@ -112,7 +108,7 @@ func TestFlowsAndCounters(t *testing.T) {
 	binary.LittleEndian.PutUint32(event[56:], row.Rule)
 	binary.LittleEndian.PutUint16(event[74:], conn.DestinationPort)
 	event[76], event[79] = conn.Protocol, 1|4
-	server := httptest.NewServer(a.Handler(func(policy.NamespacedName) string { return judged }))
+	server := httptest.NewServer(a.Handler())
 	defer server.Close()
 	coming, err := http.Get(server.URL + policyapi.FlowsQuery{Follow: true, Denied: true, Pod: in("shop", "db")}.Path())
 	if err != nil {
@@ -132,11 +128,11 @@ func TestFlowsAndCounters(t *testing.T) {
 	}
 	for q, want := range map[*policyapi.FlowsQuery]int{{}: 1, {Denied: true}: 1, {Pod: in("shop", "other")}: 0, {Pod: in("shop", "web"), Addresses: []netip.Addr{conn.Peer}}: 1} {
 		n := 0
-		if err := policyapi.ReadFlows(a.ask(q.Path(), judged).Body, false, func(policyapi.Flow) error { n++; return nil }); err != nil || n != want {
+		if err := policyapi.ReadFlows(a.ask(q.Path()).Body, false, func(policyapi.Flow) error { n++; return nil }); err != nil || n != want {
 			t.Errorf("%s: %d flows, %v; want %d", q.Path(), n, err, want)
 		}
 	}
-	c, decisions, err := policyapi.ReadCounters(a.ask(policyapi.PathCounters, judged).Body)
+	c, decisions, err := policyapi.ReadCounters(a.ask(policyapi.PathCounters).Body)
 	found := false
 	for i, d := range decisions {
 		found = found || d.Reason == policy.ByTier && d.Tier == "default" && c.Rules[i].Ingress == 1
@@ -172,7 +168,7 @@ func TestFlowsAndCounters(t *testing.T) {
 		}
 	}
 	for query, want := range map[string]string{"denied=maybe": `denied "maybe": want true or false`, "pod=x": `pod "x": want NAMESPACE/NAME`, "address=x": `address "x": want an address`} {
-		if w := a.ask(policyapi.PathFlows+"?"+query, judged); w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), want) {
+		if w := a.ask(policyapi.PathFlows + "?" + query); w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), want) {
 			t.Errorf("%s: %d %s", query, w.Code, w.Body)
 		}
 	}

@@ -32,8 +32,6 @@ type Options struct {
 	Maps func() (map[string]*ebpf.Map, error)
 	// Written makes programs look into the maps. It is called when the first part is in them, and again after an error.
 	Written func() error
-	// Unenforced returns why no program judges pods of a kind, and what to do about it; nil if they are judged.
-	Unenforced func(kind string) error
 	// Denied returns how many packets programs have dropped, by direction.
 	Denied func() (ingress, egress uint64, err error)
 	// Lines gets a line of JSON for denied and logged flows.

@@ -38,7 +38,7 @@ func TestTheKernelSaysWhatTheHubSays(t *testing.T) {
 	for range 30 {
 		wired, list := c.pods(name), c.connections(name)
 		for pod, addresses := range wired {
-			if err := a.Enter(pod, judged, addresses); err != nil {
+			if err := a.Enter(pod, addresses); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -99,7 +99,7 @@ func TestAnAddressIsItsPods(t *testing.T) {
 	}
 	enter := func(pod policy.NamespacedName) {
 		t.Helper()
-		if err := a.Enter(pod, judged, address); err != nil {
+		if err := a.Enter(pod, address); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -167,10 +167,10 @@ func TestNodesKnowAPodBeforeItStarts(t *testing.T) {
 		t.Error(err)
 	}
 	ctx := context.Background()
-	if err := one.Await(ctx, "shop", judged); err != nil {
+	if err := one.Await(ctx, "shop"); err != nil {
 		t.Fatal(err)
 	}
-	if err := one.Enter(web, judged, address); err != nil {
+	if err := one.Enter(web, address); err != nil {
 		t.Fatal(err)
 	}
 	if n := m1.endpoint("10.0.0.5"); n != 0 {
@@ -193,7 +193,7 @@ func TestNodesKnowAPodBeforeItStarts(t *testing.T) {
 	})
 	// A node that is not there is waited for a while, and counted.
 	two.stop()
-	if err := one.Enter(web, judged, address); err != nil {
+	if err := one.Enter(web, address); err != nil {
 		t.Fatal(err)
 	}
 	late := one.late.Load()
@@ -212,7 +212,7 @@ func TestANewSandboxKeepsItsAddress(t *testing.T) {
 	two.follows()
 	web, before, now := in("shop", "web"), []netip.Addr{addr("10.0.0.5")}, []netip.Addr{addr("10.0.0.6")}
 	for _, a := range [][]netip.Addr{before, now} {
-		if err := one.Enter(web, judged, a); err != nil {
+		if err := one.Enter(web, a); err != nil {
 			t.Fatal(err)
 		}
 		one.tell(web, a)
@@ -234,7 +234,7 @@ func TestWithoutAHub(t *testing.T) {
 	ctx := context.Background()
 	fails := func(namespace string, words ...string) {
 		t.Helper()
-		err := a.Await(ctx, namespace, judged)
+		err := a.Await(ctx, namespace)
 		if err == nil {
 			t.Errorf("a pod of namespace %s may start", namespace)
 			return
@@ -249,12 +249,12 @@ func TestWithoutAHub(t *testing.T) {
 	if _, reason, _ := a.State(); reason != "NoHub" {
 		t.Errorf("reason %s", reason)
 	}
-	if err := a.Enter(in("other", "x"), judged, []netip.Addr{addr("10.0.0.3")}); err == nil {
+	if err := a.Enter(in("other", "x"), []netip.Addr{addr("10.0.0.3")}); err == nil {
 		t.Error("a pod may come when nothing is in the maps")
 	}
 	m.find(h)
 	a.follows()
-	if err := a.Await(ctx, "shop", judged); err != nil {
+	if err := a.Await(ctx, "shop"); err != nil {
 		t.Error(err)
 	}
 	h.server.Stop()
@@ -264,7 +264,7 @@ func TestWithoutAHub(t *testing.T) {
 		}
 		return nil
 	})
-	if err := a.Await(ctx, "other", judged); err != nil {
+	if err := a.Await(ctx, "other"); err != nil {
 		t.Errorf("nothing selects a pod of namespace other: %v", err)
 	}
 	if err := a.Tell(ctx, in("other", "x"), []netip.Addr{addr("10.0.0.3")}); err != nil || a.late.Load() != 1 {
@@ -326,7 +326,7 @@ func TestAPodWithoutTheHubHasNoRules(t *testing.T) {
 	both := []netip.Addr{addr(own), addr(own6)}
 	starts := func(pod policy.NamespacedName) {
 		t.Helper()
-		if err := errors.Join(a.Enter(pod, judged, both), a.client.Load().Again()); err != nil {
+		if err := errors.Join(a.Enter(pod, both), a.client.Load().Again()); err != nil {
 			t.Fatal(err)
 		}
 		if err := m.free(own); err == nil {
@@ -365,7 +365,7 @@ func TestAPodWithoutTheHubHasNoRules(t *testing.T) {
 	})
 	starts(y)
 	a.Forget(y, both)
-	if err := a.Enter(in("shop", "new"), judged, both); err != nil {
+	if err := a.Enter(in("shop", "new"), both); err != nil {
 		t.Fatal(err)
 	}
 	if m.endpoint(own) != 0 {
@@ -388,7 +388,7 @@ func TestAnAddressThatTheHubKnows(t *testing.T) {
 	a.away(h)
 	a.Forget(was, old)
 	ctx, late := context.Background(), in("other", "late")
-	if err := a.Enter(late, judged, old); err != nil {
+	if err := a.Enter(late, old); err != nil {
 		t.Fatal(err)
 	}
 	if err := a.Tell(ctx, late, old); err == nil || !strings.Contains(err.Error(), "pod other/was has its address") || !strings.Contains(err.Error(), "no replica of the policy hub answers") {
@@ -402,7 +402,7 @@ func TestAnAddressThatTheHubKnows(t *testing.T) {
 	a.Forget(late, old)
 	now := []netip.Addr{addr("10.0.0.3")}
 	for _, addresses := range [][]netip.Addr{old, now} { // two sandboxes of the pod
-		if err := errors.Join(a.Enter(was, judged, addresses), a.Tell(ctx, was, addresses)); err != nil {
+		if err := errors.Join(a.Enter(was, addresses), a.Tell(ctx, was, addresses)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -428,7 +428,7 @@ func TestTheHubComesBack(t *testing.T) {
 	a.follows()
 	a.away(h)
 	x, address := in("other", "x"), []netip.Addr{addr("10.0.0.3")}
-	if err := errors.Join(a.Enter(x, judged, address), a.Tell(context.Background(), x, address)); err != nil {
+	if err := errors.Join(a.Enter(x, address), a.Tell(context.Background(), x, address)); err != nil {
 		t.Fatal(err)
 	}
 	number := m.endpoint("10.0.0.3")
@@ -484,7 +484,7 @@ func TestTheHubComesBack(t *testing.T) {
 	}
 	// Another one starts in vain: its namespace is open no more, and the hub does not know it.
 	y, its := in("other", "y"), []netip.Addr{addr("10.0.0.4")}
-	if err := errors.Join(a.Enter(y, judged, its), a.Tell(context.Background(), y, its)); err != nil {
+	if err := errors.Join(a.Enter(y, its), a.Tell(context.Background(), y, its)); err != nil {
 		t.Fatal(err)
 	}
 	if m.endpoint("10.0.0.4") != 0 {
@@ -629,14 +629,14 @@ func TestAnOldKernel(t *testing.T) {
 	a := m.run(o, first, nil)
 	const why = "this kernel lacks maps of maps: EINVAL"
 	ctx := context.Background()
-	if err := a.Await(ctx, "shop", judged); err == nil || !strings.Contains(err.Error(), why) {
+	if err := a.Await(ctx, "shop"); err == nil || !strings.Contains(err.Error(), why) {
 		t.Errorf("%v: want %s", err, why)
 	}
 	web, other, address := in("shop", "web"), in("other", "x"), []netip.Addr{addr("10.0.0.5")}
-	if err := a.Enter(web, judged, address); err == nil || !strings.Contains(err.Error(), why) {
+	if err := a.Enter(web, address); err == nil || !strings.Contains(err.Error(), why) {
 		t.Errorf("%v: want %s", err, why)
 	}
-	if err := errors.Join(a.Await(ctx, "other", judged), a.Enter(other, judged, address), a.Tell(ctx, other, address)); err != nil {
+	if err := errors.Join(a.Await(ctx, "other"), a.Enter(other, address), a.Tell(ctx, other, address)); err != nil {
 		t.Errorf("nothing selects a pod of namespace other: %v", err)
 	}
 	a.Forget(other, address)
@@ -649,25 +649,6 @@ func TestAnOldKernel(t *testing.T) {
 	a.stop()
 	if alarms := m.alarmed(); len(alarms) != 1 || tries != 1 || !strings.Contains(alarms[0], why) {
 		t.Errorf("after %d tries: %q", tries, alarms)
-	}
-}
-
-// A pod of a kind on which policies are not enforced starts only where none can deny it anything, and else fails with the cause.
-func TestAKindWithoutPolicies(t *testing.T) {
-	t.Parallel()
-	h := serve(t, "a", shop())
-	a := newMachine(t, "node1", h).start(nil)
-	a.follows()
-	ctx := context.Background()
-	web, other, address := in("shop", "web"), in("other", "x"), []netip.Addr{addr("10.0.0.5")}
-	for what, err := range map[string]error{"Await": a.Await(ctx, "shop", "ipvlan"), "Enter": a.Enter(web, "ipvlan", address)} {
-		if err == nil || !strings.Contains(err.Error(), `namespace "shop"`) || !strings.Contains(err.Error(), "nothing judges pods of ipvlan: take route") {
-			t.Errorf("%s: %v", what, err)
-		}
-	}
-	// The kind may be chosen later.
-	if err := errors.Join(a.Await(ctx, "shop", ""), a.Await(ctx, "other", "ipvlan"), a.Enter(other, "ipvlan", address)); err != nil {
-		t.Error(err)
 	}
 }
 
@@ -694,11 +675,11 @@ func TestProgramsAreTurnedOnAgain(t *testing.T) {
 		}
 		return nil
 	})
-	if err := a.Enter(in("shop", "web"), judged, address); err == nil || !strings.Contains(err.Error(), "no memory") {
+	if err := a.Enter(in("shop", "web"), address); err == nil || !strings.Contains(err.Error(), "no memory") {
 		t.Errorf("a pod starts: %v", err)
 	}
 	fine.Store(true)
-	eventually(t, "the programs", func() error { return a.Enter(in("shop", "web"), judged, address) })
+	eventually(t, "the programs", func() error { return a.Enter(in("shop", "web"), address) })
 }
 
 // Packets that were dropped are counted by direction.
@@ -784,7 +765,7 @@ func TestAPodOvertakesItsEnd(t *testing.T) {
 	one.follows()
 	two.follows()
 	web, address := in("shop", "web"), []netip.Addr{addr("10.0.0.5")}
-	if err := one.Enter(web, judged, address); err != nil {
+	if err := one.Enter(web, address); err != nil {
 		t.Fatal(err)
 	}
 	one.tell(web, address)
@@ -800,7 +781,7 @@ func TestAPodOvertakesItsEnd(t *testing.T) {
 		one.Forget(pod, its)
 	}
 	one.Forget(web, address)
-	if err := one.Enter(web, judged, address); err != nil {
+	if err := one.Enter(web, address); err != nil {
 		t.Fatal(err)
 	}
 	one.tell(web, address)
@@ -854,7 +835,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 							break
 						}
 						// The agent enters none before there is something in the maps.
-						if a.Enter(pod, judged, addresses) == nil {
+						if a.Enter(pod, addresses) == nil {
 							wired[pod] = addresses
 						}
 						break
@@ -866,7 +847,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 			a.follows()
 			for pod, addresses := range c.pods(name) {
 				if chance.IntN(3) > 0 {
-					if err := a.Enter(pod, judged, addresses); err != nil {
+					if err := a.Enter(pod, addresses); err != nil {
 						t.Fatal(err)
 					}
 					wired[pod] = addresses

@@ -19,21 +19,9 @@ const (
 	mostLeavers = 8
 )
 
-// Lacks returns why policies are not enforced on pods of a kind, and what to do about it; nil if they are. An empty kind is one that is
-// not known yet.
-func (p *Policies) Lacks(kind string) error {
-	if failure := p.failed(); unsupported(failure) {
-		return fmt.Errorf("network policies are not enforced on this node: %w", failure)
-	}
-	if kind == "" {
-		return nil
-	}
-	return p.Unenforced(kind)
-}
-
-// Await waits until a pod of the namespace and of a kind, which may be empty if it is not known yet, may start: the node follows a hub, and
-// policies are enforced on the kind; or by the last revision no policy can deny the pod anything. The error says why it may not.
-func (p *Policies) Await(ctx context.Context, namespace, kind string) error {
+// Await waits until a pod of the namespace may start: the node follows a hub, and its kernel enforces policies; or by the last
+// revision no policy can deny the pod anything. The error says why it may not.
+func (p *Policies) Await(ctx context.Context, namespace string) error {
 	ctx, cancel := context.WithTimeout(ctx, p.Wait)
 	defer cancel()
 	for {
@@ -43,8 +31,11 @@ func (p *Policies) Await(ctx context.Context, namespace, kind string) error {
 			if c.Open(namespace) {
 				return nil
 			}
+			if unsupported(failure) && following {
+				return mayDeny(namespace, failure)
+			}
 			if following {
-				return mayDeny(namespace, p.Lacks(kind))
+				return nil
 			}
 		}
 		select {
@@ -58,12 +49,9 @@ func (p *Policies) Await(ctx context.Context, namespace, kind string) error {
 	}
 }
 
-// mayDeny says why a pod must not start whose namespace is not open, if policies are not enforced on it.
+// mayDeny says why a pod must not start whose namespace is not open, on a kernel that cannot have policies.
 func mayDeny(namespace string, lacks error) error {
-	if lacks == nil {
-		return nil
-	}
-	return fmt.Errorf("policies may deny a pod of namespace %q something, but %w", namespace, lacks)
+	return fmt.Errorf("policies may deny a pod of namespace %q something, but they are not enforced on this node: %w", namespace, lacks)
 }
 
 // away says that no hub answers, and what the node has.
@@ -83,14 +71,14 @@ func (p *Policies) away() string {
 	return fmt.Sprintf("no replica of the policy hub answers (%s); the node has revision %d of %s, %s old", why, s.Revision, s.Hub, p.Clock.Since(s.Settled).Round(time.Second))
 }
 
-// Enter notes that a pod of a kind is about to have addresses here. When it returns nothing passes there but what the hub
-// has said of this pod, if policies are enforced on the kind. If they are not, the error says so, unless the pod's namespace is open.
-func (p *Policies) Enter(pod policy.NamespacedName, kind string, addresses []netip.Addr) error {
+// Enter notes that a pod is about to have addresses here. When it returns nothing passes there but what the hub has said of this pod. If the
+// kernel cannot have policies the error says so, unless the pod's namespace is open.
+func (p *Policies) Enter(pod policy.NamespacedName, addresses []netip.Addr) error {
 	c := p.client.Load()
-	if lacks := p.Lacks(kind); lacks != nil && (c == nil || !c.Open(pod.Namespace)) {
-		return mayDeny(pod.Namespace, lacks)
-	}
-	if unsupported(p.failed()) {
+	if failure := p.failed(); unsupported(failure) {
+		if c == nil || !c.Open(pod.Namespace) {
+			return mayDeny(pod.Namespace, failure)
+		}
 		p.pods.enter(pod, addresses)
 		return nil
 	}
@@ -129,7 +117,7 @@ func (p *Policies) Tell(ctx context.Context, pod policy.NamespacedName, addresse
 	}
 	p.told.Add(1)
 	for {
-		if err := p.Await(ctx, pod.Namespace, ""); err != nil {
+		if err := p.Await(ctx, pod.Namespace); err != nil {
 			return err
 		}
 		c := p.client.Load()

@@ -33,11 +33,7 @@ import (
 
 // These tests follow real hubs over TLS and write real maps, which bpf/policy.h is asked about.
 
-const (
-	host = "terway-policy.kube-system.svc"
-	// judged is the kind of pods on which policies are enforced.
-	judged = "route"
-)
+const host = "terway-policy.kube-system.svc"
 
 var certificates = sync.OnceValue(func() map[string][]byte {
 	data, _, err := certs.Server{Name: "terway-policy", Host: host}.Turn(nil, time.Now())
@@ -171,12 +167,6 @@ func (m *machine) options(first chan struct{}) Options {
 		Written: func() error {
 			close(first)
 			return nil
-		},
-		Unenforced: func(kind string) error {
-			if kind == judged {
-				return nil
-			}
-			return fmt.Errorf("nothing judges pods of %s: take %s", kind, judged)
 		},
 		Denied: func() (ingress, egress uint64, err error) { return 3, 4, nil },
 		Lines:  &m.lines,

@@ -131,9 +131,6 @@ func readDirection(field, value string) (policy.Direction, error) {
 // An Answer is the kernel's verdict.
 type Answer struct {
 	Decision Decision `json:"decision"`
-	// Judged is false if nothing judges the pod's packets whatever the maps say; Why says why.
-	Judged bool   `json:"judged"`
-	Why    string `json:"why,omitempty"`
 	// State is the condition PolicyReady: what the node has, and from whom.
 	State string `json:"state"`
 }
@@ -143,10 +140,8 @@ func ReadAnswer(r io.Reader) (a Answer, d policy.Decision, err error) {
 	if err := read(r, &a); err != nil {
 		return a, d, err
 	}
-	for field, value := range map[string]string{"why": a.Why, "state": a.State} {
-		if !utf8.ValidString(value) || len(value) > 1<<16 {
-			return a, d, &InvalidError{field, value, "at most 65536 bytes of UTF-8"}
-		}
+	if !utf8.ValidString(a.State) || len(a.State) > 1<<16 {
+		return a, d, &InvalidError{"state", a.State, "at most 65536 bytes of UTF-8"}
 	}
 	d, err = a.Decision.Read()
 	return a, d, err

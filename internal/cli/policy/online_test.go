@@ -132,7 +132,7 @@ func (f *fleet) kernel(t *testing.T) func(string, url.Values) (any, error) {
 			return nil, err
 		}
 		d := tables.decide(node, policy.Connection(q))
-		return policyapi.Answer{Decision: policyapi.DecisionOf(d), Judged: true, State: "Following: all is well"}, nil
+		return policyapi.Answer{Decision: policyapi.DecisionOf(d), State: "Following: all is well"}, nil
 	}
 }
 
@@ -161,24 +161,13 @@ ingress at shop/db: allow: NetworkPolicy shop/db, ingress rule 0, in tier defaul
 			return a, err
 		}
 		times++
-		return policyapi.Answer{Decision: policyapi.DecisionOf(policy.Decision{Action: policy.Deny, Reason: policy.ByTier, Tier: "default"}), Judged: true, State: "HubAway: for a while"}, nil
+		return policyapi.Answer{Decision: policyapi.DecisionOf(policy.Decision{Action: policy.Deny, Reason: policy.ByTier, Tier: "default"}), State: "HubAway: for a while"}, nil
 	}
 	out, err = f.run(t, "trace", "--from", "shop/web", "--to", "shop/db", "--port", "5432")
 	var exit interface{ ExitStatus() int }
 	if !errors.As(err, &exit) || exit.ExitStatus() != 3 || times != 2 || !strings.Contains(err.Error(), "ingress at shop/db: node n2 says deny: the end of tier default") ||
 		!strings.Contains(err.Error(), "policies say allow: NetworkPolicy shop/db, ingress rule 0") || !strings.Contains(out, "  node n2: HubAway: for a while\n") {
 		t.Errorf("%s%v, asked %d times", out, err, times)
-	}
-
-	// Nothing judges there: what is denied differs, what is allowed does not.
-	f.answers[policyapi.PathVerdict] = func(node string, query url.Values) (any, error) {
-		return policyapi.Answer{Decision: policyapi.DecisionOf(policy.Decision{Action: policy.Deny, Reason: policy.Closed}), Why: "of kind ipvlan"}, nil
-	}
-	if out, err = f.run(t, "trace", "--from", "shop/web", "--to", "shop/db", "--port", "5432"); err != nil || !strings.Contains(out, "  node n2: nothing judges the pod: of kind ipvlan\n") {
-		t.Errorf("%s%v", out, err)
-	}
-	if out, err = f.run(t, "trace", "--from", "198.51.100.7", "--to", "shop/db", "--port", "5432"); !errors.As(err, &exit) || exit.ExitStatus() != 3 {
-		t.Errorf("%s%v", out, err)
 	}
 }
 
@@ -187,14 +176,14 @@ func TestTraceTakesNoNonsense(t *testing.T) {
 	f := newFleet(t)
 	for answer, want := range map[string]string{
 		`{`: "read the agent's answer",
-		`{"judged": true, "decision": {"action": "maybe", "reason": "none"}}`:                                                                                     `action "maybe": want allow or deny`,
-		`{"judged": true, "decision": {"action": "deny", "reason": "why"}}`:                                                                                       `reason "why": want none, rule, tier or closed`,
-		`{"judged": true, "decision": {"action": "deny", "reason": "rule"}}`:                                                                                      "want rule, if and only if there is one",
-		`{"judged": true, "decision": {"action": "deny", "reason": "tier", "tier": "a\u001b[2J"}}`:                                                                "letters that can be printed",
-		`{"judged": true, "decision": {"action": "deny", "reason": "rule", "rule": {"kind": "NetworkPolicy", "name": "x", "direction": "up", "number": 1}}}`:      `"up": want ingress or egress`,
-		`{"judged": true, "decision": {"action": "deny", "reason": "rule", "rule": {"kind": "NetworkPolicy", "name": "x", "direction": "egress", "number": -1}}}`: `number "-1": want 0 or more`,
-		`{"judged": true, "decision": {"action": "deny", "reason": "rule", "rule": {"kind": "NetworkPolicy", "name": "", "direction": "ingress", "number": 1}}}`:  `name "": want a name`,
-		`{"judged": true, "decision": {"action": "deny", "reason": "none", "logs": [{"kind": "", "name": "x", "direction": "ingress", "number": 1}]}}`:            `kind "": want a name`,
+		`{"decision": {"action": "maybe", "reason": "none"}}`:                                                                                     `action "maybe": want allow or deny`,
+		`{"decision": {"action": "deny", "reason": "why"}}`:                                                                                       `reason "why": want none, rule, tier or closed`,
+		`{"decision": {"action": "deny", "reason": "rule"}}`:                                                                                      "want rule, if and only if there is one",
+		`{"decision": {"action": "deny", "reason": "tier", "tier": "a\u001b[2J"}}`:                                                                "letters that can be printed",
+		`{"decision": {"action": "deny", "reason": "rule", "rule": {"kind": "NetworkPolicy", "name": "x", "direction": "up", "number": 1}}}`:      `"up": want ingress or egress`,
+		`{"decision": {"action": "deny", "reason": "rule", "rule": {"kind": "NetworkPolicy", "name": "x", "direction": "egress", "number": -1}}}`: `number "-1": want 0 or more`,
+		`{"decision": {"action": "deny", "reason": "rule", "rule": {"kind": "NetworkPolicy", "name": "", "direction": "ingress", "number": 1}}}`:  `name "": want a name`,
+		`{"decision": {"action": "deny", "reason": "none", "logs": [{"kind": "", "name": "x", "direction": "ingress", "number": 1}]}}`:            `kind "": want a name`,
 	} {
 		f.answers[policyapi.PathVerdict] = func(string, url.Values) (any, error) { return answer, nil }
 		out, err := f.run(t, "trace", "--from", "shop/web", "--to", "shop/db", "--port", "5432")
@@ -239,7 +228,7 @@ func TestProbesOfTheCluster(t *testing.T) {
 		Data:       map[string]string{"eni-config.yaml": "{cluster_id: c, region: cn-hangzhou, service_cidr: 172.21.0.0/20, vswitches: {cn-hangzhou-i: [vsw-1]}, policy_allow_load_balancer_probes: false}"},
 	})
 	f.answers[policyapi.PathVerdict] = func(string, url.Values) (any, error) {
-		return policyapi.Answer{Decision: policyapi.DecisionOf(policy.Decision{Action: policy.Allow}), Why: "nothing"}, nil
+		return policyapi.Answer{Decision: policyapi.DecisionOf(policy.Decision{Action: policy.Allow})}, nil
 	}
 	for _, c := range []struct {
 		args []string

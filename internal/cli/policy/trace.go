@@ -299,13 +299,6 @@ func (o *online) compare(ctx context.Context, w io.Writer, node string, c policy
 	if err != nil {
 		return "", fmt.Errorf("node %s: %w", node, err)
 	}
-	if !a.Judged {
-		fmt.Fprintf(w, "  node %s: nothing judges the pod: %s\n", node, agents.Printable(a.Why))
-		if want.Action != policy.Allow {
-			return fmt.Sprintf("node %s allows it, as nothing judges the pod there", node), nil
-		}
-		return "", nil
-	}
 	if reflect.DeepEqual(got, want) {
 		fmt.Fprintf(w, "  node %s: its kernel says the same\n", node)
 		return "", nil

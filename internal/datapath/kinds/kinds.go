@@ -64,16 +64,6 @@ func New(o Options) (n *node.Node, policy *ebpf.Policy, err error) {
 	return n, policy, err
 }
 
-// Unenforced returns why network policies are not enforced on pods of a kind, and what to do about it; nil if New's Policy enforces
-// them.
-func Unenforced(kind string) error {
-	switch kind {
-	case claims.Route, claims.EBPF, claims.Netkit, claims.IPvlan, claims.Exclusive:
-		return nil
-	}
-	return fmt.Errorf("network policies are not enforced on pods of datapath %s, which this version does not have: set datapath to %s; pods that run keep theirs until they are made anew", kind, claims.Auto)
-}
-
 // Probe returns what the kernel lacks for each kind that it does not support. Any other failure,
 // such as lack of memory, is an error: it says nothing about the kernel, and the result is used
 // until the agent is restarted.

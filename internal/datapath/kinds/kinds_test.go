@@ -83,15 +83,3 @@ func TestNew(t *testing.T) {
 		}
 	}
 }
-
-// Of each kind it is known whether policies are enforced on its pods, and what to do if they are not.
-func TestUnenforced(t *testing.T) {
-	for kind, want := range map[string]string{
-		claims.Route: "", claims.EBPF: "", claims.Netkit: "", claims.IPvlan: "", claims.Exclusive: "", "other": "set datapath to auto",
-	} {
-		err := Unenforced(kind)
-		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
-			t.Errorf("%s: %v, want %q", kind, err, want)
-		}
-	}
-}

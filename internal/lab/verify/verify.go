@@ -15,7 +15,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"terway.dev/terway/internal/datapath/kinds"
 	"terway.dev/terway/internal/lab/instruments"
 )
 
@@ -34,8 +33,7 @@ type Check struct {
 	// Shared marks a check that needs several pods on one ENI: it is skipped on nodes with
 	// exclusive ENIs.
 	Shared bool
-	// Policy marks a check of network policies: it is for labs with policies, and is skipped on a datapath on whose pods
-	// they are not enforced yet.
+	// Policy marks a check of network policies: it is for labs with policies.
 	Policy bool
 	// Once marks a check of what does not depend on the datapath: of several datapaths it runs on the first on which there is something
 	// to test.
@@ -121,11 +119,6 @@ func (e *Env) run(ctx context.Context, c Check) Result {
 func (e *Env) pointless(c Check) string {
 	if c.Shared && e.AllExclusive() {
 		return "each pod has an exclusive ENI"
-	}
-	for _, r := range e.Runs {
-		if why := kinds.Unenforced(r.Datapath); c.Policy && why != nil {
-			return why.Error()
-		}
 	}
 	return ""
 }
