@@ -31,8 +31,8 @@ const (
 	// streaming is how long a stream is measured.
 	streaming = time.Second
 	// leastOfLimit and mostOfLimit are the bounds of rate ÷ limit. Packets of many segments are counted with one header, which
-	// are 4 % less.
-	leastOfLimit, mostOfLimit = 0.6, 1.25
+	// are 4 % less; those that an ifb in the pod drops are counted, and not delivered.
+	leastOfLimit, mostOfLimit = 0.6, 1.5
 	// withoutLimit is how much faster than limitBits a direction without a limit must be at least.
 	withoutLimit = 3
 )

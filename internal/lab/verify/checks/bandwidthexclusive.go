@@ -1,0 +1,101 @@
+package checks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"terway.dev/terway/internal/bandwidth"
+	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/instruments"
+	"terway.dev/terway/internal/lab/verify"
+)
+
+var bandwidthExclusive = verify.Check{
+	Name:   "bandwidth-exclusive",
+	About:  "a pod with an exclusive ENI has one limit for both its devices: the ENI, and the one to its node",
+	NotFor: noLimitsOfFlannel,
+	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
+		na, nb, err := e.TwoNodes()
+		if err != nil {
+			return "", err
+		}
+		if !e.Exclusive(nb.Name) {
+			if err := e.offerENIs(ctx, nb.Name, 1); err != nil {
+				return "", err
+			}
+			defer func() { err = errors.Join(err, e.takeBack(ctx, nb.Name)) }()
+		}
+		spec := instruments.PlainSpec(nb.Name)
+		lab.AskForENI(&spec)
+		if err := e.CreateAnnotated(ctx, "own", map[string]string{bandwidth.Ingress: limitText, bandwidth.Egress: limitText}, spec, metav1.CreateOptions{}); err != nil {
+			return "", err
+		}
+		if err := e.CreatePod(ctx, "far", e.PodSpec(na.Name)); err != nil {
+			return "", err
+		}
+		ends, err := e.ends(ctx, "own", "far")
+		if err != nil {
+			return "", err
+		}
+		own, far, node := ends[0], ends[1], instruments.MachineEnd(nb)
+		var all []string
+		for _, egress := range []bool{true, false} {
+			before, err := instruments.PodOctets(own.NetNS)
+			if err != nil {
+				return "", err
+			}
+			rates, err := instruments.RatesDuring(own.NetNS, func() error {
+				return together(ctx, direct(own, far, egress), direct(own, node, egress))
+			})
+			if err != nil {
+				return "", err
+			}
+			after, err := instruments.PodOctets(own.NetNS)
+			if err != nil {
+				return "", err
+			}
+			// A device that carried next to nothing proves nothing of the sum.
+			var shares []string
+			for device, now := range after {
+				n := now.Received - before[device].Received
+				if egress {
+					n = now.Sent - before[device].Sent
+				}
+				if n >= 100e3 {
+					shares = append(shares, fmt.Sprintf("%s %.1f MB", device, float64(n)/1e6))
+				}
+			}
+			slices.Sort(shares)
+			text, wrong := judged(directionOf(egress)+" both", rateOf(rates, egress), limitBits)
+			all = append(all, fmt.Sprintf("%s by %s", text, strings.Join(shares, " and ")))
+			if len(shares) != 2 {
+				err = fmt.Errorf("packets went by %d devices of the pod (%s), want two", len(shares), strings.Join(shares, ", "))
+			}
+			if err := errors.Join(err, wrong); err != nil {
+				return strings.Join(all, "; "), err
+			}
+		}
+		return fmt.Sprintf("a pod of %s with a pod of %s and with its node at once: %s", nb.Name, na.Name, strings.Join(all, "; ")), nil
+	}),
+}
+
+// together streams by several pairs at once.
+func together(ctx context.Context, pairs ...instruments.Pair) error {
+	done := make(chan error)
+	for _, p := range pairs {
+		go func() {
+			_, err := p.Stream(ctx, streaming)
+			done <- err
+		}()
+	}
+	var err error
+	for range pairs {
+		err = errors.Join(err, <-done)
+	}
+	return err
+}
