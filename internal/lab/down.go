@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/kernel"
 )
 
 // ownerFile marks a directory as a lab's; no other directory is ever deleted.
@@ -58,7 +60,7 @@ func (o *Options) remove(ctx context.Context) (found bool, err error) {
 		return ended, err
 	}
 	for _, ns := range namespaces {
-		if err := removeNamespace(ns); err != nil {
+		if err := kernel.RemoveNamespace(ns); err != nil {
 			return true, err
 		}
 	}
@@ -120,16 +122,6 @@ func (o *Options) endProcesses(ctx context.Context) (found bool, err error) {
 		return false, nil
 	})
 	return found, err
-}
-
-func removeNamespace(path string) error {
-	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("unmount network namespace %s: %w", path, err)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove network namespace %s: %w", path, err)
-	}
-	return nil
 }
 
 // claimDir makes the lab's directory; it refuses one with other files. If terway-lab is killed

@@ -121,11 +121,8 @@ func (ns *NS) Remove() {
 	if _, err := os.Stat(ns.Path); os.IsNotExist(err) {
 		return
 	}
-	if err := unix.Unmount(ns.Path, unix.MNT_DETACH); err != nil {
-		ns.t.Errorf("unmount network namespace %s: %v", ns.Name, err)
-	}
-	if err := os.Remove(ns.Path); err != nil {
-		ns.t.Errorf("remove network namespace %s: %v", ns.Name, err)
+	if err := kernel.RemoveNamespace(ns.Path); err != nil {
+		ns.t.Error(err)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
+	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/netlinkx"
 )
 
@@ -313,7 +314,7 @@ func (f *Fabric) Destroy() error {
 		errs = append(errs, f.emptySwitch())
 	}
 	for _, path := range found {
-		errs = append(errs, removeNS(path))
+		errs = append(errs, kernel.RemoveNamespace(path))
 	}
 	errs = append(errs, f.release())
 	f.namespaces = map[string]string{}
@@ -349,6 +350,6 @@ func (f *Fabric) emptySwitch() error {
 				return fmt.Errorf("remove the port %s: %w", link.Attrs().Name, err)
 			}
 		}
-		return removeNS(path)
+		return kernel.RemoveNamespace(path)
 	})
 }

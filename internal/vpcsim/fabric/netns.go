@@ -77,17 +77,6 @@ func createNS(path, alias string, inside func() error) error {
 	return nil
 }
 
-// removeNS removes the mount; the namespace ends with its last process and device.
-func removeNS(path string) error {
-	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("unmount the network namespace %s: %w", path, err)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove the network namespace %s: %w", path, err)
-	}
-	return nil
-}
-
 // withHandle calls fn with a netlink socket in the namespace. fn must not keep the socket,
 // which keeps the namespace alive.
 func withHandle(path string, fn func(*netlink.Handle, netns.NsHandle) error) error {

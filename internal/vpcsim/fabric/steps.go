@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"github.com/vishvananda/netlink"
+
+	"terway.dev/terway/internal/kernel"
 )
 
 // The steps of Apply that add and remove namespaces and devices.
@@ -137,7 +139,7 @@ func (f *Fabric) removeNamespaces(t *Topology) error {
 		if wanted[instance] {
 			continue
 		}
-		if err := errors.Join(f.closeListeners(instance), removeNS(path)); err != nil {
+		if err := errors.Join(f.closeListeners(instance), kernel.RemoveNamespace(path)); err != nil {
 			return fmt.Errorf("instance %s: %w", instance, err)
 		}
 		delete(f.namespaces, instance)
