@@ -13,6 +13,7 @@ import (
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/bandwidth"
+	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/testutil"
 	"terway.dev/terway/test/bench/report"
@@ -164,8 +165,11 @@ func (a *arm) objects() (list []string, err error) {
 		}
 		for line := range strings.Lines(out) {
 			fields := strings.Fields(line)
-			if words[2] == "-br" {
-				fields = fields[:1] // the state of a device that was moved back differs
+			if words[1] == "-o" { // NAME STATE MAC FLAGS
+				fields = fields[:1]
+				if mac := strings.Fields(line)[2]; a.n.has(mac) {
+					fields = []string{mac} // an ENI's device has another name when it was in a pod
+				}
 			}
 			list = append(list, command+": "+strings.Join(fields, " "))
 		}
@@ -186,6 +190,11 @@ func (a *arm) objects() (list []string, err error) {
 		}
 	}
 	return list, nil
+}
+
+// has reports whether an exclusive ENI of the node has the MAC.
+func (n *node) has(mac string) bool {
+	return slices.ContainsFunc(n.own, func(e datapath.ENI) bool { return e.MAC.String() == mac })
 }
 
 // keysOf returns the keys of a map's elements; elements of arrays that are 0 are none.

@@ -168,8 +168,12 @@ func (p Path) datagrams(size int, perSecond float64, answer bool) (_ *Load, err 
 	return l, nil
 }
 
-// late is how much a sender with a rate makes up for when it was kept from sending.
-const late = 10 * time.Millisecond
+const (
+	// late is how much a sender with a rate makes up for when it was kept from sending.
+	late = 10 * time.Millisecond
+	// seldom is a rate, per second, at which a sender sleeps most of the time.
+	seldom = 20000
+)
 
 func (l *Load) send(fd int, b []byte, perSecond float64) {
 	if perSecond == 0 {
@@ -179,6 +183,9 @@ func (l *Load) send(fd int, b []byte, perSecond float64) {
 		}
 		return
 	}
+	if perSecond < seldom {
+		atOnce()
+	}
 	apart := time.Duration(float64(time.Second) / perSecond)
 	for next := time.Now(); !l.done.Load(); next = next.Add(apart) {
 		wait := time.Until(next)
@@ -186,7 +193,9 @@ func (l *Load) send(fd int, b []byte, perSecond float64) {
 			next = next.Add(-late - wait)
 		}
 		if wait > 0 {
-			time.Sleep(wait)
+			// In the kernel: Go's timers would wait for threads without the priority.
+			sleep := unix.NsecToTimespec(wait.Nanoseconds())
+			_ = unix.Nanosleep(&sleep, nil)
 		}
 		// It does not wait for room in the socket: what it sends then is lost, as in a full queue.
 		_ = unix.Sendto(fd, b, unix.MSG_DONTWAIT, nil)
