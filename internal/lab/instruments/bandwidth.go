@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"terway.dev/terway/internal/datapath/claims"
@@ -99,6 +100,44 @@ func EchoFor(ctx context.Context, netns, to string, d time.Duration) error {
 	for _, err := range []error{err, <-back} {
 		if timeout := net.Error(nil); !errors.As(err, &timeout) || !timeout.Timeout() {
 			return fmt.Errorf("stream to %s and back: %w", to, err)
+		}
+	}
+	return nil
+}
+
+// Datagrams of Blast: each write is one packet of many segments, which the sender's and the node's devices need not
+// take apart, so that a busy machine sends more than an instance's bandwidth too.
+const (
+	segmentSize = 1400
+	segments    = 44
+	discardPort = 9
+)
+
+// Blast sends UDP datagrams as fast as possible for d, whatever becomes of them, to a port where nobody listens.
+func (p Pair) Blast(ctx context.Context, d time.Duration) error {
+	conn, err := lab.DialIn(ctx, p.From.NetNS, "udp", netip.AddrPortFrom(p.To.Addr, discardPort).String())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	raw, err := conn.(*net.UDPConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	var refused error
+	if err := raw.Control(func(fd uintptr) { refused = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, segmentSize) }); err != nil || refused != nil {
+		return fmt.Errorf("let the kernel cut datagrams: %w", errors.Join(err, refused))
+	}
+	end := time.Now().Add(d)
+	if err := conn.SetWriteDeadline(end); err != nil {
+		return err
+	}
+	buf := make([]byte, segments*segmentSize)
+	for time.Now().Before(end) {
+		_, err := conn.Write(buf)
+		// The other end says that nobody listens; a full queue of the sender is no error either.
+		if timeout := net.Error(nil); err != nil && !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.ENOBUFS) && !(errors.As(err, &timeout) && timeout.Timeout()) {
+			return fmt.Errorf("send datagrams from %s to %s: %w", p.From.Addr, p.To.Addr, err)
 		}
 	}
 	return nil

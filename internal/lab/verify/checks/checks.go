@@ -19,7 +19,7 @@ func All() verify.Suite {
 	return verify.Suite{Undo: func(ctx context.Context, e *verify.Env) error { return (&env{e}).undo(ctx) }, Checks: []verify.Check{
 		ownReport, addressFromVSwitch, addressFromBlock, vpcRoutes, samePod, crossNode, podToNode, podToService, dns, hostPort, outboundNAT,
 		nodePort, sameName, noSpoofing, bandwidthEgress, bandwidthIngress, bandwidthSameNode, bandwidthLiveChange, bandwidthExclusive,
-		bandwidthWrongValue, bandwidthNoTrace, policyDeny, policyAllow,
+		bandwidthOfType, bandwidthWrongValue, bandwidthNoTrace, policyDeny, policyAllow,
 		policyCalicoOrder, policyTiers, policyCluster, policyServiceBackend, policyMasquerade, policyCIDRPods, policyCRDRoundtrip, policyPreview,
 		policyCompletedPod, policyRunningConnection, policyNoOpenWindow, policyFirstPacket, policyConnectionsFull, exclusiveENI, podLimit, release, agentRestart, policyAgentRestart, agentUpgrade, controllerRestart, nodeRemoved, nodeAnew,
 		forwardPolicy, repair, registeredAgain, eniTaken, addressTaken, controllerAway, staleCloud, vswitchReplaced, kubeletKilled,
