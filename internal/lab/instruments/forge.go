@@ -40,7 +40,7 @@ func UDPFrame(mac net.HardwareAddr, src, dst netip.Addr, port uint16) []byte {
 	return binary.BigEndian.AppendUint16(b, 0)
 }
 
-// SendFrame sends a raw frame on a device of a network namespace.
+// SendFrame sends a raw frame on a device of a network namespace, past the programs at the device.
 func SendFrame(path string, dev netlink.LinkAttrs, frame []byte) error {
 	return kernel.InNSAt(path, func() error {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
@@ -48,6 +48,9 @@ func SendFrame(path string, dev netlink.LinkAttrs, frame []byte) error {
 			return fmt.Errorf("open a packet socket: %w", err)
 		}
 		defer unix.Close(fd)
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
+			return fmt.Errorf("set PACKET_QDISC_BYPASS: %w", err)
+		}
 		if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: dev.Index}); err != nil {
 			return fmt.Errorf("send on %s: %w", dev.Name, err)
 		}
