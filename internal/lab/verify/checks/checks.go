@@ -20,7 +20,7 @@ func All() verify.Suite {
 		ownReport, addressFromVSwitch, addressFromBlock, vpcRoutes, samePod, crossNode, podToNode, podToService, dns, hostPort, outboundNAT,
 		nodePort, sameName, noSpoofing, bandwidthEgress, bandwidthIngress, bandwidthSameNode, bandwidthLiveChange, bandwidthExclusive,
 		bandwidthOfType, bandwidthWrongValue, bandwidthNoTrace, policyDeny, policyAllow,
-		policyCalicoOrder, policyTiers, policyCluster, policyServiceBackend, policyMasquerade, policyCIDRPods, policyCRDRoundtrip, policyPreview,
+		policyCalicoOrder, policyTiers, policyCluster, policyServiceBackend, policyMasquerade, policyExclusiveENI, policyCIDRPods, policyCRDRoundtrip, policyPreview,
 		policyCompletedPod, policyRunningConnection, policyNoOpenWindow, policyFirstPacket, policyConnectionsFull, exclusiveENI, podLimit, release, agentRestart, policyAgentRestart, agentUpgrade, controllerRestart, nodeRemoved, nodeAnew,
 		forwardPolicy, repair, registeredAgain, eniTaken, addressTaken, controllerAway, staleCloud, vswitchReplaced, kubeletKilled,
 		policyHubDown, policyOffNoLoad,

@@ -2,10 +2,14 @@ package checks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/instruments"
 )
 
 // denyAll denies the server's pods a direction.
@@ -269,6 +273,96 @@ spec:
 			far > server            tcp/8080 yes
 			far > service-of-near   tcp/80   no
 			far > near              tcp/8080 no`)
+	})
+
+// ownRules lets near in and the pod own out to far; a Service's address opens nothing.
+const ownRules = `
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: own}
+spec:
+  podSelector: {matchLabels: {app: own}}
+  policyTypes: [Ingress, Egress]
+  ingress: [{from: [{podSelector: {matchLabels: {app: near}}}], ports: [{port: 8080}]}]
+  egress: [{to: [{podSelector: {matchLabels: {app: far}}}], ports: [{port: 8080}]}]
+`
+
+var policyExclusiveENI = policyCheck("policy-exclusive-eni",
+	"a pod that has an ENI for itself is held to its policies on all ways, to and from pods of its node and of another one, nodes, an instance and Services: at first nothing may pass, then what rules name; its node's probes pass",
+	func(ctx context.Context, c *cast) (_ string, err error) {
+		e := c.e
+		na, nb, err := e.TwoNodes()
+		if err != nil {
+			return "", err
+		}
+		mixed := !e.Exclusive(nb.Name)
+		if mixed {
+			if err := e.offerENIs(ctx, nb.Name, 1); err != nil {
+				return "", err
+			}
+			defer func() { err = errors.Join(err, e.takeBack(ctx, nb.Name)) }()
+		}
+		spec := instruments.PlainSpec(nb.Name)
+		lab.AskForENI(&spec)
+		if err := e.CreatePod(ctx, "own", spec); err != nil {
+			return "", err
+		}
+		if err := c.join(ctx, "own"); err != nil {
+			return "", err
+		}
+		eni, err := e.Holder(ctx, nb, c.addr["own"])
+		if err != nil {
+			return "", err
+		}
+		for _, app := range []string{"own", "near", "far"} {
+			s, err := e.service(ctx, app)
+			if err != nil {
+				return "", err
+			}
+			c.addr["service-of-"+app] = s.Spec.ClusterIP
+		}
+		// near's and far's are those of the pods that rules name; service is near's way by the Service of own, whose client is the node that masquerades
+		// if near has an ENI for itself too.
+		rows := func(near, service, far, otherIn, toFar, otherOut string) string {
+			return fmt.Sprintf(`
+				near   > own             tcp/8080  %[3]s
+				near   > service-of-own  tcp/80    %[4]s
+				far    > own             tcp/8080  %[5]s
+				far    > service-of-own  tcp/80    %[5]s
+				near   > own             tcp/9000  %[6]s
+				server > own             tcp/8080  %[6]s
+				%[1]s  > own             tcp/8080  %[6]s
+				master > own             udp/9000  %[6]s
+				%[2]s  > own             tcp/8080  yes
+				own    > far             tcp/8080  %[7]s
+				own    > service-of-far  tcp/80    %[7]s
+				own    > far             udp/9000  %[8]s
+				own    > near            tcp/8080  %[8]s
+				own    > service-of-near tcp/80    %[8]s
+				own    > %[1]s           tcp/10256 %[8]s
+				own    > %[2]s           tcp/10256 %[8]s
+				near   > far             tcp/8080  yes`, na.Name, nb.Name, near, service, far, otherIn, toFar, otherOut)
+		}
+		service := "yes"
+		if !mixed {
+			service = "no"
+		}
+		for _, step := range []struct{ when, apply, rows string }{
+			{when: "without a policy", rows: rows("yes", "yes", "yes", "yes", "yes", "yes")},
+			{when: "with nothing let in", apply: strings.ReplaceAll(denyAll("Ingress"), "server", "own"), rows: rows("no", "no", "no", "no", "yes", "yes")},
+			{when: "with nothing let in or out", apply: strings.ReplaceAll(denyAll("Egress"), "server", "own"), rows: rows("no", "no", "no", "no", "no", "no")},
+			{when: "with rules", apply: ownRules, rows: rows("yes", service, "no", "no", "yes", "no")},
+		} {
+			if step.apply != "" {
+				if err := e.apply(ctx, step.apply); err != nil {
+					return "", err
+				}
+			}
+			if err := c.judged(ctx, step.when, step.rows); err != nil {
+				return "", err
+			}
+		}
+		return fmt.Sprintf("%s is eth0 of the pod", eni.ID), nil
 	})
 
 var policyMasquerade = policyCheck("policy-masquerade",
