@@ -61,7 +61,7 @@ oracle:
 	go test -C test/oracle -count=1 . -rapid.checks=10000
 
 e2e:
-	go test -count=1 -v -timeout 60m -tags e2e ./test/e2e
+	go test -count=1 -v -timeout 90m -tags e2e ./test/e2e
 
 # The CRDs of policies on a real API server.
 api:

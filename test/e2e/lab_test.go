@@ -81,7 +81,7 @@ func TestLab(t *testing.T) {
 	})
 
 	if !t.Run("up", func(t *testing.T) {
-		c.run(t, "up", "--verify", "--instance-type", lab.ExclusiveInstanceType)
+		c.run(t, "up", "--verify", "--policy", "--instance-type", lab.ExclusiveInstanceType)
 	}) {
 		t.FailNow()
 	}
@@ -99,7 +99,7 @@ func TestLab(t *testing.T) {
 	t.Run("verify", func(t *testing.T) { verifyAll(t, c, "route", "ebpf", instruments.Exclusive) })
 	t.Run("back", func(t *testing.T) { runs(t, c, "ebpf", "auto takes the fastest") })
 	// These do not depend on the datapath: one run is enough.
-	all, _ := checks.All().For(&lab.Options{Network: lab.NetworkTerway})
+	all, _ := checks.All().For(&lab.Options{Network: lab.NetworkTerway, Policy: true})
 	all = slices.DeleteFunc(all, func(check verify.Check) bool { return !check.Trouble || check.Slow })
 	t.Run("trouble", func(t *testing.T) { verifySome(t, c, all) })
 	t.Run("compare", measured)
@@ -159,7 +159,7 @@ func verifyAll(t *testing.T, c *programs, datapaths ...string) {
 	if len(answer.Datapaths) != len(datapaths) {
 		t.Fatalf("terway-lab verify --datapath %s: %v: it has run on %+v", list, err, answer.Datapaths)
 	}
-	all, _ := checks.All().For(&lab.Options{Network: lab.NetworkTerway})
+	all, _ := checks.All().For(&lab.Options{Network: lab.NetworkTerway, Policy: true})
 	ran := map[string]int{}
 	for i, datapath := range datapaths {
 		g := answer.Datapaths[i]
