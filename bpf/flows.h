@@ -57,13 +57,6 @@ enum unsaid {
 	UNSAIDS,
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, UNSAIDS);
-	__type(key, __u32);
-	__type(value, __u64);
-} tw_unsaid_1 SEC(".maps");
-
 /* A processor tells so many events in a period. Those that are denied or logged have a pace of their own: others cannot hide them. */
 #define PACE 512
 #define PACE_PERIOD (1ULL << 30) /* ns */
@@ -73,55 +66,44 @@ struct pace {
 	__u64 told;
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2);
-	__type(key, __u32);
-	__type(value, struct pace);
-} tw_pace_1 SEC(".maps");
+/* What a processor counts, at the beginning of its tw_desk_2. */
+struct tally {
+	__u64 denied[2]; /* dropped packets, by direction as in policy_decide */
+	__u64 unsaid[UNSAIDS];
+	struct pace pace[2];
+};
 
-ALWAYS_INLINE void not_said(__u32 what)
-{
-	__u64 *n = bpf_map_lookup_elem(&tw_unsaid_1, &what);
-
-	if (n)
-		*n += 1;
-}
-
-ALWAYS_INLINE void count_rule(__u32 rule, const int direction)
+ALWAYS_INLINE void count_rule(struct tally *t, __u32 rule, const int direction)
 {
 	struct rule_count *c = bpf_map_lookup_elem(&tw_rules_1, &rule);
 
 	if (c)
 		c->decided[direction] += 1;
 	else
-		not_said(UNSAID_RULE);
+		t->unsaid[UNSAID_RULE]++;
 }
 
 /* Counts the rules that have decided, and tells the event if its pace allows it. */
-static __noinline int tell(struct flow_event *e)
+static __noinline int tell(struct flow_event *e, struct tally *t)
 {
-	__u32 urgent = e->flags & FLOW_DENIED || e->log[0] || e->log[1];
 	struct pace *p;
 
 	if (e->flags & FLOW_EGRESS)
-		count_rule(e->rule[1], 1);
+		count_rule(t, e->rule[1], 1);
 	if (e->flags & FLOW_INGRESS)
-		count_rule(e->rule[0], 0);
-	p = bpf_map_lookup_elem(&tw_pace_1, &urgent);
-	if (!p)
-		return 0;
+		count_rule(t, e->rule[0], 0);
+	p = e->flags & FLOW_DENIED || e->log[0] || e->log[1] ? &t->pace[1] : &t->pace[0];
 	e->at = bpf_ktime_get_boot_ns();
 	if (e->at - p->since >= PACE_PERIOD) {
 		p->since = e->at;
 		p->told = 0;
 	}
 	if (p->told >= PACE) {
-		not_said(UNSAID_PACE);
+		t->unsaid[UNSAID_PACE]++;
 		return 0;
 	}
 	p->told++;
 	if (bpf_ringbuf_output(&tw_told_1, e, sizeof(*e), 0))
-		not_said(UNSAID_FULL);
+		t->unsaid[UNSAID_FULL]++;
 	return 0;
 }

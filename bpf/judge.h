@@ -44,6 +44,12 @@ struct judged_key {
 	__u16 eni;
 };
 
+/*
+ * In own: the entry says that the first fragment of a packet was allowed out, whose others follow: the host stack has made them of
+ * one packet. addr are its source and destination, and port is its identification.
+ */
+#define JUDGED_FRAGMENTS 0x80
+
 /* What was judged, and how it is judged again. */
 enum {
 	JUDGED_EGRESS = 1,     /* what the opener sends */
@@ -71,44 +77,22 @@ struct {
 	__type(value, struct judged);
 } tw_judged_1 SEC(".maps");
 
-/* Fragments behind a first one that was allowed out: the host stack has made them of one packet. */
-struct fragment {
-	struct addr src, dst;
-	__u32 id;
+/*
+ * Of the node: an address of its own, except those of IPVS's Services (connections of pods with them have entries); or the index of a
+ * device, beside pods', whose incoming packets have their tc_index from a program. The other field is 0.
+ */
+struct own_key {
+	struct addr addr;
+	__u32 device;
 };
 
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 8192);
-	__type(key, struct fragment);
-	__type(value, __u32);
-} tw_fragments_1 SEC(".maps");
-
-/* The node's own addresses, except those of IPVS's Services: connections of pods with them have entries. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct addr);
+	__type(key, struct own_key);
 	__type(value, __u32);
-} tw_local_1 SEC(".maps");
-
-/* Indexes of devices, beside pods', whose incoming packets have their tc_index from a program. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u32);
-	__type(value, __u32);
-} tw_guarded_1 SEC(".maps");
-
-/* Dropped packets, by direction as in policy_decide. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2);
-	__type(key, __u32);
-	__type(value, __u64);
-} tw_denied_1 SEC(".maps");
+} tw_own_1 SEC(".maps");
 
 /* A packet, whatever it is: fragments, IP options and unknown protocols too. */
 struct flow {
@@ -129,10 +113,11 @@ enum { WHOLE, FIRST_FRAGMENT, LATER_FRAGMENT };
 
 /* Space that the stack does not have: a program runs to its end before another one begins on its processor. */
 struct desk {
+	struct tally tally;
 	struct flow flow, quoted;
 	struct judged_key key;
 	struct judged asked; /* how judge judges it */
-	struct fragment fragment;
+	struct judged_key fragments; /* of a packet, behind the first one */
 	struct pol_packet packet;
 	struct pol_verdict verdict;
 	struct flow_event event;
@@ -144,7 +129,7 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct desk);
-} tw_desk_1 SEC(".maps");
+} tw_desk_2 SEC(".maps");
 
 /* Reads a part of the packet; not 0 if the packet ends before. */
 ALWAYS_INLINE int read_part(struct __sk_buff *skb, const struct flow *f, __u32 at, void *to, const __u32 size)
@@ -316,9 +301,23 @@ ALWAYS_INLINE __u32 epoch(void)
 	return head ? head->epoch : 0;
 }
 
+ALWAYS_INLINE int is_own_address(const struct addr *a)
+{
+	struct own_key key = { .addr = *a };
+
+	return bpf_map_lookup_elem(&tw_own_1, &key) != NULL;
+}
+
+ALWAYS_INLINE int is_guarded(__u32 device)
+{
+	struct own_key key = { .device = device };
+
+	return bpf_map_lookup_elem(&tw_own_1, &key) != NULL;
+}
+
 ALWAYS_INLINE struct desk *desk(void)
 {
-	return bpf_map_lookup_elem(&tw_desk_1, &(__u32){ 0 });
+	return bpf_map_lookup_elem(&tw_desk_2, &(__u32){ 0 });
 }
 
 /* The endpoint of the pod behind a device, for the family of an address; 0: closed. */
@@ -417,16 +416,15 @@ __noinline int report(int by, int flags)
 		e->pod = is_v4(&e->src) ? s->v4 : s->v6;
 	if (addr_equal(&e->pod, &e->src))
 		__builtin_memset(&e->pod, 0, sizeof(e->pod));
-	return tell(e);
+	return tell(e, &d->tally);
 }
 
-ALWAYS_INLINE void denied(int direction)
+ALWAYS_INLINE void denied(struct desk *d, int direction)
 {
-	__u32 at = direction & 1;
-	__u64 *n = bpf_map_lookup_elem(&tw_denied_1, &at);
-
-	if (n)
-		*n += 1;
+	if (direction)
+		d->tally.denied[1]++;
+	else
+		d->tally.denied[0]++;
 }
 
 /* The device of the pod that sends, else 0. Volatile: else the address of the field is computed first, which the verifier refuses. */
@@ -538,7 +536,7 @@ ALWAYS_INLINE int as_written(struct desk *d, struct judged *j, int second, __u32
 	describe(d, second, JUDGED_EGRESS | JUDGED_TO_NODE, device);
 	by = judge(d);
 	/* In the middle of TCP's the node may be the opener. */
-	if ((d->flow.proto != IPPROTO_TCP || is_syn(d->flow.tcp)) && bpf_map_lookup_elem(&tw_local_1, &d->flow.dst)) {
+	if ((d->flow.proto != IPPROTO_TCP || is_syn(d->flow.tcp)) && is_own_address(&d->flow.dst)) {
 		report(by, 0);
 		if (by == ALLOWED && !is_single(&d->flow))
 			remember(d);
@@ -611,7 +609,7 @@ __noinline int judge_in(struct __sk_buff *skb, __u32 from_pod, __u32 direct)
 				note_reply(skb, j);
 			return IN_ALLOWED;
 		}
-		denied(from_pod);
+		denied(d, from_pod);
 		return IN_DENIED;
 	}
 	if (direct) {
@@ -628,7 +626,7 @@ __noinline int judge_in(struct __sk_buff *skb, __u32 from_pod, __u32 direct)
 		remember(d);
 		if (by != ALLOWED) {
 			report(by, FLOW_RUNNING);
-			denied(by);
+			denied(d, by);
 			return IN_DENIED;
 		}
 		if (from_pod)
@@ -691,7 +689,7 @@ ALWAYS_INLINE int is_translated_back(const struct flow *f, __u32 pod)
 	struct sender *s = bpf_map_lookup_elem(&tw_senders_1, &pod);
 
 	return s && !is_syn(f->tcp) && !addr_equal(&f->src, &s->v4) && !addr_equal(&f->src, &s->v6) &&
-	       !bpf_map_lookup_elem(&tw_local_1, &f->src);
+	       !is_own_address(&f->src);
 }
 
 /* A packet leaves the host stack. Returns ALLOWED, or the direction that denies it. */
@@ -723,7 +721,7 @@ ALWAYS_INLINE int judge_flow(struct __sk_buff *skb, struct desk *d, const __u32 
 		return j->flags & JUDGED_EGRESS ? 1 : 0;
 	}
 	/* Fragments have the bit of their first one: what it says of TCP's flags holds only here. */
-	if (skb->tc_index & TC_INDEX_REPLY && !is_syn(f->tcp) && (pod || !in || bpf_map_lookup_elem(&tw_guarded_1, &in)))
+	if (skb->tc_index & TC_INDEX_REPLY && !is_syn(f->tcp) && (pod || !in || is_guarded(in)))
 		return ALLOWED;
 	/* The other end's. It may be an answer that was on its way when the connection was denied: it opens none of its own. */
 	if (j && j->opener != second)
@@ -734,6 +732,26 @@ ALWAYS_INLINE int judge_flow(struct __sk_buff *skb, struct desk *d, const __u32 
 	if (by == ALLOWED && !is_single(f) && !is_translated_back(f, pod))
 		remember(d);
 	return by;
+}
+
+ALWAYS_INLINE void key_of_fragments(struct desk *d)
+{
+	d->fragments.addr[0] = d->flow.src;
+	d->fragments.addr[1] = d->flow.dst;
+	d->fragments.port[0] = d->flow.id >> 16;
+	d->fragments.port[1] = d->flow.id;
+	d->fragments.proto = 0;
+	d->fragments.own = JUDGED_FRAGMENTS;
+	d->fragments.eni = 0;
+}
+
+/* Notes whether the fragments behind this first one may leave. */
+ALWAYS_INLINE void fragments_follow(struct desk *d, int may)
+{
+	if (may)
+		bpf_map_update_elem(&tw_judged_1, &d->fragments, &d->asked, BPF_ANY);
+	else
+		bpf_map_delete_elem(&tw_judged_1, &d->fragments);
 }
 
 /* Returns 1 if the packet may leave, to a pod or by another device. */
@@ -758,26 +776,19 @@ __noinline int judge_out(struct __sk_buff *skb, __u32 to_pod)
 		return made_here || (!to_pod && in && !bpf_map_lookup_elem(&tw_senders_1, &in));
 	if (made_here)
 		return from_own_node(d);
-	if (f->fragment) {
-		d->fragment.src = f->src;
-		d->fragment.dst = f->dst;
-		d->fragment.id = f->id;
-	}
+	if (f->fragment)
+		key_of_fragments(d);
 	if (f->fragment == LATER_FRAGMENT) {
 		if (!to_pod && in && !bpf_map_lookup_elem(&tw_senders_1, &in))
 			return 1;
-		return bpf_map_lookup_elem(&tw_fragments_1, &d->fragment) != NULL;
+		return bpf_map_lookup_elem(&tw_judged_1, &d->fragments) != NULL;
 	}
 	by = judge_flow(skb, d, to_pod);
-	if (f->fragment) {
-		if (by == ALLOWED)
-			bpf_map_update_elem(&tw_fragments_1, &d->fragment, &(__u32){ 1 }, BPF_ANY);
-		else
-			bpf_map_delete_elem(&tw_fragments_1, &d->fragment);
-	}
+	if (f->fragment)
+		fragments_follow(d, by == ALLOWED);
 	if (by == ALLOWED)
 		return 1;
-	denied(by);
+	denied(d, by);
 	return 0;
 }
 

@@ -107,23 +107,16 @@ __noinline int judge_own(struct __sk_buff *skb, __u32 class)
 	f = &d->flow;
 	if (!read_flow(skb, ETH_HLEN, skb->len, f))
 		return 0;
-	if (f->fragment) {
-		d->fragment.src = f->src;
-		d->fragment.dst = f->dst;
-		d->fragment.id = f->id;
-	}
+	if (f->fragment)
+		key_of_fragments(d);
 	/* Those that arrive, in any order, are nothing without the first one. */
 	if (f->fragment == LATER_FRAGMENT)
-		return !sends || bpf_map_lookup_elem(&tw_fragments_1, &d->fragment) != NULL;
+		return !sends || bpf_map_lookup_elem(&tw_judged_1, &d->fragments) != NULL;
 	by = judge_own_flow(skb, d, class & ~CLASS_SENDS, sends);
-	if (f->fragment && sends) {
-		if (by == ALLOWED)
-			bpf_map_update_elem(&tw_fragments_1, &d->fragment, &(__u32){ 1 }, BPF_ANY);
-		else
-			bpf_map_delete_elem(&tw_fragments_1, &d->fragment);
-	}
+	if (f->fragment && sends)
+		fragments_follow(d, by == ALLOWED);
 	if (by == ALLOWED)
 		return 1;
-	denied(by);
+	denied(d, by);
 	return 0;
 }

@@ -3,7 +3,7 @@
  * The verdict of network policies on the first packet of a connection: what compile.Maps.Lookup does, step
  * by step, on the same rows (internal/policy/compile). internal/datapath/policymap writes them.
  *
- * There are two of each map, the halves, and tw_pol_active_1 says which half holds. The agent writes the other
+ * There are two of each map, the halves, and tw_pol_active_2 says which half holds. The agent writes the other
  * one and then replaces that element: a decision reads one half from its beginning to its end, so it
  * sees the rules before a change or after it.
  *
@@ -15,7 +15,7 @@
 
 enum pol_class { POL_TCP, POL_UDP, POL_SCTP, POL_ICMP, POL_ICMPV6, POL_OTHER, POL_CLASSES };
 
-enum pol_kind { POL_NOTHING, POL_VERDICT, POL_SOURCES, POL_MISSING };
+enum pol_kind { POL_NOTHING, POL_VERDICT, POL_SOURCES, POL_LINE, POL_MISSING };
 
 /* A row is missing; no atom and no table has this number. */
 #define POL_LOST (~0U)
@@ -44,13 +44,14 @@ struct pol_endpoint {
 
 struct pol_address {
 	__u32 atom, base, kind;
+	__u32 endpoint; /* that has the address, or 0 */
 };
 
-struct pol_range4 {
-	__u32 from, atom;
-};
+/* The kind of an address that is an endpoint's alone: the ranges have its atom. */
+#define POL_IN_RANGES 2
 
-struct pol_range6 {
+/* IPv4 addresses are mapped, and their ranges come first. */
+struct pol_range {
 	__u64 from[2];
 	__u32 atom, zero;
 };
@@ -59,14 +60,10 @@ struct pol_peer {
 	__u32 rule_set, atom;
 };
 
-struct pol_slice {
-	__u32 first, count;
-};
-
-struct pol_table {
-	struct pol_slice lines[POL_CLASSES];
-};
-
+/*
+ * A table is a row for each class: nothing, or a line, which is from + 1 rows from value on, of spans in order. A span has a verdict by its
+ * number, or the number of a line by source port.
+ */
 struct pol_span {
 	__u16 from, kind;
 	__u32 value;
@@ -108,17 +105,13 @@ struct pol_packet {
 #define POL_ARRAY(name, value_type) POL_MAP(name, BPF_MAP_TYPE_ARRAY, BPF_F_INNER_MAP, __u32, value_type)
 #define POL_HASH(name, key_type, value_type) POL_MAP(name, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, key_type, value_type)
 
-POL_MAP(tw_pol_active_1, BPF_MAP_TYPE_ARRAY, 0, __u32, struct pol_head); /* element 0 */
-POL_ARRAY(tw_pol_ends_1, struct pol_endpoint);
-POL_HASH(tw_pol_endof_1, struct addr, __u32); /* the endpoint with an address */
-POL_HASH(tw_pol_addrs_1, struct addr, struct pol_address);
-POL_ARRAY(tw_pol_rng4_1, struct pol_range4);
-POL_ARRAY(tw_pol_rng6_1, struct pol_range6);
-POL_HASH(tw_pol_peers_1, struct pol_peer, __u32); /* a table; 0: none, and none of the base */
-POL_ARRAY(tw_pol_table_1, struct pol_table);
-POL_ARRAY(tw_pol_spans_1, struct pol_span);
-POL_ARRAY(tw_pol_srcs_1, struct pol_slice);
-POL_ARRAY(tw_pol_verd_1, struct pol_verdict);
+POL_MAP(tw_pol_active_2, BPF_MAP_TYPE_ARRAY, 0, __u32, struct pol_head); /* element 0 */
+POL_ARRAY(tw_pol_ends_2, struct pol_endpoint);
+POL_HASH(tw_pol_addrs_2, struct addr, struct pol_address);
+POL_ARRAY(tw_pol_rng_2, struct pol_range);
+POL_HASH(tw_pol_peers_2, struct pol_peer, __u32); /* a table; 0: none, and none of the base */
+POL_ARRAY(tw_pol_spans_2, struct pol_span);
+POL_ARRAY(tw_pol_verd_2, struct pol_verdict);
 
 ALWAYS_INLINE void *pol_row(void *map, __u32 half, const void *key)
 {
@@ -129,7 +122,7 @@ ALWAYS_INLINE void *pol_row(void *map, __u32 half, const void *key)
 
 ALWAYS_INLINE const struct pol_head *pol_head(void)
 {
-	return pol_row(&tw_pol_active_1, 0, &(__u32){ 0 });
+	return pol_row(&tw_pol_active_2, 0, &(__u32){ 0 });
 }
 
 /*
@@ -151,23 +144,11 @@ ALWAYS_INLINE const struct pol_head *pol_head(void)
 	}                                                         \
 	row = bpf_map_lookup_elem(rows, &low)
 
-__noinline __u32 pol_atom4(__u32 half, __u32 n, __u32 address)
+/* The atom of the range that has an address, among n from low on. */
+__noinline __u32 pol_atom(__u32 half, __u32 low, __u32 n, __u64 high, __u64 rest)
 {
-	struct pol_range4 *row;
-	void *rows = bpf_map_lookup_elem(&tw_pol_rng4_1, &half);
-	__u32 low = 0;
-
-	if (!rows)
-		return POL_LOST;
-	POL_SEARCH(rows, low, n, POL_RANGE_STEPS, row, row->from <= address);
-	return row ? row->atom : POL_LOST;
-}
-
-__noinline __u32 pol_atom6(__u32 half, __u32 n, __u64 high, __u64 rest)
-{
-	struct pol_range6 *row;
-	void *rows = bpf_map_lookup_elem(&tw_pol_rng6_1, &half);
-	__u32 low = 0;
+	struct pol_range *row;
+	void *rows = bpf_map_lookup_elem(&tw_pol_rng_2, &half);
 
 	if (!rows)
 		return POL_LOST;
@@ -175,16 +156,22 @@ __noinline __u32 pol_atom6(__u32 half, __u32 n, __u64 high, __u64 rest)
 	return row ? row->atom : POL_LOST;
 }
 
-/* The kind of the span that has a number, and its value in the lower half. */
-__noinline __u64 pol_span(__u32 half, __u32 low, __u32 n, __u32 number)
+/* The kind of the span of a line that has a number, and its value in the lower half. */
+__noinline __u64 pol_span(__u32 half, __u32 line, __u32 number)
 {
 	struct pol_span *row;
-	void *rows = bpf_map_lookup_elem(&tw_pol_spans_1, &half);
+	void *rows = bpf_map_lookup_elem(&tw_pol_spans_2, &half);
+	__u32 low, n;
 
-	if (!n)
-		return POL_NOTHING;
 	if (!rows)
 		return (__u64)POL_MISSING << 32;
+	row = bpf_map_lookup_elem(rows, &line);
+	if (!row)
+		return (__u64)POL_MISSING << 32;
+	if (row->kind != POL_LINE)
+		return POL_NOTHING;
+	low = row->value;
+	n = row->from + 1;
 	POL_SEARCH(rows, low, n, POL_SPAN_STEPS, row, row->from <= number);
 	return row ? (__u64)row->kind << 32 | row->value : (__u64)POL_MISSING << 32;
 }
@@ -192,21 +179,10 @@ __noinline __u64 pol_span(__u32 half, __u32 low, __u32 n, __u32 number)
 /* What a table says of a number of a class: POL_NOTHING, or POL_VERDICT with its number. source is a port. */
 ALWAYS_INLINE enum pol_kind pol_find(__u32 half, __u32 table, __u32 class, __u32 number, __u32 source, __u32 *verdict)
 {
-	const struct pol_table *t = pol_row(&tw_pol_table_1, half, &table);
-	const struct pol_slice *by;
-	__u64 span;
+	__u64 span = pol_span(half, table + class, number);
 
-	if (!t || class >= POL_CLASSES)
-		return POL_MISSING;
-	span = pol_span(half, t->lines[class].first, t->lines[class].count, number);
-	if (span >> 32 == POL_SOURCES) {
-		__u32 at = span;
-
-		by = pol_row(&tw_pol_srcs_1, half, &at);
-		if (!by)
-			return POL_MISSING;
-		span = pol_span(half, by->first, by->count, source);
-	}
+	if (span >> 32 == POL_SOURCES)
+		span = pol_span(half, span, source);
 	*verdict = span;
 	return span >> 32;
 }
@@ -239,7 +215,7 @@ ALWAYS_INLINE enum pol_class pol_class(const struct pol_packet *p, __u32 *number
 __noinline __u32 pol_table(__u32 half, __u32 rule_set, __u32 atom, __u32 base)
 {
 	struct pol_peer key = { rule_set, atom };
-	void *rows = bpf_map_lookup_elem(&tw_pol_peers_1, &half);
+	void *rows = bpf_map_lookup_elem(&tw_pol_peers_2, &half);
 	__u32 *table;
 
 	if (!rows)
@@ -250,14 +226,6 @@ __noinline __u32 pol_table(__u32 half, __u32 rule_set, __u32 atom, __u32 base)
 		table = bpf_map_lookup_elem(rows, &key);
 	}
 	return table ? *table : 0;
-}
-
-ALWAYS_INLINE __u32 pol_atom(const struct pol_head *head, const struct addr *a, const __u32 family)
-{
-	if (!family)
-		return pol_atom4(head->half, head->ranges[0], bpf_ntohl(a->w[3]));
-	return pol_atom6(head->half, head->ranges[1], (__u64)bpf_ntohl(a->w[0]) << 32 | bpf_ntohl(a->w[1]),
-			 (__u64)bpf_ntohl(a->w[2]) << 32 | bpf_ntohl(a->w[3]));
 }
 
 /*
@@ -279,8 +247,8 @@ static __noinline __u32 policy_decide(__u32 endpoint, __u32 direction, const str
 	if (!head)
 		return 0;
 	half = head->half;
-	e = pol_row(&tw_pol_ends_1, half, &endpoint);
-	addresses = bpf_map_lookup_elem(&tw_pol_addrs_1, &half);
+	e = pol_row(&tw_pol_ends_2, half, &endpoint);
+	addresses = bpf_map_lookup_elem(&tw_pol_addrs_2, &half);
 	if (!e || !addresses)
 		return 0;
 	direction &= 1;
@@ -289,10 +257,12 @@ static __noinline __u32 policy_decide(__u32 endpoint, __u32 direction, const str
 	if (!rule_set)
 		return 0;
 	known = bpf_map_lookup_elem(addresses, &p->peer);
-	if (known) {
+	if (known && known->kind != POL_IN_RANGES) {
 		at = *known;
 	} else {
-		at.atom = at.base = pol_atom(head, &p->peer, family);
+		at.atom = at.base = pol_atom(half, family ? head->ranges[0] : 0, family ? head->ranges[1] : head->ranges[0],
+					     (__u64)bpf_ntohl(p->peer.w[0]) << 32 | bpf_ntohl(p->peer.w[1]),
+					     (__u64)bpf_ntohl(p->peer.w[2]) << 32 | bpf_ntohl(p->peer.w[3]));
 		at.kind = 0;
 	}
 	class = pol_class(p, &number);
@@ -302,7 +272,7 @@ static __noinline __u32 policy_decide(__u32 endpoint, __u32 direction, const str
 	if (table) {
 		says = pol_find(half, table, class, number, p->source, &verdict);
 		if (says == POL_VERDICT)
-			own = pol_row(&tw_pol_verd_1, half, &verdict);
+			own = pol_row(&tw_pol_verd_2, half, &verdict);
 		if (!own && says != POL_NOTHING)
 			return 0;
 		if (own && own->level == POL_FINAL) {
@@ -312,7 +282,7 @@ static __noinline __u32 policy_decide(__u32 endpoint, __u32 direction, const str
 	}
 	says = pol_find(half, e->defaults[direction][family][at.kind & 1], class, number, p->source, &by_default);
 	if (says == POL_VERDICT)
-		other = pol_row(&tw_pol_verd_1, half, &by_default);
+		other = pol_row(&tw_pol_verd_2, half, &by_default);
 	if (!other)
 		return 0;
 	if (own && own->level < other->level) {
@@ -327,7 +297,7 @@ static __noinline __u32 policy_decide(__u32 endpoint, __u32 direction, const str
 __attribute__((unused)) static __noinline __u32 policy_endpoint(const struct addr *own)
 {
 	const struct pol_head *head = pol_head();
-	__u32 *number = head ? pol_row(&tw_pol_endof_1, head->half, own) : NULL;
+	const struct pol_address *known = head ? pol_row(&tw_pol_addrs_2, head->half, own) : NULL;
 
-	return number ? *number : 0;
+	return known ? known->endpoint : 0;
 }

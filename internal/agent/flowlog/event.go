@@ -7,11 +7,8 @@ import (
 	"time"
 )
 
-// Maps of bpf/flows.h.
-const (
-	mapEvents = "tw_told_1"
-	mapUnsaid = "tw_unsaid_1"
-)
+// mapEvents is a map of bpf/flows.h.
+const mapEvents = "tw_told_1"
 
 // Bits of an event's flags.
 const (

@@ -19,6 +19,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"terway.dev/terway/internal/agent/policyapi"
+	"terway.dev/terway/internal/datapath/policymap"
 	"terway.dev/terway/internal/policy"
 	"terway.dev/terway/internal/policy/compile"
 )
@@ -351,18 +352,11 @@ func (l *Log) Lost() (Lost, error) {
 	l.mu.Lock()
 	lost := l.lost
 	l.mu.Unlock()
-	m := l.Maps[mapUnsaid]
-	if m == nil {
-		return lost, fmt.Errorf("map %s is not there", mapUnsaid)
+	tallies, err := policymap.Tallies(l.Maps)
+	for _, t := range tallies {
+		lost.Full += t.Full
+		lost.Pace += t.Pace
+		lost.Rule += t.Rule
 	}
-	for i, into := range []*uint64{&lost.Full, &lost.Pace, &lost.Rule} { // in the order of enum unsaid
-		var perCPU []uint64
-		if err := m.Lookup(uint32(i), &perCPU); err != nil {
-			return lost, fmt.Errorf("read map %s: %w", mapUnsaid, err)
-		}
-		for _, n := range perCPU {
-			*into += n
-		}
-	}
-	return lost, nil
+	return lost, err
 }

@@ -12,10 +12,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"terway.dev/terway/internal/agent/policyapi"
+	"terway.dev/terway/internal/datapath/policymap"
 	"terway.dev/terway/internal/datapath/policymap/policymaptest"
 	"terway.dev/terway/internal/policy"
 	"terway.dev/terway/internal/policy/compile"
@@ -234,7 +234,14 @@ func TestAFullRing(t *testing.T) {
 	l.Maps = programs.Maps
 	told := uint64(0)
 	for range 40 { // 512 events each, and the ring has a MiB
-		if err := programs.Maps["tw_pace_1"].Put(uint32(0), make([][2]uint64, ebpf.MustPossibleCPU())); err != nil {
+		tallies, err := policymap.Tallies(programs.Maps)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range tallies {
+			tallies[i].Told[0].Told = 0
+		}
+		if err := programs.Maps["tw_desk_2"].Put(uint32(0), tallies); err != nil {
 			t.Fatal(err)
 		}
 		if err := programs.Tell(bytesOf(sample()), 512); err != nil {

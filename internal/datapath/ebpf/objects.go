@@ -27,10 +27,7 @@ const (
 	mapEnds    = fastpathMapTwEnds1
 	mapSenders = fastpathMapTwSenders1
 
-	mapJudged  = policedMapTwJudged1
-	mapLocal   = policedMapTwLocal1
-	mapGuarded = policedMapTwGuarded1
-	mapDenied  = policedMapTwDenied1
+	mapJudged = policedMapTwJudged1
 )
 
 // Programs that package netkit attaches to its pods' devices. While policies are enforced, ToPod is

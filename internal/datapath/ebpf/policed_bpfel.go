@@ -17,37 +17,28 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	policedMapTwCounters1   = "tw_counters_1"
-	policedMapTwDenied1     = "tw_denied_1"
-	policedMapTwDesk1       = "tw_desk_1"
+	policedMapTwDesk2       = "tw_desk_2"
 	policedMapTwEnds1       = "tw_ends_1"
 	policedMapTwEnis1       = "tw_enis_1"
-	policedMapTwFragments1  = "tw_fragments_1"
-	policedMapTwGuarded1    = "tw_guarded_1"
 	policedMapTwJudged1     = "tw_judged_1"
 	policedMapTwKnown41     = "tw_known4_1"
 	policedMapTwKnown61     = "tw_known6_1"
-	policedMapTwLocal1      = "tw_local_1"
 	policedMapTwNode1       = "tw_node_1"
-	policedMapTwPace1       = "tw_pace_1"
+	policedMapTwOwn1        = "tw_own_1"
 	policedMapTwPending41   = "tw_pending4_1"
 	policedMapTwPending61   = "tw_pending6_1"
 	policedMapTwPods2       = "tw_pods_2"
-	policedMapTwPolActive1  = "tw_pol_active_1"
-	policedMapTwPolAddrs1   = "tw_pol_addrs_1"
-	policedMapTwPolEndof1   = "tw_pol_endof_1"
-	policedMapTwPolEnds1    = "tw_pol_ends_1"
-	policedMapTwPolPeers1   = "tw_pol_peers_1"
-	policedMapTwPolRng41    = "tw_pol_rng4_1"
-	policedMapTwPolRng61    = "tw_pol_rng6_1"
-	policedMapTwPolSpans1   = "tw_pol_spans_1"
-	policedMapTwPolSrcs1    = "tw_pol_srcs_1"
-	policedMapTwPolTable1   = "tw_pol_table_1"
-	policedMapTwPolVerd1    = "tw_pol_verd_1"
+	policedMapTwPolActive2  = "tw_pol_active_2"
+	policedMapTwPolAddrs2   = "tw_pol_addrs_2"
+	policedMapTwPolEnds2    = "tw_pol_ends_2"
+	policedMapTwPolPeers2   = "tw_pol_peers_2"
+	policedMapTwPolRng2     = "tw_pol_rng_2"
+	policedMapTwPolSpans2   = "tw_pol_spans_2"
+	policedMapTwPolVerd2    = "tw_pol_verd_2"
 	policedMapTwRules1      = "tw_rules_1"
 	policedMapTwSenders1    = "tw_senders_1"
 	policedMapTwSuffixes1   = "tw_suffixes_1"
 	policedMapTwTold1       = "tw_told_1"
-	policedMapTwUnsaid1     = "tw_unsaid_1"
 	policedProgTwFromEni    = "tw_from_eni"
 	policedProgTwFromNetkit = "tw_from_netkit"
 	policedProgTwFromOther  = "tw_from_other"
@@ -118,37 +109,28 @@ type policedProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type policedMapSpecs struct {
 	TwCounters1  *ebpf.MapSpec `ebpf:"tw_counters_1"`
-	TwDenied1    *ebpf.MapSpec `ebpf:"tw_denied_1"`
-	TwDesk1      *ebpf.MapSpec `ebpf:"tw_desk_1"`
+	TwDesk2      *ebpf.MapSpec `ebpf:"tw_desk_2"`
 	TwEnds1      *ebpf.MapSpec `ebpf:"tw_ends_1"`
 	TwEnis1      *ebpf.MapSpec `ebpf:"tw_enis_1"`
-	TwFragments1 *ebpf.MapSpec `ebpf:"tw_fragments_1"`
-	TwGuarded1   *ebpf.MapSpec `ebpf:"tw_guarded_1"`
 	TwJudged1    *ebpf.MapSpec `ebpf:"tw_judged_1"`
 	TwKnown41    *ebpf.MapSpec `ebpf:"tw_known4_1"`
 	TwKnown61    *ebpf.MapSpec `ebpf:"tw_known6_1"`
-	TwLocal1     *ebpf.MapSpec `ebpf:"tw_local_1"`
 	TwNode1      *ebpf.MapSpec `ebpf:"tw_node_1"`
-	TwPace1      *ebpf.MapSpec `ebpf:"tw_pace_1"`
+	TwOwn1       *ebpf.MapSpec `ebpf:"tw_own_1"`
 	TwPending41  *ebpf.MapSpec `ebpf:"tw_pending4_1"`
 	TwPending61  *ebpf.MapSpec `ebpf:"tw_pending6_1"`
 	TwPods2      *ebpf.MapSpec `ebpf:"tw_pods_2"`
-	TwPolActive1 *ebpf.MapSpec `ebpf:"tw_pol_active_1"`
-	TwPolAddrs1  *ebpf.MapSpec `ebpf:"tw_pol_addrs_1"`
-	TwPolEndof1  *ebpf.MapSpec `ebpf:"tw_pol_endof_1"`
-	TwPolEnds1   *ebpf.MapSpec `ebpf:"tw_pol_ends_1"`
-	TwPolPeers1  *ebpf.MapSpec `ebpf:"tw_pol_peers_1"`
-	TwPolRng41   *ebpf.MapSpec `ebpf:"tw_pol_rng4_1"`
-	TwPolRng61   *ebpf.MapSpec `ebpf:"tw_pol_rng6_1"`
-	TwPolSpans1  *ebpf.MapSpec `ebpf:"tw_pol_spans_1"`
-	TwPolSrcs1   *ebpf.MapSpec `ebpf:"tw_pol_srcs_1"`
-	TwPolTable1  *ebpf.MapSpec `ebpf:"tw_pol_table_1"`
-	TwPolVerd1   *ebpf.MapSpec `ebpf:"tw_pol_verd_1"`
+	TwPolActive2 *ebpf.MapSpec `ebpf:"tw_pol_active_2"`
+	TwPolAddrs2  *ebpf.MapSpec `ebpf:"tw_pol_addrs_2"`
+	TwPolEnds2   *ebpf.MapSpec `ebpf:"tw_pol_ends_2"`
+	TwPolPeers2  *ebpf.MapSpec `ebpf:"tw_pol_peers_2"`
+	TwPolRng2    *ebpf.MapSpec `ebpf:"tw_pol_rng_2"`
+	TwPolSpans2  *ebpf.MapSpec `ebpf:"tw_pol_spans_2"`
+	TwPolVerd2   *ebpf.MapSpec `ebpf:"tw_pol_verd_2"`
 	TwRules1     *ebpf.MapSpec `ebpf:"tw_rules_1"`
 	TwSenders1   *ebpf.MapSpec `ebpf:"tw_senders_1"`
 	TwSuffixes1  *ebpf.MapSpec `ebpf:"tw_suffixes_1"`
 	TwTold1      *ebpf.MapSpec `ebpf:"tw_told_1"`
-	TwUnsaid1    *ebpf.MapSpec `ebpf:"tw_unsaid_1"`
 }
 
 // policedVariableSpecs contains global variables before they are loaded into the kernel.
@@ -179,73 +161,55 @@ func (o *policedObjects) Close() error {
 // It can be passed to loadPolicedObjects or ebpf.CollectionSpec.LoadAndAssign.
 type policedMaps struct {
 	TwCounters1  *ebpf.Map `ebpf:"tw_counters_1"`
-	TwDenied1    *ebpf.Map `ebpf:"tw_denied_1"`
-	TwDesk1      *ebpf.Map `ebpf:"tw_desk_1"`
+	TwDesk2      *ebpf.Map `ebpf:"tw_desk_2"`
 	TwEnds1      *ebpf.Map `ebpf:"tw_ends_1"`
 	TwEnis1      *ebpf.Map `ebpf:"tw_enis_1"`
-	TwFragments1 *ebpf.Map `ebpf:"tw_fragments_1"`
-	TwGuarded1   *ebpf.Map `ebpf:"tw_guarded_1"`
 	TwJudged1    *ebpf.Map `ebpf:"tw_judged_1"`
 	TwKnown41    *ebpf.Map `ebpf:"tw_known4_1"`
 	TwKnown61    *ebpf.Map `ebpf:"tw_known6_1"`
-	TwLocal1     *ebpf.Map `ebpf:"tw_local_1"`
 	TwNode1      *ebpf.Map `ebpf:"tw_node_1"`
-	TwPace1      *ebpf.Map `ebpf:"tw_pace_1"`
+	TwOwn1       *ebpf.Map `ebpf:"tw_own_1"`
 	TwPending41  *ebpf.Map `ebpf:"tw_pending4_1"`
 	TwPending61  *ebpf.Map `ebpf:"tw_pending6_1"`
 	TwPods2      *ebpf.Map `ebpf:"tw_pods_2"`
-	TwPolActive1 *ebpf.Map `ebpf:"tw_pol_active_1"`
-	TwPolAddrs1  *ebpf.Map `ebpf:"tw_pol_addrs_1"`
-	TwPolEndof1  *ebpf.Map `ebpf:"tw_pol_endof_1"`
-	TwPolEnds1   *ebpf.Map `ebpf:"tw_pol_ends_1"`
-	TwPolPeers1  *ebpf.Map `ebpf:"tw_pol_peers_1"`
-	TwPolRng41   *ebpf.Map `ebpf:"tw_pol_rng4_1"`
-	TwPolRng61   *ebpf.Map `ebpf:"tw_pol_rng6_1"`
-	TwPolSpans1  *ebpf.Map `ebpf:"tw_pol_spans_1"`
-	TwPolSrcs1   *ebpf.Map `ebpf:"tw_pol_srcs_1"`
-	TwPolTable1  *ebpf.Map `ebpf:"tw_pol_table_1"`
-	TwPolVerd1   *ebpf.Map `ebpf:"tw_pol_verd_1"`
+	TwPolActive2 *ebpf.Map `ebpf:"tw_pol_active_2"`
+	TwPolAddrs2  *ebpf.Map `ebpf:"tw_pol_addrs_2"`
+	TwPolEnds2   *ebpf.Map `ebpf:"tw_pol_ends_2"`
+	TwPolPeers2  *ebpf.Map `ebpf:"tw_pol_peers_2"`
+	TwPolRng2    *ebpf.Map `ebpf:"tw_pol_rng_2"`
+	TwPolSpans2  *ebpf.Map `ebpf:"tw_pol_spans_2"`
+	TwPolVerd2   *ebpf.Map `ebpf:"tw_pol_verd_2"`
 	TwRules1     *ebpf.Map `ebpf:"tw_rules_1"`
 	TwSenders1   *ebpf.Map `ebpf:"tw_senders_1"`
 	TwSuffixes1  *ebpf.Map `ebpf:"tw_suffixes_1"`
 	TwTold1      *ebpf.Map `ebpf:"tw_told_1"`
-	TwUnsaid1    *ebpf.Map `ebpf:"tw_unsaid_1"`
 }
 
 func (m *policedMaps) Close() error {
 	return _PolicedClose(
 		m.TwCounters1,
-		m.TwDenied1,
-		m.TwDesk1,
+		m.TwDesk2,
 		m.TwEnds1,
 		m.TwEnis1,
-		m.TwFragments1,
-		m.TwGuarded1,
 		m.TwJudged1,
 		m.TwKnown41,
 		m.TwKnown61,
-		m.TwLocal1,
 		m.TwNode1,
-		m.TwPace1,
+		m.TwOwn1,
 		m.TwPending41,
 		m.TwPending61,
 		m.TwPods2,
-		m.TwPolActive1,
-		m.TwPolAddrs1,
-		m.TwPolEndof1,
-		m.TwPolEnds1,
-		m.TwPolPeers1,
-		m.TwPolRng41,
-		m.TwPolRng61,
-		m.TwPolSpans1,
-		m.TwPolSrcs1,
-		m.TwPolTable1,
-		m.TwPolVerd1,
+		m.TwPolActive2,
+		m.TwPolAddrs2,
+		m.TwPolEnds2,
+		m.TwPolPeers2,
+		m.TwPolRng2,
+		m.TwPolSpans2,
+		m.TwPolVerd2,
 		m.TwRules1,
 		m.TwSenders1,
 		m.TwSuffixes1,
 		m.TwTold1,
-		m.TwUnsaid1,
 	)
 }
 

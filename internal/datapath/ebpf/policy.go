@@ -20,8 +20,10 @@ import (
 	"terway.dev/terway/internal/datapath/nft"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
+	"terway.dev/terway/internal/datapath/policymap"
 	"terway.dev/terway/internal/datapath/tcfilter"
 	"terway.dev/terway/internal/netlinkx"
+	"terway.dev/terway/internal/policy"
 )
 
 // Policy enforces network policies on pods of kinds ebpf, netkit, route and exclusive: while it is on, the programs are
@@ -117,16 +119,12 @@ func (p *Policy) Denied() (ingress, egress uint64, err error) {
 	if !k.policed || k.Loader.Objects == nil {
 		return 0, 0, nil
 	}
-	for direction, sum := range []*uint64{&ingress, &egress} {
-		var perCPU []uint64
-		if err := k.Loader.Objects.Maps[mapDenied].Lookup(uint32(direction), &perCPU); err != nil {
-			return 0, 0, fmt.Errorf("read map %s: %w", mapDenied, err)
-		}
-		for _, n := range perCPU {
-			*sum += n
-		}
+	tallies, err := policymap.Tallies(k.Loader.Objects.Maps)
+	for _, t := range tallies {
+		ingress += t.Denied[policy.Ingress]
+		egress += t.Denied[policy.Egress]
 	}
-	return ingress, egress, nil
+	return ingress, egress, err
 }
 
 // Name implements node.Feature.
@@ -377,30 +375,45 @@ func (k *Kind) guard(h *netlink.Handle, links []netlink.Link, isENI, guarded map
 
 // trust tells the programs that those of a device mark the packets that come in by it. The caller holds the lock.
 func (k *Kind) trust(device int) error {
-	if err := k.Loader.Objects.Maps[mapGuarded].Put(uint32(device), uint32(1)); err != nil {
-		return fmt.Errorf("add device with index %d to map %s: %w", device, mapGuarded, err)
+	if err := k.Loader.Objects.Maps[fastpath.MapOwn].Put(fastpath.Own{Device: uint32(device)}, uint32(1)); err != nil {
+		return fmt.Errorf("add device with index %d to map %s: %w", device, fastpath.MapOwn, err)
 	}
 	return nil
 }
 
 // pruneGuarded removes all devices but these. The caller holds the lock.
 func (k *Kind) pruneGuarded(isENI, guarded map[int]bool) error {
-	m := k.Loader.Objects.Maps[mapGuarded]
-	var gone []uint32
-	var index, one uint32
-	it := m.Iterate()
-	for it.Next(&index, &one) {
-		if !isENI[int(index)] && !guarded[int(index)] {
-			gone = append(gone, index)
+	own, err := k.own()
+	if err != nil {
+		return err
+	}
+	for _, o := range own {
+		if index := int(o.Device); index != 0 && !isENI[index] && !guarded[index] {
+			if err := k.disown(o); err != nil {
+				return fmt.Errorf("remove device with index %d from map %s: %w", index, fastpath.MapOwn, err)
+			}
 		}
+	}
+	return nil
+}
+
+// own lists the addresses and devices that programs know as the node's. The caller holds the lock.
+func (k *Kind) own() (list []fastpath.Own, err error) {
+	var key fastpath.Own
+	var one uint32
+	it := k.Loader.Objects.Maps[fastpath.MapOwn].Iterate()
+	for it.Next(&key, &one) {
+		list = append(list, key)
 	}
 	if err := it.Err(); err != nil {
-		return fmt.Errorf("list map %s: %w", mapGuarded, err)
+		return nil, fmt.Errorf("list map %s: %w", fastpath.MapOwn, err)
 	}
-	for _, index := range gone {
-		if err := m.Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("remove device with index %d from map %s: %w", index, mapGuarded, err)
-		}
+	return list, nil
+}
+
+func (k *Kind) disown(o fastpath.Own) error {
+	if err := k.Loader.Objects.Maps[fastpath.MapOwn].Delete(o); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return err
 	}
 	return nil
 }
@@ -414,7 +427,6 @@ func isGuarded(l netlink.Link) bool {
 
 // syncLocal makes the map of the node's own addresses agree with its devices. The caller holds the lock.
 func (k *Kind) syncLocal(h *netlink.Handle) (repairs []string, err error) {
-	m := k.Loader.Objects.Maps[mapLocal]
 	want := map[netip.Addr]bool{}
 	links, err := netlinkx.List(context.Background(), "devices", h.LinkList)
 	if err != nil {
@@ -440,25 +452,23 @@ func (k *Kind) syncLocal(h *netlink.Handle) (repairs []string, err error) {
 			}
 		}
 	}
-	var key [4]uint32
-	var one uint32
-	var gone [][4]uint32
-	it := m.Iterate()
-	for it.Next(&key, &one) {
-		if a := fastpath.Addr(key); want[a] {
+	own, err := k.own()
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range own {
+		if o.Device != 0 {
+			continue
+		}
+		a := fastpath.Addr(o.Addr)
+		if want[a] {
 			delete(want, a)
-		} else {
-			gone = append(gone, key)
+			continue
 		}
-	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("list map %s: %w", mapLocal, err)
-	}
-	for _, key := range gone {
-		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return repairs, fmt.Errorf("remove %s from map %s: %w", fastpath.Addr(key), mapLocal, err)
+		if err := k.disown(o); err != nil {
+			return repairs, fmt.Errorf("remove %s from map %s: %w", a, fastpath.MapOwn, err)
 		}
-		repairs = append(repairs, fmt.Sprintf("removed %s from map %s: the node does not have it", fastpath.Addr(key), mapLocal))
+		repairs = append(repairs, fmt.Sprintf("removed %s from map %s: the node does not have it", a, fastpath.MapOwn))
 	}
 	var add []netip.Addr
 	for a := range want {
@@ -466,10 +476,10 @@ func (k *Kind) syncLocal(h *netlink.Handle) (repairs []string, err error) {
 	}
 	slices.SortFunc(add, netip.Addr.Compare)
 	for _, a := range add {
-		if err := m.Put(fastpath.Words(a), uint32(1)); err != nil {
-			return repairs, fmt.Errorf("add %s to map %s: %w", a, mapLocal, err)
+		if err := k.Loader.Objects.Maps[fastpath.MapOwn].Put(fastpath.Own{Addr: fastpath.Words(a)}, uint32(1)); err != nil {
+			return repairs, fmt.Errorf("add %s to map %s: %w", a, fastpath.MapOwn, err)
 		}
-		repairs = append(repairs, fmt.Sprintf("added %s to map %s", a, mapLocal))
+		repairs = append(repairs, fmt.Sprintf("added %s to map %s", a, fastpath.MapOwn))
 	}
 	return repairs, nil
 }

@@ -26,8 +26,7 @@ const (
 	intoSlave = policedProgTwIntoSlave
 	byENI     = policedProgTwReceiver
 
-	mapSlaves  = slavesMapTwSlaves2
-	mapGuarded = policedMapTwGuarded1
+	mapSlaves = slavesMapTwSlaves2
 )
 
 const filters = tcfilter.Filters(claims.PrefIPvlan)

@@ -201,8 +201,8 @@ func (k *Kind) guardReceiver(h *netlink.Handle, receiver netlink.Link) (repairs 
 		}
 	}
 	if err == nil && k.judging != nil {
-		if err = o.Maps[mapGuarded].Put(uint32(index), uint32(1)); err != nil {
-			err = fmt.Errorf("add device %s to map %s: %w", receiver.Attrs().Name, mapGuarded, err)
+		if err = o.Maps[fastpath.MapOwn].Put(fastpath.Own{Device: uint32(index)}, uint32(1)); err != nil {
+			err = fmt.Errorf("add device %s to map %s: %w", receiver.Attrs().Name, fastpath.MapOwn, err)
 		}
 	}
 	return repairs, err

@@ -49,7 +49,7 @@ func TestProgramsThatJudge(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		want bool
-	}{{mapGuarded, true}, {policedMapTwJudged1, true}, {policedMapTwSenders1, true}, {policedMapTwPolActive1, true}, {fastpath.MapKnown4, false}, {fastpath.MapPods, false}} {
+	}{{fastpath.MapOwn, true}, {policedMapTwJudged1, true}, {policedMapTwSenders1, true}, {policedMapTwPolActive2, true}, {fastpath.MapKnown4, false}, {fastpath.MapPods, false}} {
 		if got := idOf(t, o.Maps[c.name]) == idOf(t, shared[c.name]); got != c.want {
 			t.Errorf("map %s is shared: %t, want %t", c.name, got, c.want)
 		}

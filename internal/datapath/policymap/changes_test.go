@@ -215,8 +215,8 @@ func (k *kernel) action(t *testing.T, c policy.Connection) policy.Action {
 // dirty is how many rows are still to be written into a half.
 func (w *Writer) dirty() (n int) {
 	half := 1 - w.active
-	return len(w.endpoints.dirty[half]) + len(w.endpointOf.dirty[half]) + len(w.addresses.dirty[half]) + len(w.ranges4.dirty[half]) + len(w.ranges6.dirty[half]) +
-		len(w.peers.dirty[half]) + len(w.tables.dirty[half]) + len(w.spans.dirty[half]) + len(w.sources.dirty[half]) + len(w.verdicts.dirty[half])
+	return len(w.endpoints.dirty[half]) + len(w.addresses.dirty[half]) + len(w.ranges.dirty[half]) +
+		len(w.peers.dirty[half]) + len(w.spans.dirty[half]) + len(w.verdicts.dirty[half])
 }
 
 // What is written follows the change and not what is there.
@@ -364,12 +364,11 @@ func TestWhatComesIsAdded(t *testing.T) {
 func TestFullMapsKeepTheirRules(t *testing.T) {
 	t.Parallel()
 	for name, limit := range map[string]func(*Limits){
-		"tw_pol_peers_1": func(l *Limits) { l.Peers = 60 },
-		"tw_pol_addrs_1": func(l *Limits) { l.Addresses = 60 },
-		"tw_pol_spans_1": func(l *Limits) { l.Spans = 600 },
-		"tw_pol_verd_1":  func(l *Limits) { l.Verdicts = 60 },
-		"tw_pol_table_1": func(l *Limits) { l.Tables = 60 },
-		"tw_pol_ends_1":  func(l *Limits) { l.Endpoints = 60 },
+		"tw_pol_peers_2": func(l *Limits) { l.Peers = 60 },
+		"tw_pol_addrs_2": func(l *Limits) { l.Addresses = 60 },
+		"tw_pol_spans_2": func(l *Limits) { l.Spans = 800 },
+		"tw_pol_verd_2":  func(l *Limits) { l.Verdicts = 60 },
+		"tw_pol_ends_2":  func(l *Limits) { l.Endpoints = 60 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -466,9 +465,9 @@ func TestRepair(t *testing.T) {
 	inner := map[string]*halves{}
 	rows := map[string]int{}
 	for name, h := range map[*halves]int{
-		&k.endpoints.halves: len(k.endpoints.rows), &k.endpointOf.halves: len(k.endpointOf.rows), &k.addresses.halves: len(k.addresses.rows),
-		&k.ranges4.halves: len(k.ranges4.rows), &k.ranges6.halves: len(k.ranges6.rows), &k.peers.halves: len(k.peers.rows), &k.tables.halves: len(k.tables.rows),
-		&k.spans.halves: len(k.spans.rows), &k.sources.halves: len(k.sources.rows), &k.verdicts.halves: len(k.verdicts.rows),
+		&k.endpoints.halves: len(k.endpoints.rows), &k.addresses.halves: len(k.addresses.rows),
+		&k.ranges.halves: len(k.ranges.rows), &k.peers.halves: len(k.peers.rows),
+		&k.spans.halves: len(k.spans.rows), &k.verdicts.halves: len(k.verdicts.rows),
 	} {
 		inner[name.shape.Name], rows[name.shape.Name] = name, h
 	}
@@ -584,8 +583,7 @@ func TestWhatIsMissingCloses(t *testing.T) {
 	}
 	t.Log(closed)
 	for name := range outer {
-		// A decision does not read the first; lines by source port are rare.
-		if closed[name] == 0 && name != "tw_pol_endof_1" && name != "tw_pol_srcs_1" {
+		if closed[name] == 0 {
 			t.Errorf("without %s nothing was closed", name)
 		}
 	}

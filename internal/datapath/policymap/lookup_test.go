@@ -48,19 +48,19 @@ func (r chance) address() netip.Addr {
 }
 
 func (r chance) maps() *compile.Maps {
-	const ruleSets, atoms, tables, verdicts = 4, 6, 10, 12
+	const ruleSets, atoms, verdicts = 4, 6, 12
 	m := &compile.Maps{
 		Endpoints: make([]compile.EndpointRow, 7), Addresses: map[[16]byte]compile.AddressRow{}, Peers: map[compile.PeerKey]uint32{},
-		Tables: make([]compile.TableRow, tables), Spans: make([]compile.SpanRow, 1), Sources: make([]compile.Slice, 1), Verdicts: make([]compile.VerdictRow, verdicts),
+		Spans: make([]compile.SpanRow, compile.FirstTable), Verdicts: make([]compile.VerdictRow, verdicts),
 	}
 	m.Verdicts[0].Action = uint8(policy.Deny)
 	for i := range m.Verdicts[1:] {
 		m.Verdicts[i+1] = compile.VerdictRow{Action: uint8(1 + r.IntN(2)), Level: uint16(r.IntN(4)), Rule: uint32(r.IntN(100)), Log: uint32(r.IntN(9)), Count: uint8(r.IntN(9))}
 	}
-	var line func(sources bool) compile.Slice
-	line = func(sources bool) compile.Slice {
+	var line func(sources bool) compile.SpanRow
+	line = func(sources bool) compile.SpanRow {
 		if sources && r.IntN(10) == 0 {
-			return compile.Slice{}
+			return compile.SpanRow{}
 		}
 		var rows []compile.SpanRow
 		for _, n := range r.numbers(9, r.port) {
@@ -68,23 +68,28 @@ func (r chance) maps() *compile.Maps {
 			switch k := r.IntN(8); {
 			case k == 0:
 			case k < 3 && sources:
-				row.Kind, row.Value = compile.SpanSources, uint32(len(m.Sources))
-				m.Sources = append(m.Sources, compile.Slice{})
-				m.Sources[row.Value] = line(false)
+				by := line(false)
+				row.Kind, row.Value = compile.SpanSources, uint32(len(m.Spans))
+				m.Spans = append(m.Spans, by)
 			default:
 				row.Kind, row.Value = compile.SpanVerdict, uint32(1+r.IntN(verdicts-1))
 			}
 			rows = append(rows, row)
 		}
-		s := compile.Slice{First: uint32(len(m.Spans)), Count: uint32(len(rows))}
+		head := compile.SpanRow{From: uint16(len(rows) - 1), Kind: compile.SpanLine, Value: uint32(len(m.Spans))}
 		m.Spans = append(m.Spans, rows...)
-		return s
+		return head
 	}
-	for i := range m.Tables[1:] {
-		for class := range m.Tables[i+1] {
-			m.Tables[i+1][class] = line(true)
+	tables := []uint32{0}
+	for range 9 {
+		var heads []compile.SpanRow
+		for range compile.FirstTable {
+			heads = append(heads, line(true))
 		}
+		tables = append(tables, uint32(len(m.Spans)))
+		m.Spans = append(m.Spans, heads...)
 	}
+	table := func() uint32 { return tables[r.IntN(len(tables))] }
 	for i := range m.Endpoints[1:] {
 		for d := range 2 {
 			for f := range 2 {
@@ -92,24 +97,25 @@ func (r chance) maps() *compile.Maps {
 					m.Endpoints[i+1].RuleSets[d][f] = uint32(1 + r.IntN(ruleSets-1))
 				}
 				for k := range 2 {
-					m.Endpoints[i+1].Defaults[d][f][k] = uint32(r.IntN(tables))
+					m.Endpoints[i+1].Defaults[d][f][k] = table()
 				}
 			}
 		}
 	}
 	for _, n := range r.numbers(12, r.v4) {
-		m.Ranges4 = append(m.Ranges4, compile.Range4{From: uint32(n), Atom: uint32(r.IntN(atoms))})
+		m.Ranges = append(m.Ranges, compile.RangeRow{From: [2]uint64{0, 0xffff<<32 | n}, Atom: uint32(r.IntN(atoms))})
 	}
+	m.IPv4 = len(m.Ranges)
 	for _, high := range r.numbers(4, r.v4) {
 		for _, low := range r.numbers(4, r.v4) {
-			m.Ranges6 = append(m.Ranges6, compile.Range6{From: [2]uint64{high, low}, Atom: uint32(r.IntN(atoms))})
+			m.Ranges = append(m.Ranges, compile.RangeRow{From: [2]uint64{high, low}, Atom: uint32(r.IntN(atoms))})
 		}
 	}
 	for range r.IntN(20) {
 		m.Addresses[r.address().As16()] = compile.AddressRow{Atom: uint32(r.IntN(atoms)), Base: uint32(r.IntN(atoms)), Kind: uint32(r.IntN(2))}
 	}
 	for range r.IntN(ruleSets * atoms) {
-		m.Peers[compile.PeerKey{RuleSet: uint32(1 + r.IntN(ruleSets-1)), Atom: uint32(r.IntN(atoms))}] = uint32(r.IntN(tables))
+		m.Peers[compile.PeerKey{RuleSet: uint32(1 + r.IntN(ruleSets-1)), Atom: uint32(r.IntN(atoms))}] = table()
 	}
 	return m
 }
@@ -131,13 +137,21 @@ func TestTheKernelLooksUpAsMapsDo(t *testing.T) {
 		r := chance{rand.New(rand.NewPCG(seed, 16))}
 		m := r.maps()
 		k.endpoints.become(m.Endpoints)
-		k.addresses.become(m.Addresses)
-		k.ranges4.become(m.Ranges4)
-		k.ranges6.become(m.Ranges6)
+		addresses := map[[16]byte]addressRow{}
+		for a, row := range m.Addresses {
+			addresses[a] = addressRow{row, uint32(r.IntN(3))}
+		}
+		for range 5 {
+			a := r.address().As16()
+			if _, known := addresses[a]; !known {
+				addresses[a] = addressRow{compile.AddressRow{Kind: inRanges}, uint32(r.IntN(3))}
+			}
+		}
+		k.addresses.become(addresses)
+		k.ranges.become(m.Ranges)
+		k.ipv4 = uint32(m.IPv4)
 		k.peers.become(m.Peers)
-		k.tables.become(m.Tables)
 		k.spans.become(m.Spans)
-		k.sources.become(m.Sources)
 		k.verdicts.become(m.Verdicts)
 		if err := k.commit(); err != nil {
 			t.Fatal(err)

@@ -266,6 +266,8 @@ type hash[K, V comparable] struct {
 	rows     map[K]V
 	dirty    [2]map[K]struct{}
 	replaced bool // as in array
+	// grows, if not nil, says that a row may become another one while it is read.
+	grows func(was, now V) bool
 }
 
 func (h *hash[K, V]) mark(k K) {
@@ -287,7 +289,7 @@ func (h *hash[K, V]) become(rows map[K]V) {
 	}
 	for k, v := range rows {
 		if was, ok := h.rows[k]; !ok || was != v {
-			h.replaced = h.replaced || ok
+			h.replaced = h.replaced || ok && (h.grows == nil || !h.grows(was, v))
 			h.mark(k)
 		}
 	}

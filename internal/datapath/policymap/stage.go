@@ -25,16 +25,14 @@ func (w *Writer) stage(n *compile.Node, anew bool) {
 		}
 	}
 	w.forget()
-	w.tables.trim(w.tableBlocks.rows())
 	w.spans.trim(w.spanBlocks.rows())
-	w.sources.trim(w.sourceBlocks.rows())
 
 	w.ruleSets.begin()
 	w.atoms.begin()
 	w.podNumbers.begin()
 	tableOf := func(h compile.Hash) uint32 {
 		if t := w.tableOf[h]; t != nil {
-			return t.number
+			return t.rows.first
 		}
 		return 0
 	}
@@ -44,17 +42,25 @@ func (w *Writer) stage(n *compile.Node, anew bool) {
 		}
 		w.former, w.spare = nil, nil
 	}
-	endpointOf := map[[16]byte]uint32{}
+	addresses := make(map[[16]byte]addressRow, len(n.Addresses)+len(n.Endpoints))
+	for a, p := range n.Addresses {
+		addresses[a.As16()] = addressRow{AddressRow: p.Row(w.atom)}
+	}
 	for name, e := range n.Endpoints {
 		number := w.podNumber(name, e)
 		if w.endpoints.set(number, n.EndpointRow(name, w.ruleSets.number, tableOf)) && !w.podNumbers.isNew(name) {
 			w.endpoints.replaced = true
 		}
 		for _, a := range e.Addresses {
-			endpointOf[a.As16()] = number
+			row, known := addresses[a.As16()]
+			if !known {
+				row.Kind = inRanges
+			}
+			row.Endpoint = number
+			addresses[a.As16()] = row
 		}
 	}
-	w.endpointOf.become(endpointOf)
+	w.addresses.become(addresses)
 	peers := make(map[compile.PeerKey]uint32, len(n.Peers))
 	for p, table := range n.Peers {
 		if _, ok := n.RuleSets[p.RuleSet]; ok {
@@ -67,19 +73,15 @@ func (w *Writer) stage(n *compile.Node, anew bool) {
 		}
 	}
 	w.peers.become(peers)
-	addresses := make(map[[16]byte]compile.AddressRow, len(n.Addresses))
-	for a, p := range n.Addresses {
-		addresses[a.As16()] = p.Row(w.atom)
+	rows := 0
+	for _, ranges := range n.Ranges {
+		for _, r := range ranges {
+			w.ranges.set(uint32(rows), r.Row(w.atom))
+			rows++
+		}
 	}
-	w.addresses.become(addresses)
-	for i, r := range n.Ranges[0] {
-		w.ranges4.set(uint32(i), r.Row4(w.atom))
-	}
-	w.ranges4.trim(uint32(len(n.Ranges[0])))
-	for i, r := range n.Ranges[1] {
-		w.ranges6.set(uint32(i), r.Row6(w.atom))
-	}
-	w.ranges6.trim(uint32(len(n.Ranges[1])))
+	w.ipv4 = uint32(len(n.Ranges[0]))
+	w.ranges.trim(uint32(rows))
 
 	none := func(uint32) {}
 	w.ruleSets.finish(none)
@@ -113,33 +115,22 @@ func (w *Writer) atom(h compile.Hash) uint32 {
 
 // place gives a table its rows.
 func (w *Writer) place(t *compile.Table) *table {
-	spans, sources := t.Size()
-	p := &table{
-		number:  w.tableBlocks.take(1),
-		spans:   block{w.spanBlocks.take(uint32(spans)), uint32(spans)},
-		sources: block{w.sourceBlocks.take(uint32(sources)), uint32(sources)},
-	}
-	row, spanRows, sourceRows := t.Rows(p.spans.first, p.sources.first, func(d *compile.Decision, level uint16) uint32 {
+	count := uint32(t.Size())
+	p := &table{rows: block{w.spanBlocks.take(count), count}}
+	for i, row := range t.Rows(p.rows.first, func(d *compile.Decision, level uint16) uint32 {
 		v := w.verdict(d, level)
 		p.verdicts = append(p.verdicts, v)
 		return v.number
-	})
-	w.tables.set(p.number, row)
-	for i, s := range spanRows {
-		w.spans.set(p.spans.first+uint32(i), s)
-	}
-	for i, s := range sourceRows {
-		w.sources.set(p.sources.first+uint32(i), s)
+	}) {
+		w.spans.set(p.rows.first+uint32(i), row)
 	}
 	return p
 }
 
 // drop gives them back.
 func (w *Writer) drop(t *table) {
-	w.tables.replaced = true
-	w.tableBlocks.give(t.number, 1)
-	w.spanBlocks.give(t.spans.first, t.spans.count)
-	w.sourceBlocks.give(t.sources.first, t.sources.count)
+	w.spans.replaced = true
+	w.spanBlocks.give(t.rows.first, t.rows.count)
 	for _, v := range t.verdicts {
 		if v.uses--; v.uses == 0 {
 			w.unused[v] = struct{}{}

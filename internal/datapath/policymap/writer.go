@@ -17,17 +17,17 @@ import (
 
 // Limits are how many rows the maps may have. They grow to them as they need to.
 type Limits struct {
-	Endpoints, Addresses, Ranges, Peers, Tables, Spans, Sources, Verdicts uint32
+	Endpoints, Addresses, Ranges, Peers, Spans, Verdicts uint32
 }
 
 // DefaultLimits are those of a node: 4,096 pods, as pods' numbers have 12 bits, and 16 rule sets at the
 // compiler's budget (compile.DefaultBudget).
-var DefaultLimits = Limits{Endpoints: 4096, Addresses: 1 << 20, Ranges: MaxRanges, Peers: 1 << 20, Tables: 1 << 20, Spans: 1 << 22, Sources: 1 << 20, Verdicts: 1 << 20}
+var DefaultLimits = Limits{Endpoints: 4096, Addresses: 1 << 20, Ranges: MaxRanges, Peers: 1 << 20, Spans: 1 << 23, Verdicts: 1 << 20}
 
-// MaxRanges is how many ranges of a family the programs can search (POL_RANGE_STEPS of bpf/policy.h).
+// MaxRanges is how many ranges the programs can search (POL_RANGE_STEPS of bpf/policy.h).
 const MaxRanges = 1 << 20
 
-const active = "tw_pol_active_1"
+const active = "tw_pol_active_2"
 
 // head is struct pol_head.
 type head struct {
@@ -39,29 +39,40 @@ type head struct {
 
 var headShape = ebpf.MapSpec{Name: active, Type: ebpf.Array, KeySize: 4, ValueSize: 16}
 
+// addressRow is struct pol_address.
+type addressRow struct {
+	compile.AddressRow
+	Endpoint uint32 // that has the address, or 0
+}
+
+// inRanges is the kind of an address that is an endpoint's alone.
+const inRanges = 2
+
+// grows says whether a row that becomes another one tells programs more than before, and nothing else.
+func (a addressRow) grows(now addressRow) bool {
+	return (a.Endpoint == 0 || a.Endpoint == now.Endpoint) && (a.Kind == inRanges || a.AddressRow == now.AddressRow)
+}
+
 // A Writer brings a node's part into the kernel. Its methods may be called at any time.
 type Writer struct {
 	mu sync.Mutex
 
-	outer   *ebpf.Map // tw_pol_active_1
+	outer   *ebpf.Map // tw_pol_active_2
 	heads   [2]*ebpf.Map
 	active  int  // the half that holds
 	held    head // its head
 	epoch   uint32
 	written bool // by this Writer
 
-	endpoints  array[compile.EndpointRow]
-	endpointOf hash[[16]byte, uint32]
-	addresses  hash[[16]byte, compile.AddressRow]
-	ranges4    array[compile.Range4]
-	ranges6    array[compile.Range6]
-	peers      hash[compile.PeerKey, uint32]
-	tables     array[compile.TableRow]
-	spans      array[compile.SpanRow]
-	sources    array[compile.Slice]
-	verdicts   array[compile.VerdictRow]
-	stores     []store
-	node       *compile.Node // what holds
+	endpoints array[compile.EndpointRow]
+	addresses hash[[16]byte, addressRow]
+	ranges    array[compile.RangeRow]
+	ipv4      uint32 // ranges
+	peers     hash[compile.PeerKey, uint32]
+	spans     array[compile.SpanRow]
+	verdicts  array[compile.VerdictRow]
+	stores    []store
+	node      *compile.Node // what holds
 	// former are the endpoints' numbers that another process has given, and spare those that nobody has now: a
 	// packet may still have read one of them.
 	former          map[[16]byte]uint32
@@ -69,9 +80,7 @@ type Writer struct {
 	podNumbers      numbers[policy.NamespacedName]
 	ruleSets, atoms numbers[compile.Hash]
 	tableOf         map[compile.Hash]*table
-	tableBlocks     blocks
 	spanBlocks      blocks
-	sourceBlocks    blocks
 	verdictOf       map[verdictKey]*verdict
 	verdictBlocks   blocks
 	rules           names[ruleName]
@@ -82,9 +91,7 @@ type Writer struct {
 
 // A table is where a compile.Table is.
 type table struct {
-	number   uint32
-	spans    block
-	sources  block
+	rows     block
 	verdicts []*verdict // one for each span that has one
 }
 
@@ -147,6 +154,8 @@ func New(kernel map[string]*ebpf.Map, limits Limits) (*Writer, error) {
 		w.heads[half] = m
 	}
 	w.verdicts.set(0, compile.VerdictRow{Action: uint8(policy.Deny)})
+	w.spanBlocks.take(compile.FirstTable - 1)
+	w.addresses.grows = addressRow.grows
 	w.endpoints.set(0, compile.EndpointRow{})
 	return w, nil
 }
@@ -166,20 +175,16 @@ func (p place) shape() *ebpf.MapSpec {
 	return &ebpf.MapSpec{Name: p.name, Type: p.kind, KeySize: p.key, ValueSize: p.row, Flags: p.flags}
 }
 
-// places are those of all maps but tw_pol_active_1, each after those that its rows lead to.
+// places are those of all maps but tw_pol_active_2, each after those that its rows lead to.
 func (w *Writer) places(limits Limits) []place {
 	const growing, toNeed = unix.BPF_F_INNER_MAP, unix.BPF_F_NO_PREALLOC
 	return []place{
-		{&w.verdicts.halves, &w.verdicts, "tw_pol_verd_1", ebpf.Array, 4, 16, growing, limits.Verdicts},
-		{&w.sources.halves, &w.sources, "tw_pol_srcs_1", ebpf.Array, 4, 8, growing, limits.Sources},
-		{&w.spans.halves, &w.spans, "tw_pol_spans_1", ebpf.Array, 4, 8, growing, limits.Spans},
-		{&w.tables.halves, &w.tables, "tw_pol_table_1", ebpf.Array, 4, 48, growing, limits.Tables},
-		{&w.peers.halves, &w.peers, "tw_pol_peers_1", ebpf.Hash, 8, 4, toNeed, limits.Peers},
-		{&w.ranges6.halves, &w.ranges6, "tw_pol_rng6_1", ebpf.Array, 4, 24, growing, limits.Ranges},
-		{&w.ranges4.halves, &w.ranges4, "tw_pol_rng4_1", ebpf.Array, 4, 8, growing, limits.Ranges},
-		{&w.addresses.halves, &w.addresses, "tw_pol_addrs_1", ebpf.Hash, 16, 12, toNeed, limits.Addresses},
-		{&w.endpoints.halves, &w.endpoints, "tw_pol_ends_1", ebpf.Array, 4, 56, growing, limits.Endpoints},
-		{&w.endpointOf.halves, &w.endpointOf, "tw_pol_endof_1", ebpf.Hash, 16, 4, toNeed, 2 * limits.Endpoints},
+		{&w.verdicts.halves, &w.verdicts, "tw_pol_verd_2", ebpf.Array, 4, 16, growing, limits.Verdicts},
+		{&w.spans.halves, &w.spans, "tw_pol_spans_2", ebpf.Array, 4, 8, growing, limits.Spans},
+		{&w.peers.halves, &w.peers, "tw_pol_peers_2", ebpf.Hash, 8, 4, toNeed, limits.Peers},
+		{&w.ranges.halves, &w.ranges, "tw_pol_rng_2", ebpf.Array, 4, 24, growing, limits.Ranges},
+		{&w.endpoints.halves, &w.endpoints, "tw_pol_ends_2", ebpf.Array, 4, 56, growing, limits.Endpoints},
+		{&w.addresses.halves, &w.addresses, "tw_pol_addrs_2", ebpf.Hash, 16, 16, toNeed, limits.Addresses},
 	}
 }
 
@@ -207,21 +212,22 @@ func (w *Writer) holding() (h head, err error) {
 func (w *Writer) readFormer() error {
 	w.former, w.spare = map[[16]byte]uint32{}, map[uint32]struct{}{}
 	var id uint32
-	switch err := w.endpointOf.outer.Lookup(uint32(w.active), &id); {
+	switch err := w.addresses.outer.Lookup(uint32(w.active), &id); {
 	case errors.Is(err, ebpf.ErrKeyNotExist):
 		return nil
 	case err != nil:
-		return fmt.Errorf("read map %s: %w", w.endpointOf.shape.Name, err)
+		return fmt.Errorf("read map %s: %w", w.addresses.shape.Name, err)
 	}
 	m, err := ebpf.NewMapFromID(ebpf.MapID(id))
 	if err != nil {
-		return fmt.Errorf("open map %d of %s: %w", id, w.endpointOf.shape.Name, err)
+		return fmt.Errorf("open map %d of %s: %w", id, w.addresses.shape.Name, err)
 	}
 	defer m.Close()
 	var address [16]byte
-	var number uint32
+	var row addressRow
 	rows := m.Iterate()
-	for rows.Next(&address, &number) {
+	for rows.Next(&address, &row) {
+		number := row.Endpoint
 		if number == 0 || number >= w.endpoints.limit {
 			continue
 		}
@@ -232,7 +238,7 @@ func (w *Writer) readFormer() error {
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return fmt.Errorf("read map %d of %s: %w", id, w.endpointOf.shape.Name, err)
+		return fmt.Errorf("read map %d of %s: %w", id, w.addresses.shape.Name, err)
 	}
 	return nil
 }
@@ -373,7 +379,7 @@ func (w *Writer) repair() ([]string, error) {
 }
 
 func (w *Writer) head(half int) head {
-	return head{Half: uint32(half), Ranges: [2]uint32{uint32(len(w.ranges4.rows)), uint32(len(w.ranges6.rows))}, Epoch: w.epoch}
+	return head{Half: uint32(half), Ranges: [2]uint32{w.ipv4, uint32(len(w.ranges.rows)) - w.ipv4}, Epoch: w.epoch}
 }
 
 // commit makes what is staged hold, if it is something else.

@@ -1,7 +1,6 @@
 package compile
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"sort"
 
@@ -47,12 +46,12 @@ func (m *Maps) Lookup(p Packet) uint32 {
 		table = m.Peers[PeerKey{rs, at.Base}]
 	}
 	if table != 0 {
-		verdict, said = m.find(m.Tables[table][class], number, p.SourcePort)
+		verdict, said = m.find(table+uint32(class), number, p.SourcePort)
 		if said && m.Verdicts[verdict].Level == levelFinal {
 			return verdict
 		}
 	}
-	byDefault, _ := m.find(m.Tables[e.Defaults[p.Direction][f][at.Kind]][class], number, p.SourcePort)
+	byDefault, _ := m.find(e.Defaults[p.Direction][f][at.Kind]+uint32(class), number, p.SourcePort)
 	if said && m.Verdicts[verdict].Level < m.Verdicts[byDefault].Level {
 		return verdict
 	}
@@ -60,32 +59,32 @@ func (m *Maps) Lookup(p Packet) uint32 {
 }
 
 func (m *Maps) rangeAtom(a netip.Addr) uint32 {
-	b := a.As16()
-	if a.Is4() {
-		from := binary.BigEndian.Uint32(b[12:])
-		return m.Ranges4[sort.Search(len(m.Ranges4), func(i int) bool { return m.Ranges4[i].From > from })-1].Atom
+	ranges := m.Ranges[:m.IPv4]
+	if a.Is6() {
+		ranges = m.Ranges[m.IPv4:]
 	}
-	high, low := binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])
-	return m.Ranges6[sort.Search(len(m.Ranges6), func(i int) bool {
-		r := m.Ranges6[i].From
-		return r[0] > high || r[0] == high && r[1] > low
+	of := halves(a.As16())
+	return ranges[sort.Search(len(ranges), func(i int) bool {
+		from := ranges[i].From
+		return from[0] > of[0] || from[0] == of[0] && from[1] > of[1]
 	})-1].Atom
 }
 
 // find returns the verdict for a number in a line; false: the line has none.
-func (m *Maps) find(s Slice, number, source uint16) (uint32, bool) {
-	if s.Count == 0 {
-		return 0, false
-	}
-	row := m.span(s, number)
+func (m *Maps) find(line uint32, number, source uint16) (uint32, bool) {
+	row := m.span(line, number)
 	if row.Kind == SpanSources {
-		row = m.span(m.Sources[row.Value], source)
+		row = m.span(row.Value, source)
 	}
 	return row.Value, row.Kind == SpanVerdict
 }
 
-func (m *Maps) span(s Slice, number uint16) SpanRow {
-	rows := m.Spans[s.First : s.First+s.Count]
+func (m *Maps) span(line uint32, number uint16) SpanRow {
+	head := m.Spans[line]
+	if head.Kind != SpanLine {
+		return SpanRow{}
+	}
+	rows := m.Spans[head.Value:][:int(head.From)+1]
 	return rows[sort.Search(len(rows), func(i int) bool { return rows[i].From > number })-1]
 }
 

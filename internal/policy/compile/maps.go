@@ -20,13 +20,12 @@ type Maps struct {
 	EndpointOf map[policy.NamespacedName]uint32
 
 	Addresses map[[16]byte]AddressRow // IPv4 addresses are mapped
-	Ranges4   []Range4
-	Ranges6   []Range6
-	Peers     map[PeerKey]uint32 // row in Tables; 0: none, and none for the base
-	Tables    []TableRow
-	Spans     []SpanRow
-	// Sources are the lines by source port that spans refer to.
-	Sources  []Slice
+	// Ranges are IPv4's, as many as IPv4 says, and then IPv6's.
+	Ranges []RangeRow
+	IPv4   int
+	Peers  map[PeerKey]uint32 // a table; 0: none, and none for the base
+	// Spans has tables too. The number of a table is that of its first row.
+	Spans    []SpanRow
 	Verdicts []VerdictRow
 	Logs     []uint32 // rows in Rules
 
@@ -54,12 +53,9 @@ type AddressRow struct {
 	Kind       uint32 // 1: a pod
 }
 
-// A Range4 is 8 bytes.
-type Range4 struct{ From, Atom uint32 }
-
-// A Range6 is 24 bytes.
-type Range6 struct {
-	From [2]uint64 // the halves of the address
+// A RangeRow is 24 bytes.
+type RangeRow struct {
+	From [2]uint64 // the halves of the address; IPv4 addresses are mapped
 	Atom uint32
 	_    uint32
 }
@@ -67,13 +63,7 @@ type Range6 struct {
 // A PeerKey is 8 bytes.
 type PeerKey struct{ RuleSet, Atom uint32 }
 
-// A TableRow is 48 bytes: its lines by Class.
-type TableRow [classes]Slice
-
-// A Slice is a range of rows.
-type Slice struct{ First, Count uint32 }
-
-// A SpanRow is 8 bytes.
+// A SpanRow is 8 bytes. A table has one for each Class: nothing, or a line.
 type SpanRow struct {
 	From, Kind uint16
 	Value      uint32
@@ -83,8 +73,12 @@ type SpanRow struct {
 const (
 	SpanNothing = iota // no decision
 	SpanVerdict        // Value is a row of Verdicts
-	SpanSources        // Value is a row of Sources
+	SpanSources        // Value is the row of a line by source port
+	SpanLine           // the line is From + 1 rows, from row Value on
 )
+
+// FirstTable is the row of the first table: those before it are a table that says nothing.
+const FirstTable = uint32(classes)
 
 // A VerdictRow is 16 bytes. Row 0 is for closed endpoints.
 type VerdictRow struct {
@@ -136,9 +130,7 @@ func (n *Node) Maps() *Maps {
 		EndpointOf: map[policy.NamespacedName]uint32{},
 		Addresses:  map[[16]byte]AddressRow{},
 		Peers:      map[PeerKey]uint32{},
-		Tables:     []TableRow{{}},
-		Spans:      []SpanRow{{}},
-		Sources:    []Slice{{}},
+		Spans:      make([]SpanRow, FirstTable),
 		Logs:       []uint32{0},
 	}
 	rules := numbers[RuleRow](closed)
@@ -164,11 +156,8 @@ func (n *Node) Maps() *Maps {
 	}
 	tables := map[Hash]uint32{}
 	for _, h := range sortedHashes(n.Tables) {
-		row, spans, sources := n.Tables[h].Rows(uint32(len(m.Spans)), uint32(len(m.Sources)), verdict)
-		tables[h] = uint32(len(m.Tables))
-		m.Tables = append(m.Tables, row)
-		m.Spans = append(m.Spans, spans...)
-		m.Sources = append(m.Sources, sources...)
+		tables[h] = uint32(len(m.Spans))
+		m.Spans = append(m.Spans, n.Tables[h].Rows(tables[h], verdict)...)
 	}
 	ruleSets := map[Hash]uint32{}
 	for i, h := range sortedHashes(n.RuleSets) {
@@ -181,11 +170,11 @@ func (n *Node) Maps() *Maps {
 		}
 		return atoms[h]
 	}
-	for _, r := range n.Ranges[v4] {
-		m.Ranges4 = append(m.Ranges4, r.Row4(atom))
-	}
-	for _, r := range n.Ranges[v6] {
-		m.Ranges6 = append(m.Ranges6, r.Row6(atom))
+	m.IPv4 = len(n.Ranges[v4])
+	for _, ranges := range n.Ranges {
+		for _, r := range ranges {
+			m.Ranges = append(m.Ranges, r.Row(atom))
+		}
 	}
 	for _, a := range slices.SortedFunc(maps.Keys(n.Addresses), netip.Addr.Compare) {
 		m.Addresses[a.As16()] = n.Addresses[a].Row(atom)
@@ -231,60 +220,60 @@ func (p Place) Row(atom func(Hash) uint32) AddressRow {
 	return row
 }
 
-// Row4 returns the row of a range of IPv4 addresses. atom is as in Place.Row.
-func (r Range) Row4(atom func(Hash) uint32) Range4 {
-	b := r.From.As4()
-	return Range4{binary.BigEndian.Uint32(b[:]), atom(r.Atom)}
-}
-
-// Row6 returns the row of a range of IPv6 addresses. atom is as in Place.Row.
-func (r Range) Row6(atom func(Hash) uint32) Range6 {
+// Row returns the range as a row. atom is as in Place.Row.
+func (r Range) Row(atom func(Hash) uint32) RangeRow {
 	b := r.From.As16()
-	return Range6{From: [2]uint64{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}, Atom: atom(r.Atom)}
+	return RangeRow{From: halves(b), Atom: atom(r.Atom)}
 }
 
-// Rows returns the table as rows. The first span and the first line by source port get the
-// given row numbers. verdict maps a decision and its level to a row number.
-func (t *Table) Rows(span, source uint32, verdict func(d *Decision, level uint16) uint32) (row TableRow, spans []SpanRow, sources []Slice) {
-	var line func(Line) Slice
-	line = func(l Line) Slice {
+func halves(b [16]byte) [2]uint64 {
+	return [2]uint64{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}
+}
+
+// Rows returns the table as rows, of which the first gets the given row number. verdict maps a decision and its level to a row
+// number.
+func (t *Table) Rows(first uint32, verdict func(d *Decision, level uint16) uint32) []SpanRow {
+	rows := make([]SpanRow, classes, t.Size())
+	var line func(Line) SpanRow
+	line = func(l Line) SpanRow {
 		if len(l) == 0 {
-			return Slice{}
+			return SpanRow{}
 		}
-		rows := make([]SpanRow, len(l))
+		of := make([]SpanRow, len(l))
 		for i, s := range l {
-			rows[i].From = s.From
+			of[i].From = s.From
 			switch {
 			case s.Decision != nil:
-				rows[i].Kind, rows[i].Value = SpanVerdict, verdict(s.Decision, s.Level)
+				of[i].Kind, of[i].Value = SpanVerdict, verdict(s.Decision, s.Level)
 			case s.Sources != nil:
 				by := line(*s.Sources)
-				rows[i].Kind, rows[i].Value = SpanSources, source+uint32(len(sources))
-				sources = append(sources, by)
+				of[i].Kind, of[i].Value = SpanSources, first+uint32(len(rows))
+				rows = append(rows, by)
 			}
 		}
-		s := Slice{span + uint32(len(spans)), uint32(len(rows))}
-		spans = append(spans, rows...)
-		return s
+		head := SpanRow{From: uint16(len(l) - 1), Kind: SpanLine, Value: first + uint32(len(rows))}
+		rows = append(rows, of...)
+		return head
 	}
 	for class, l := range t.Lines {
-		row[class] = line(l)
+		head := line(l)
+		rows[class] = head
 	}
-	return row, spans, sources
+	return rows
 }
 
 // Size returns the number of rows that Rows returns.
-func (t *Table) Size() (spans, sources int) {
+func (t *Table) Size() int {
+	n := int(classes)
 	for _, l := range t.Lines {
-		spans += len(l)
+		n += len(l)
 		for _, s := range l {
 			if s.Sources != nil {
-				sources++
-				spans += len(*s.Sources)
+				n += 1 + len(*s.Sources)
 			}
 		}
 	}
-	return spans, sources
+	return n
 }
 
 // Logged returns the rules that log. A packet is logged by at most so many, the first ones.

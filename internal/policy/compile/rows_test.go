@@ -13,10 +13,8 @@ func TestSizesOfRows(t *testing.T) {
 	}{
 		"endpoint": {EndpointRow{}, 56},
 		"address":  {AddressRow{}, 12},
-		"range4":   {Range4{}, 8},
-		"range6":   {Range6{}, 24},
+		"range":    {RangeRow{}, 24},
 		"peer":     {PeerKey{}, 8},
-		"table":    {TableRow{}, 48},
 		"span":     {SpanRow{}, 8},
 		"verdict":  {VerdictRow{}, 16},
 	} {

@@ -17,21 +17,16 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	programsMapBench        = "bench"
-	programsMapTwPace1      = "tw_pace_1"
-	programsMapTwPolActive1 = "tw_pol_active_1"
-	programsMapTwPolAddrs1  = "tw_pol_addrs_1"
-	programsMapTwPolEndof1  = "tw_pol_endof_1"
-	programsMapTwPolEnds1   = "tw_pol_ends_1"
-	programsMapTwPolPeers1  = "tw_pol_peers_1"
-	programsMapTwPolRng41   = "tw_pol_rng4_1"
-	programsMapTwPolRng61   = "tw_pol_rng6_1"
-	programsMapTwPolSpans1  = "tw_pol_spans_1"
-	programsMapTwPolSrcs1   = "tw_pol_srcs_1"
-	programsMapTwPolTable1  = "tw_pol_table_1"
-	programsMapTwPolVerd1   = "tw_pol_verd_1"
+	programsMapTwDesk2      = "tw_desk_2"
+	programsMapTwPolActive2 = "tw_pol_active_2"
+	programsMapTwPolAddrs2  = "tw_pol_addrs_2"
+	programsMapTwPolEnds2   = "tw_pol_ends_2"
+	programsMapTwPolPeers2  = "tw_pol_peers_2"
+	programsMapTwPolRng2    = "tw_pol_rng_2"
+	programsMapTwPolSpans2  = "tw_pol_spans_2"
+	programsMapTwPolVerd2   = "tw_pol_verd_2"
 	programsMapTwRules1     = "tw_rules_1"
 	programsMapTwTold1      = "tw_told_1"
-	programsMapTwUnsaid1    = "tw_unsaid_1"
 	programsProgTwPolBench  = "tw_pol_bench"
 	programsProgTwPolEmpty  = "tw_pol_empty"
 	programsProgTwPolTell   = "tw_pol_tell"
@@ -89,21 +84,16 @@ type programsProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type programsMapSpecs struct {
 	Bench        *ebpf.MapSpec `ebpf:"bench"`
-	TwPace1      *ebpf.MapSpec `ebpf:"tw_pace_1"`
-	TwPolActive1 *ebpf.MapSpec `ebpf:"tw_pol_active_1"`
-	TwPolAddrs1  *ebpf.MapSpec `ebpf:"tw_pol_addrs_1"`
-	TwPolEndof1  *ebpf.MapSpec `ebpf:"tw_pol_endof_1"`
-	TwPolEnds1   *ebpf.MapSpec `ebpf:"tw_pol_ends_1"`
-	TwPolPeers1  *ebpf.MapSpec `ebpf:"tw_pol_peers_1"`
-	TwPolRng41   *ebpf.MapSpec `ebpf:"tw_pol_rng4_1"`
-	TwPolRng61   *ebpf.MapSpec `ebpf:"tw_pol_rng6_1"`
-	TwPolSpans1  *ebpf.MapSpec `ebpf:"tw_pol_spans_1"`
-	TwPolSrcs1   *ebpf.MapSpec `ebpf:"tw_pol_srcs_1"`
-	TwPolTable1  *ebpf.MapSpec `ebpf:"tw_pol_table_1"`
-	TwPolVerd1   *ebpf.MapSpec `ebpf:"tw_pol_verd_1"`
+	TwDesk2      *ebpf.MapSpec `ebpf:"tw_desk_2"`
+	TwPolActive2 *ebpf.MapSpec `ebpf:"tw_pol_active_2"`
+	TwPolAddrs2  *ebpf.MapSpec `ebpf:"tw_pol_addrs_2"`
+	TwPolEnds2   *ebpf.MapSpec `ebpf:"tw_pol_ends_2"`
+	TwPolPeers2  *ebpf.MapSpec `ebpf:"tw_pol_peers_2"`
+	TwPolRng2    *ebpf.MapSpec `ebpf:"tw_pol_rng_2"`
+	TwPolSpans2  *ebpf.MapSpec `ebpf:"tw_pol_spans_2"`
+	TwPolVerd2   *ebpf.MapSpec `ebpf:"tw_pol_verd_2"`
 	TwRules1     *ebpf.MapSpec `ebpf:"tw_rules_1"`
 	TwTold1      *ebpf.MapSpec `ebpf:"tw_told_1"`
-	TwUnsaid1    *ebpf.MapSpec `ebpf:"tw_unsaid_1"`
 }
 
 // programsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -133,41 +123,31 @@ func (o *programsObjects) Close() error {
 // It can be passed to loadProgramsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programsMaps struct {
 	Bench        *ebpf.Map `ebpf:"bench"`
-	TwPace1      *ebpf.Map `ebpf:"tw_pace_1"`
-	TwPolActive1 *ebpf.Map `ebpf:"tw_pol_active_1"`
-	TwPolAddrs1  *ebpf.Map `ebpf:"tw_pol_addrs_1"`
-	TwPolEndof1  *ebpf.Map `ebpf:"tw_pol_endof_1"`
-	TwPolEnds1   *ebpf.Map `ebpf:"tw_pol_ends_1"`
-	TwPolPeers1  *ebpf.Map `ebpf:"tw_pol_peers_1"`
-	TwPolRng41   *ebpf.Map `ebpf:"tw_pol_rng4_1"`
-	TwPolRng61   *ebpf.Map `ebpf:"tw_pol_rng6_1"`
-	TwPolSpans1  *ebpf.Map `ebpf:"tw_pol_spans_1"`
-	TwPolSrcs1   *ebpf.Map `ebpf:"tw_pol_srcs_1"`
-	TwPolTable1  *ebpf.Map `ebpf:"tw_pol_table_1"`
-	TwPolVerd1   *ebpf.Map `ebpf:"tw_pol_verd_1"`
+	TwDesk2      *ebpf.Map `ebpf:"tw_desk_2"`
+	TwPolActive2 *ebpf.Map `ebpf:"tw_pol_active_2"`
+	TwPolAddrs2  *ebpf.Map `ebpf:"tw_pol_addrs_2"`
+	TwPolEnds2   *ebpf.Map `ebpf:"tw_pol_ends_2"`
+	TwPolPeers2  *ebpf.Map `ebpf:"tw_pol_peers_2"`
+	TwPolRng2    *ebpf.Map `ebpf:"tw_pol_rng_2"`
+	TwPolSpans2  *ebpf.Map `ebpf:"tw_pol_spans_2"`
+	TwPolVerd2   *ebpf.Map `ebpf:"tw_pol_verd_2"`
 	TwRules1     *ebpf.Map `ebpf:"tw_rules_1"`
 	TwTold1      *ebpf.Map `ebpf:"tw_told_1"`
-	TwUnsaid1    *ebpf.Map `ebpf:"tw_unsaid_1"`
 }
 
 func (m *programsMaps) Close() error {
 	return _ProgramsClose(
 		m.Bench,
-		m.TwPace1,
-		m.TwPolActive1,
-		m.TwPolAddrs1,
-		m.TwPolEndof1,
-		m.TwPolEnds1,
-		m.TwPolPeers1,
-		m.TwPolRng41,
-		m.TwPolRng61,
-		m.TwPolSpans1,
-		m.TwPolSrcs1,
-		m.TwPolTable1,
-		m.TwPolVerd1,
+		m.TwDesk2,
+		m.TwPolActive2,
+		m.TwPolAddrs2,
+		m.TwPolEnds2,
+		m.TwPolPeers2,
+		m.TwPolRng2,
+		m.TwPolSpans2,
+		m.TwPolVerd2,
 		m.TwRules1,
 		m.TwTold1,
-		m.TwUnsaid1,
 	)
 }
 
