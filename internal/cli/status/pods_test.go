@@ -19,7 +19,6 @@ import (
 // fleet are agents that give one answer after the other.
 type fleet struct {
 	answers map[string][]string
-	asked   []string
 }
 
 func (f *fleet) Nodes(context.Context) ([]string, error) {
