@@ -31,10 +31,9 @@ policies='^TestPolicy$/^(each path|a running|fragments|ICMP|turned off$)'
 # Fewer for the older kernel, whose verifier is another one: packets of each way through the programs.
 judged='^TestPolicy$/^(a pod reaches itself|the node.s probes|fragments|ICMP)'
 
-# Limits of bandwidth, with fq_codel, which only such a machine's kernel has. With route those that measure, and
-# a kernel without HTB, then without TBF too.
-limits='^TestLimits'
-measured='^TestLimits/^(every path|no more|large|without)'
+# Limits of bandwidth, with fq_codel, which only such a machine's kernel has. Of the kinds that are tested outside those that
+# measure, and route on a kernel without HTB, then without TBF too.
+measured='^TestLimits$/^(every path|no more|large)'
 
 # Linux 6.12 has everything. 5.10 is what Alibaba Cloud Linux 3 has: no tcx, no netkit,
 # another verifier. 6.1 is between the two: how packets go with each.
@@ -56,11 +55,14 @@ list="
 5.10 exclusive '-test.run=$packets|$own|^TestKnownConnections|^TestUpgrade'
 5.10 ipvlan '-test.run=$packets|$paths|$own|^TestKnownConnections|^TestUpgrade|^TestPoliced|^TestFrames|^TestPodRemoves|^TestNoneIsLeft'
 6.12 ebpf '-test.run=$packets|^TestWhatIsDirect$'
-6.12 route '-test.run=$measured'
-6.12 ipvlan '-test.run=$limits'
-6.12 netkit '-test.run=$limits'
+6.12 ipvlan '-test.run=^TestLimits$'
+6.12 netkit '-test.run=^TestLimits$'
+6.12 route '-test.run=$measured|^TestLimitsOfLesserKernels$'
+6.12 exclusive '-test.run=$measured'
+6.12 ebpf '-test.run=$measured'
 6.12 route '-test.run=$packets'
-6.1 ipvlan '-test.run=$limits'
+6.1 ipvlan '-test.run=^TestLimits$'
+5.10 route '-test.run=$measured'
 5.10 policymap -test.short
 5.10 monitor
 5.10 firewall
