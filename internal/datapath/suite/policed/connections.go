@@ -72,8 +72,8 @@ func runningConnectionIsCut(t *testing.T, e *env) {
 // An answer on a connection that has been denied in the meantime does not make the one who answers its opener: with that the
 // denied end's packets would be answers, and allowed. When both have been silent, either may open one that is allowed to it.
 func lateAnswer(t *testing.T, e *env) {
-	sysctl(t, e.n0, "netfilter/nf_conntrack_udp_timeout", "1")
-	sysctl(t, e.n1, "netfilter/nf_conntrack_udp_timeout", "1")
+	forgetUDPAfter(t, e.n0, "1")
+	forgetUDPAfter(t, e.n1, "1")
 	client, near, far := e.pod(e.n0, "client"), e.pod(e.n0, "near"), e.pod(e.n1, "far")
 	e.n0.Sync(client, near)
 	e.n1.Sync(far)
@@ -109,7 +109,7 @@ func lateAnswer(t *testing.T, e *env) {
 // A server answers after a silence, which conntrack has outlived: the answer has the Service's address. The client's packets to the Service
 // are no answers of it then, by which they would be translated to any backend without being judged.
 func lateAnswerOfService(t *testing.T, e *env) {
-	sysctl(t, e.n0, "netfilter/nf_conntrack_udp_timeout", "3")
+	forgetUDPAfter(t, e.n0, "3")
 	client, near := e.pod(e.n0, "client"), e.pod(e.n0, "near")
 	e.n0.Sync(client, near)
 	e.n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, Port: 9, Endpoint: near.V4})
@@ -270,7 +270,7 @@ func deviceMadeAnew(t *testing.T, e *env) {
 
 // After a silence the other end of a connection without a handshake may not send first.
 func silentConnectionIsNone(t *testing.T, e *env) {
-	sysctl(t, e.n0, "netfilter/nf_conntrack_udp_timeout", "1")
+	forgetUDPAfter(t, e.n0, "1")
 	client, far := e.pod(e.n0, "client"), e.pod(e.n1, "far")
 	e.n0.Sync(client)
 	e.apply(t, outOf("client", app("far")), into("client"))

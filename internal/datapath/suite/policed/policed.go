@@ -125,10 +125,11 @@ func (e *env) pod(n *world.Node, app string) *world.Pod {
 	return e.start(n.Describe(1, "4", "6"), app)
 }
 
-// sysctl sets a value below /proc/sys/net of a node, until the test ends.
-func sysctl(t *testing.T, n *world.Node, key, value string) {
+// forgetUDPAfter sets how long a node's connection tracking keeps a UDP connection without answer, until the test ends.
+func forgetUDPAfter(t *testing.T, n *world.Node, seconds string) {
+	const key = "netfilter/nf_conntrack_udp_timeout"
 	was := strings.TrimSpace(n.ReadSysctl(key))
-	n.Sysctl(key, value)
+	n.Sysctl(key, seconds)
 	t.Cleanup(func() { n.Sysctl(key, was) })
 }
 
