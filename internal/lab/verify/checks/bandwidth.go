@@ -19,7 +19,7 @@ import (
 )
 
 // Checks of bandwidth limits (docs/bandwidth.md). The limits are far below what any path does without one, also on a
-// busy machine. Rates are judged by what the pod's devices counted, with wide bounds: how close they come to a limit is for
+// busy machine. What a pod sends is judged by what its devices counted, and what it receives by what arrived, with wide bounds: how close they come to a limit is for
 // "make bench-bandwidth".
 const (
 	// limitText and limitBits are the limit in most checks, as an annotation and in bit/s.
@@ -30,8 +30,8 @@ const (
 	limitBytesBits = 2 << 20 * 8
 	// streaming is how long a stream is measured.
 	streaming = time.Second
-	// leastOfLimit and mostOfLimit are the bounds of rate ÷ limit. Packets of many segments are counted with one header, which
-	// are 4 % less; those that an ifb in the pod drops are counted, and not delivered.
+	// leastOfLimit and mostOfLimit are the bounds of rate ÷ limit. Packets of many segments are counted with one header, and
+	// what arrives without any, which are 4 % less.
 	leastOfLimit, mostOfLimit = 0.6, 1.5
 	// withoutLimit is how much faster than limitBits a direction without a limit must be at least.
 	withoutLimit = 3
@@ -228,14 +228,11 @@ type path struct {
 func (e *env) measure(ctx context.Context, own instruments.End, limit float64, paths []path) (string, error) {
 	all := []string{fmt.Sprintf("limit %s", bandwidth.Rate(uint64(limit)))}
 	for _, p := range paths {
-		rates, err := instruments.RatesDuring(own.NetNS, func() error {
-			_, err := direct(own, p.end, p.egress).Stream(ctx, streaming)
-			return err
-		})
+		rate, err := rateDuring(own, p.egress, func() (float64, error) { return direct(own, p.end, p.egress).Stream(ctx, streaming) })
 		if err != nil {
 			return strings.Join(all, "; "), err
 		}
-		text, err := judged(directionOf(p.egress)+" "+p.to, rateOf(rates, p.egress), p.limit)
+		text, err := judged(directionOf(p.egress)+" "+p.to, rate, p.limit)
 		if all = append(all, text); err != nil {
 			return strings.Join(all, "; "), err
 		}
@@ -266,12 +263,18 @@ func directionOf(egress bool) string {
 	return "from"
 }
 
-// rateOf returns a direction's rate.
-func rateOf(r instruments.Rates, egress bool) float64 {
+// rateDuring returns the rate of one direction while f streams: what the pod's devices send, or else what f says that has
+// arrived, because the devices also count what an ifb in the pod drops.
+func rateDuring(own instruments.End, egress bool, f func() (float64, error)) (float64, error) {
+	var arrived float64
+	rates, err := instruments.RatesDuring(own.NetNS, func() (err error) {
+		arrived, err = f()
+		return err
+	})
 	if egress {
-		return r.Sent
+		return rates.Sent, err
 	}
-	return r.Received
+	return arrived, err
 }
 
 // direct returns the pair of a stream to, or from, the other end.

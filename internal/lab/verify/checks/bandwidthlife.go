@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -50,36 +51,39 @@ var bandwidthWrongValue = verify.Check{
 		if err := e.enforces(ctx, m, "limited", right); err != nil {
 			return "", err
 		}
+		measured := fmt.Sprintf("%d wrong values refused, for new pods and for a running one", len(wrongLimits))
+		began := time.Now()
+		stage := func(what string) { measured += fmt.Sprintf("; %s after %.1f s", what, time.Since(began).Seconds()) }
 		defer func() { err = errors.Join(err, e.putControllerBackSurely(ctx)) }()
 		if err := e.changeController(ctx, func(d *appsv1.DeploymentSpec) { d.Replicas = new(int32) }); err != nil {
-			return "", err
+			return measured, err
 		}
+		stage("no controller")
 		// The container runtime knows nothing of this annotation: the answer is Terway's.
 		const key, value = bandwidth.EgressBytes, "10"
 		if err := e.CreateAnnotated(ctx, "wrong", map[string]string{key: value}, e.PodSpec(m.Name), metav1.CreateOptions{}); err != nil {
-			return "", fmt.Errorf("without a controller: %w", err)
+			return measured, fmt.Errorf("without a controller: %w", err)
 		}
 		if err := e.annotate(ctx, "limited", map[string]any{bandwidth.Egress: "10m"}); err != nil {
-			return "", fmt.Errorf("without a controller: %w", err)
+			return measured, fmt.Errorf("without a controller: %w", err)
 		}
 		event, err := e.eventOf(ctx, "wrong", "FailedCreatePodSandBox", key, fmt.Sprintf("%q", value), "such as")
 		if err != nil {
-			return "", err
+			return measured, err
 		}
+		stage(fmt.Sprintf("an event of a pod that does not start (%s)", event[max(0, strings.Index(event, "annotation ")):]))
 		if err := e.DeletePod(ctx, "wrong"); err != nil {
-			return "", err
+			return measured, err
 		}
 		if err := e.putControllerBack(ctx); err != nil {
-			return "", err
+			return measured, err
 		}
+		stage("a controller")
 		if _, err := e.eventOf(ctx, "limited", "BandwidthLimitInvalid", bandwidth.Egress, `"10m"`); err != nil {
-			return "", err
+			return measured, err
 		}
-		if err := e.enforces(ctx, m, "limited", right); err != nil {
-			return "", err
-		}
-		return fmt.Sprintf("%d wrong values refused, for new pods and for a running one, which keeps %s; without a controller a pod does not start: %s",
-			len(wrongLimits), right, event[max(0, strings.Index(event, "annotation ")):]), nil
+		stage("its event of the running pod")
+		return measured + ", which keeps " + right.String(), e.enforces(ctx, m, "limited", right)
 	}),
 }
 
