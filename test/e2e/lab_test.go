@@ -23,6 +23,7 @@ import (
 	"terway.dev/terway/internal/inventory"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/compare"
+	"terway.dev/terway/internal/lab/conformance"
 	"terway.dev/terway/internal/lab/instruments"
 	"terway.dev/terway/internal/lab/verify"
 	"terway.dev/terway/internal/lab/verify/checks"
@@ -103,6 +104,7 @@ func TestLab(t *testing.T) {
 	all = slices.DeleteFunc(all, func(check verify.Check) bool { return !check.Trouble || check.Slow })
 	t.Run("trouble", func(t *testing.T) { verifySome(t, c, all) })
 	t.Run("compare", measured)
+	t.Run("conformance", func(t *testing.T) { selections(t, c) })
 	t.Run("down", func(t *testing.T) {
 		c.run(t, "down")
 		before.sameAs(t)
@@ -284,6 +286,34 @@ func measured(t *testing.T) {
 	}
 	if a.Pods < pods || a.OnENIs < a.Pods || a.InBlocks != 0 || a.Routes != 0 {
 		t.Errorf("addresses %+v", a)
+	}
+}
+
+// selections runs some specs of other projects' suites of network policies, and reports each as a test. The suites run side by
+// side: they wait most of the time.
+func selections(t *testing.T, c *programs) {
+	for suite, count := range map[string]int{"netpol": 12, "cluster-network-policy": 10} {
+		t.Run(suite, func(t *testing.T) {
+			t.Parallel()
+			cmd := c.lab("conformance", "--running", "--selection", "--suites", suite, "-o", "json")
+			cmd.Stderr = t.Output()
+			out, err := cmd.Output()
+			var outcomes []conformance.Outcome
+			if json.Unmarshal(out, &outcomes) != nil || len(outcomes) != 1 {
+				t.Fatalf("terway-lab conformance --running --selection --suites %s: %v: not the outcome of one suite:\n%s", suite, err, out)
+			}
+			o := &outcomes[0]
+			for _, s := range o.Specs {
+				t.Run(s.Name, func(t *testing.T) {
+					if s.State != conformance.Passed {
+						t.Errorf("%s: %s", s.State, s.Why)
+					}
+				})
+			}
+			if err != nil || len(o.Specs) != count {
+				t.Errorf("terway-lab conformance --running --selection --suites %s: %d specs instead of %d, %q: %v", suite, len(o.Specs), count, o.NotRun, err)
+			}
+		})
 	}
 }
 
