@@ -13,16 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Purposes of a lock: a command that starts or takes down the lab, or a program that builds.
+// Purposes of a lock: a command that starts or takes down the lab, or tries it, or a program that builds.
 // The lock file has the purpose and the process.
 const (
-	processUp    = "terway-lab up"
-	processDown  = "terway-lab down"
-	processBuild = "build"
+	processUp     = "terway-lab up"
+	processDown   = "terway-lab down"
+	processVerify = "terway-lab verify"
+	processBuild  = "build"
 )
 
-// ErrRunning says that another program is starting the lab or taking it down.
-var ErrRunning = errors.New("another program is starting the lab or taking it down")
+// ErrRunning says that another program is starting the lab, taking it down, or running its checks.
+var ErrRunning = errors.New("another program works on the lab")
 
 // machineLock is held while a lab is started or taken down: a machine has one lab, whichever
 // directory and cache it uses. It is not in the lab's directory, because it must outlive that.
@@ -40,6 +41,11 @@ func (o *Options) lockUp(machine string) (unlock func(), err error) {
 		return nil, err
 	}
 	return func() { freeMachine(); freeCache() }, nil
+}
+
+// LockVerify excludes other runs of the checks, each of which removes at its start what an earlier one has left.
+func (s *State) LockVerify() (unlock func(), err error) {
+	return lockFile(s.Options.path("verify.lock"), processVerify)
 }
 
 // lockCache excludes other builds in the cache.

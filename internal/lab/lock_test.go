@@ -156,6 +156,23 @@ func TestOneLabOnTheMachine(t *testing.T) {
 	unlock()
 }
 
+// TestOneVerify: two runs of the checks at once would remove each other's namespaces.
+func TestOneVerify(t *testing.T) {
+	s := &State{Options: Options{Dir: t.TempDir()}}
+	unlock, err := s.LockVerify()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.LockVerify(); !errors.Is(err, ErrRunning) || !strings.Contains(err.Error(), processVerify) {
+		t.Errorf("a second run: %v, want an error that names the first", err)
+	}
+	unlock()
+	if unlock, err = s.LockVerify(); err != nil {
+		t.Fatalf("after the first one: %v", err)
+	}
+	unlock()
+}
+
 // TestDownWaitsForDown: two processes take the lab down one after the other.
 func TestDownWaitsForDown(t *testing.T) {
 	_, machine, other := startUp(t, processDown)

@@ -59,6 +59,11 @@ const moveTimeout = 3 * time.Minute
 // Run runs the checks one after another on each datapath. The error is about the run itself;
 // errors of checks and datapaths are in the groups.
 func Run(ctx context.Context, s *lab.State, suite Suite, r Request, report Report) (groups []*Group, err error) {
+	unlock, err := s.LockVerify()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	c, err := instruments.Connect(s)
 	if err != nil {
 		return nil, err
