@@ -23,6 +23,8 @@ const (
 	mostOfType = 1.1
 	// enoughOfType is how much of it the pod without a limit must send at least, so that something is held back.
 	enoughOfType = 1.25
+	// tooMuch is a bandwidth of a type that not every machine can exceed, in bit/s.
+	tooMuch = 5e9
 	// blasting is how long they send.
 	blasting = 1500 * time.Millisecond
 )
@@ -47,6 +49,10 @@ var bandwidthOfType = verify.Check{
 			return "", fmt.Errorf("the table of instance types has no bandwidth for %s, the type of %s", na.Type, na.Name)
 		}
 		most := kind.BandwidthBase * 1e9
+		if most > tooMuch {
+			return fmt.Sprintf("nothing to test: %s, the type of %s, has %s, and this machine may not send as much: start the lab with a type of %s or less",
+				na.Type, na.Name, bandwidth.Rate(uint64(most)), bandwidth.Rate(tooMuch)), nil
+		}
 		if err := e.CreateAnnotated(ctx, "limited", map[string]string{bandwidth.Egress: besideText}, e.PodSpec(na.Name), metav1.CreateOptions{}); err != nil {
 			return "", err
 		}
