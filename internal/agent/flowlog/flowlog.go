@@ -19,7 +19,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"terway.dev/terway/internal/agent/policyapi"
-	"terway.dev/terway/internal/datapath/policymap"
+	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/policy"
 	"terway.dev/terway/internal/policy/compile"
 )
@@ -352,7 +352,7 @@ func (l *Log) Lost() (Lost, error) {
 	l.mu.Lock()
 	lost := l.lost
 	l.mu.Unlock()
-	tallies, err := policymap.Tallies(l.Maps)
+	tallies, err := bpfobj.Tallies(l.Maps)
 	for _, t := range tallies {
 		lost.Full += t.Full
 		lost.Pace += t.Pace

@@ -15,7 +15,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"terway.dev/terway/internal/agent/policyapi"
-	"terway.dev/terway/internal/datapath/policymap"
+	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/policymap/policymaptest"
 	"terway.dev/terway/internal/policy"
 	"terway.dev/terway/internal/policy/compile"
@@ -234,7 +234,7 @@ func TestAFullRing(t *testing.T) {
 	l.Maps = programs.Maps
 	told := uint64(0)
 	for range 40 { // 512 events each, and the ring has a MiB
-		tallies, err := policymap.Tallies(programs.Maps)
+		tallies, err := bpfobj.Tallies(programs.Maps)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -20,10 +20,8 @@ import (
 	"terway.dev/terway/internal/datapath/nft"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
-	"terway.dev/terway/internal/datapath/policymap"
 	"terway.dev/terway/internal/datapath/tcfilter"
 	"terway.dev/terway/internal/netlinkx"
-	"terway.dev/terway/internal/policy"
 )
 
 // Policy enforces network policies on pods of kinds ebpf, netkit, route and exclusive: while it is on, the programs are
@@ -119,10 +117,10 @@ func (p *Policy) Denied() (ingress, egress uint64, err error) {
 	if !k.policed || k.Loader.Objects == nil {
 		return 0, 0, nil
 	}
-	tallies, err := policymap.Tallies(k.Loader.Objects.Maps)
+	tallies, err := bpfobj.Tallies(k.Loader.Objects.Maps)
 	for _, t := range tallies {
-		ingress += t.Denied[policy.Ingress]
-		egress += t.Denied[policy.Egress]
+		ingress += t.Denied[0]
+		egress += t.Denied[1]
 	}
 	return ingress, egress, err
 }

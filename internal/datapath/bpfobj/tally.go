@@ -1,4 +1,4 @@
-package policymap
+package bpfobj
 
 import (
 	"encoding/binary"
@@ -12,7 +12,7 @@ const mapDesk = "tw_desk_2"
 
 // Tally is struct tally of bpf/flows.h: what a processor has counted.
 type Tally struct {
-	// Denied are dropped packets, by policy.Direction.
+	// Denied are dropped packets: for ingress, and for egress.
 	Denied [2]uint64
 	// Full, Pace and Rule are what was not told (enum unsaid).
 	Full, Pace, Rule uint64
