@@ -32,7 +32,29 @@ type path struct {
 	seen   policy.AddrSet
 }
 
-// Each path is open without policies, closed by a policy that allows something else, and open by one that names the real other end.
+// judge asserts that a path is open without policies, closed by a policy that allows something else, and open by one that names the real other end.
+func (e *env) judge(t *testing.T, p path) {
+	e.apply(t)
+	reaches(t, p.from, p.to, true)
+	if p.backend != nil {
+		e.apply(t, outOf("client", app("other")))
+		reaches(t, p.from, p.to, false)
+		e.apply(t, outOf("client", *p.backend))
+		reaches(t, p.from, p.to, true)
+	}
+	if p.server != "" {
+		e.apply(t, into(p.server, app("other")))
+		reaches(t, p.from, p.to, false)
+		e.apply(t, into(p.server, p.seen))
+		reaches(t, p.from, p.to, true)
+	}
+	if p.backend != nil && p.server != "" {
+		e.apply(t, outOf("client", *p.backend), into(p.server, p.seen))
+		reaches(t, p.from, p.to, true)
+	}
+}
+
+// The paths to and from pods.
 func eachPathIsJudged(t *testing.T, e *env) {
 	w, n0, n1 := e.w, e.n0, e.n1
 	n0.Desired.MasqueradeOutside = true
@@ -86,24 +108,7 @@ func eachPathIsJudged(t *testing.T, e *env) {
 	} {
 		t.Run(p.name, func(t *testing.T) {
 			p.prepare()
-			e.apply(t)
-			reaches(t, p.from, p.to, true)
-			if p.backend != nil {
-				e.apply(t, outOf("client", app("other")))
-				reaches(t, p.from, p.to, false)
-				e.apply(t, outOf("client", *p.backend))
-				reaches(t, p.from, p.to, true)
-			}
-			if p.server != "" {
-				e.apply(t, into(p.server, app("other")))
-				reaches(t, p.from, p.to, false)
-				e.apply(t, into(p.server, p.seen))
-				reaches(t, p.from, p.to, true)
-			}
-			if p.backend != nil && p.server != "" {
-				e.apply(t, outOf("client", *p.backend), into(p.server, p.seen))
-				reaches(t, p.from, p.to, true)
-			}
+			e.judge(t, p.path)
 		})
 	}
 	t.Run("load balancer", func(t *testing.T) {
