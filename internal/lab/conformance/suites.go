@@ -76,9 +76,9 @@ func Suites() []Suite {
 			Name: "cluster-network-policy", About: "network-policy-api's conformance suite, profile ClusterNetworkPolicy with all features", Count: 30, Policy: true,
 			programs: []string{lab.ProgramPolicyAPI}, run: policyAPI,
 			selection: []string{
-				"CNPAdminTierIngressTCP", "CNPAdminTierEgressUDP", "CNPAdminTierEgressInlineCIDRPeers", "CNPAdminTierEgressNodePeers",
-				"CNPAdminTierIngressNamedPort", "CNPAdminTierIntegration", "CNPAdminTierPriorityField", "CNPAdminTierPortRange",
-				"CNPBaselineTierGress", "CNPBaselineTierPodSelector",
+				"CNPAdminTierIngressTCP", "CNPAdminTierEgressUDP", "CNPAdminTierEgressNodePeers", "CNPAdminTierIngressNamedPort",
+				"CNPAdminTierEgressNamedPort", "CNPAdminTierIntegration", "CNPAdminTierPriorityField", "CNPBaselineTierIngressUDP",
+				"CNPBaselineTierEgressNamedPort", "CNPBaselineTierEgressNodePeers",
 			},
 		},
 		{
