@@ -19,6 +19,7 @@ var bandwidthExclusive = verify.Check{
 	Name:   "bandwidth-exclusive",
 	About:  "a pod with an exclusive ENI has one limit for both its devices: the ENI, and the one to its node",
 	NotFor: noLimitsOfFlannel,
+	Once:   true,
 	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
 		na, nb, err := e.TwoNodes()
 		if err != nil {

@@ -26,6 +26,7 @@ var exclusiveENI = verify.Check{
 	About: "a pod that asks by annotation, or for aliyun/eni, has an ENI to itself as its eth0 and reaches, and is reached by, pods, nodes and a Service; " +
 		"a second one waits for it (in mode exclusive that is pod-limit's)",
 	NotFor: map[string]string{lab.NetworkFlannel: "Flannel's pods have no ENIs"},
+	Once:   true,
 	Run: run(func(ctx context.Context, e *env) (measured string, err error) {
 		na, nb, err := e.TwoNodes()
 		if err != nil {

@@ -287,7 +287,7 @@ spec:
   egress: [{to: [{podSelector: {matchLabels: {app: far}}}], ports: [{port: 8080}]}]
 `
 
-var policyExclusiveENI = policyCheck("policy-exclusive-eni",
+var policyExclusiveENI = once(policyCheck("policy-exclusive-eni",
 	"a pod that has an ENI for itself is held to its policies on all ways, to and from pods of its node and of another one, nodes, an instance and Services: at first nothing may pass, then what rules name; its node's probes pass",
 	func(ctx context.Context, c *cast) (_ string, err error) {
 		e := c.e
@@ -363,7 +363,7 @@ var policyExclusiveENI = policyCheck("policy-exclusive-eni",
 			}
 		}
 		return fmt.Sprintf("%s is eth0 of the pod", eni.ID), nil
-	})
+	}))
 
 var policyMasquerade = policyCheck("policy-masquerade",
 	"a client whose address a node has replaced by its own (NodePort, policy Cluster) is no probe: it is judged, as the node; by policy Local the pod's rules see the client (with an exclusive ENI its node)",

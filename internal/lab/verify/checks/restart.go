@@ -23,6 +23,7 @@ var controllerRestart = verify.Check{
 	Name:   "controller-restart",
 	About:  "kill -9 of every controller during 20 starting pods: all become ready, none shares an address, nothing is left over",
 	NotFor: map[string]string{lab.NetworkFlannel: "pods start without the controller, which has no part in their addresses"},
+	Once:   true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		return e.killDuringStart(ctx, "terway-controller")
 	}),
