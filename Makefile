@@ -42,7 +42,7 @@ compare: build
 
 # Other projects' suites on a lab for each kind of pods: Kubernetes' specs of NetworkPolicy and of
 # sig-network conformance, network-policy-api's conformance suite. DOC=1 writes docs/conformance.md
-# and test/conformance. Half an hour for each kind.
+# and test/conformance. Three quarters of an hour for each kind.
 test-conformance: build
 	bin/terway-lab conformance $(if $(DOC),--keep) $(CONFORMANCE)
 

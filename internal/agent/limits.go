@@ -119,7 +119,7 @@ type queue struct {
 // countersWithin bounds the reading of counters: pods' calls must not wait long for the kernel.
 const countersWithin = 5 * time.Second
 
-// queues reads the queues of pods with a bandwidth limit; without such pods it reads nothing.
+// queues reads the queues of pods with a bandwidth limit, those of a pod together; without such pods it reads nothing.
 func (a *Agent) queues() (list []queue) {
 	pods := a.limitedPods()
 	if len(pods) == 0 {
@@ -149,22 +149,19 @@ func (a *Agent) queues() (list []queue) {
 
 // bandwidth answers podapi.PathBandwidth.
 func (a *Agent) bandwidth() (b podapi.Bandwidth) {
-	at := map[string]int{}
 	for _, q := range a.queues() {
 		name := q.pod.Namespace + "/" + q.pod.Name
-		i, known := at[name]
-		if !known {
-			i = len(b.Pods)
-			at[name], b.Pods = i, append(b.Pods, podapi.Pod{Pod: name})
+		if n := len(b.Pods); n == 0 || b.Pods[n-1].Pod != name {
+			b.Pods = append(b.Pods, podapi.Pod{Pod: name})
 		}
 		if q.counts == nil {
 			continue
 		}
-		of := &podapi.Queue{Limit: q.limit, Bytes: q.counts.Bytes, Dropped: q.counts.Drops}
+		p, of := &b.Pods[len(b.Pods)-1], &podapi.Queue{Limit: q.limit, Bytes: q.counts.Bytes, Dropped: q.counts.Drops}
 		if q.fromPod {
-			b.Pods[i].Egress = of
+			p.Egress = of
 		} else {
-			b.Pods[i].Ingress = of
+			p.Ingress = of
 		}
 	}
 	b.Uptime = a.Now().Sub(a.started)

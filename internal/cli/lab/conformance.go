@@ -85,7 +85,7 @@ func conformanceCommand(dir *string) *cobra.Command {
 
 Starts a lab with network policies for each kind of pods, runs the suites on it, and takes it down; a lab that is
 already running is taken down too, except with --running. Suites of network policies run only where these are enforced.
-The suites' programs are built the first time, which takes some minutes; the suites themselves take about half an hour for each kind.
+The suites' programs are built the first time, which takes some minutes; the suites themselves take about three quarters of an hour for each kind.
 
 Suites:
 ` + strings.Join(about, "\n")
