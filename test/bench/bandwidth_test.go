@@ -238,6 +238,13 @@ type line struct {
 	at                   [4]int
 	name, unit, baseline string
 	goal                 report.Goal
+	cell                 report.Cell
+}
+
+// in returns the line as a cell of a table.
+func (l line) in(row, column string) line {
+	l.name, l.cell = row+", "+column, report.Cell{Row: row, Column: column}
+	return l
 }
 
 // Parts of the report, in order.
@@ -256,7 +263,7 @@ func (b *bandwidthBench) add(round int, k kind, l line, value, base float64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	of := report.Key{Datapath: k.name, Metric: l.name}
-	c := report.Comparison{Name: l.name, Unit: l.unit, Of: of, Baseline: l.baseline, Goal: l.goal}
+	c := report.Comparison{Name: l.name, Unit: l.unit, Of: of, Baseline: l.baseline, Goal: l.goal, Cell: l.cell}
 	b.run.Add(round, of, value)
 	if l.baseline != "" {
 		c.To = report.Key{Datapath: k.name, Metric: l.name + " ÷"}
@@ -399,7 +406,7 @@ func (b *bandwidthBench) addRate(round int, w way, i int, s sender, m measured) 
 		b.slow[limit]++
 		b.mu.Unlock()
 	}
-	l := line{at: place(partRates, limit, w.order(), i), name: fmt.Sprintf("%s, %s, %s", w.name, text(limit), s.name), unit: "Mbit/s", baseline: "limit"}
+	l := line{at: place(partRates, limit, w.order(), i), unit: "Mbit/s", baseline: "limit"}.in(w.name+", "+text(limit), s.name)
 	switch {
 	case limit == 0:
 		l.baseline = ""
@@ -413,7 +420,7 @@ func (b *bandwidthBench) addRate(round int, w way, i int, s sender, m measured) 
 	}
 	b.add(round, w.pod.on.kind, l, m.bits/1e6, limit/1e6)
 	if w.name == egress && limit == middle && s.streams > 1 {
-		b.add(round, w.pod.on.kind, line{at: place(partAgain, limit, w.order(), i), name: "sent again, " + l.name, unit: "%", goal: report.Goal{AtMost: 0.1}}, m.again, 0)
+		b.add(round, w.pod.on.kind, line{at: place(partAgain, limit, w.order(), i), unit: "%", goal: report.Goal{AtMost: 0.1}}.in("sent again, "+l.cell.Row, s.name), m.again, 0)
 	}
 }
 
@@ -429,9 +436,8 @@ func (b *bandwidthBench) beginnings(round int, nodes []*limitedNode, _ []sender)
 					if err != nil {
 						return fmt.Errorf("%s, %s, %s: first 100 ms: %w", l.name, w.name, text(limit), err)
 					}
-					b.add(round, l.kind, line{
-						at: place(partBeginnings, limit, w.order(), i), name: fmt.Sprintf("first 100 ms after idle, %s, %s, %s", w.name, text(limit), s.name), unit: "× limit", goal: report.Goal{AtMost: 2},
-					}, times, 0)
+					b.add(round, l.kind, line{at: place(partBeginnings, limit, w.order(), i), unit: "× limit", goal: report.Goal{AtMost: 2}}.
+						in(fmt.Sprintf("first 100 ms after idle, %s, %s", w.name, text(limit)), s.name), times, 0)
 				}
 			}
 		}
@@ -460,10 +466,10 @@ func (b *bandwidthBench) latencies(round int, nodes []*limitedNode, all []sender
 				if err != nil {
 					return err
 				}
-				name := fmt.Sprintf("%s, %s, beside %s", w.name, text(limit), s.name)
+				row := w.name + ", " + text(limit)
 				ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-				b.add(round, w.pod.on.kind, line{at: place(partLatencies, limit, w.order(), 2*i), name: "tcp_rr_p50, " + name, unit: "ms", goal: report.Goal{AtMost: 30}}, ms(got.P50), 0)
-				b.add(round, w.pod.on.kind, line{at: place(partLatencies, limit, w.order(), 2*i+1), name: "tcp_rr_p99, " + name, unit: "ms", goal: report.Goal{AtMost: 60}}, ms(got.P99), 0)
+				b.add(round, w.pod.on.kind, line{at: place(partLatencies, limit, w.order(), 2*i), unit: "ms", goal: report.Goal{AtMost: 30}}.in("tcp_rr_p50, "+row, "beside "+s.name), ms(got.P50), 0)
+				b.add(round, w.pod.on.kind, line{at: place(partLatencies, limit, w.order(), 2*i+1), unit: "ms", goal: report.Goal{AtMost: 60}}.in("tcp_rr_p99, "+row, "beside "+s.name), ms(got.P99), 0)
 				return nil
 			}); err != nil {
 				return err

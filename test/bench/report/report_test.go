@@ -149,3 +149,56 @@ func TestReplace(t *testing.T) {
 		}
 	}
 }
+
+// Results with cells are a table: rows and columns in the order in which they come, the spread of
+// the whole row, and a mark at what misses its goal. Others keep a line each.
+func TestTable(t *testing.T) {
+	r := &Run{}
+	var list []Comparison
+	add := func(c Comparison, values, bases []float64) {
+		c.Of = Key{"route", c.Name}
+		if c.Baseline != "" {
+			c.To = Key{"route", c.Name + " base"}
+		}
+		for i, v := range values {
+			r.Add(i, c.Of, v)
+			if c.Baseline != "" {
+				r.Add(i, c.To, bases[i])
+			}
+		}
+		list = append(list, c)
+	}
+	goal := Goal{AtLeast: 0.9}
+	ten := []float64{10, 10, 10}
+	add(Comparison{Name: "out 1", Unit: "Mbit/s", Baseline: "limit", Cell: Cell{"out", "one"}, Goal: goal}, []float64{9, 9.5, 10}, ten)
+	add(Comparison{Name: "out 8", Unit: "Mbit/s", Baseline: "limit", Cell: Cell{"out", "eight"}, Goal: Goal{AtLeast: 0.97}}, []float64{8, 8.5, 8.2}, ten)
+	add(Comparison{Name: "in 8", Unit: "Mbit/s", Baseline: "limit", Cell: Cell{"in", "eight"}}, ten, ten)
+	add(Comparison{Name: "again", Unit: "%", Cell: Cell{"again", "eight"}, Goal: Goal{AtMost: 0.1}}, []float64{0.02}, nil)
+	add(Comparison{Name: "alone", Unit: "ms"}, []float64{3}, nil)
+	results, err := r.Compare(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	if err := (&Report{Results: results}).WriteText(&got); err != nil {
+		t.Fatal(err)
+	}
+	want := `
+route: ÷ limit  one   eight   spread     goal
+  out           0.95  0.82 !  0.80–1.00  ≥ 0.90, ≥ 0.97 not met (!)
+  in                  1.00    1.00–1.00
+
+route: %  eight  goal
+  again   0.02   ≤ 0.10 met
+
+route    median      ratio  spread  to  goal
+  alone  3.00    ms
+`
+	if _, text, _ := strings.Cut(got.String(), "rounds\n"); trimLines(text) != want {
+		t.Errorf("got\n%s\nwant\n%s", text, want)
+	}
+	results = append(results[:1], results[0])
+	if err := (&Report{Results: results}).WriteText(&got); err == nil {
+		t.Error("two results in one cell: no error")
+	}
+}

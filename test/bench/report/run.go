@@ -44,6 +44,15 @@ type Comparison struct {
 	// Baseline is the name of To.
 	Baseline string
 	Goal     Goal
+	// Cell is its place if it stands in a table with others; the zero value if it has a line
+	// of its own.
+	Cell Cell
+}
+
+// Cell is a place in a table. Comparisons of a datapath that follow each other, have cells and the same
+// unit and baseline are a table.
+type Cell struct {
+	Row, Column string
 }
 
 // Goal is the goal for the ratio, or for the value if there is no baseline; the zero value is
@@ -86,6 +95,8 @@ type Result struct {
 	// Goal is empty if there is none.
 	Goal string `json:"goal,omitempty"`
 	Met  *bool  `json:"met,omitempty"`
+
+	cell Cell
 }
 
 // Compare computes the results. Each comparison needs a round with both series.
@@ -111,7 +122,7 @@ func (r *Run) Compare(list []Comparison) ([]Result, error) {
 		}
 		res := Result{
 			Datapath: c.Of.Datapath, Metric: c.Name, Value: Median(values), Unit: c.Unit, Baseline: c.Baseline,
-			Ratio: Median(ratios), Spread: [2]float64{slices.Min(ratios), slices.Max(ratios)}, Goal: c.Goal.String(),
+			Ratio: Median(ratios), Spread: [2]float64{slices.Min(ratios), slices.Max(ratios)}, Goal: c.Goal.String(), cell: c.Cell,
 		}
 		if res.Goal != "" {
 			what := res.Ratio

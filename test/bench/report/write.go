@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -43,20 +45,45 @@ func Load() (load float64, err error) {
 	return load, nil
 }
 
-// WriteText writes a table for each datapath.
+// WriteText writes tables and lines for each datapath.
 func (r *Report) WriteText(w io.Writer) error {
 	fmt.Fprintf(w, "%s, %s\n", r.Command, r.Date.Format("2006-01-02 15:04 MST"))
 	fmt.Fprintf(w, "Linux %s, %d CPUs, load %.1f before and %.1f after, %d rounds\n", r.Kernel, r.CPUs, r.Load[0], r.Load[1], r.Rounds)
 	for _, n := range r.Notes {
 		fmt.Fprintf(w, "%s\n", n)
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	last := ""
-	for _, res := range r.Results {
-		if res.Datapath != last {
-			last = res.Datapath
-			fmt.Fprintf(t, "\n%s\tmedian\t\tratio\tspread\tto\tgoal\n", res.Datapath)
+	for i := 0; i < len(r.Results); {
+		rest := r.Results[i:]
+		n := slices.IndexFunc(rest, func(res Result) bool { return !rest[0].together(res) })
+		if n < 0 {
+			n = len(rest)
 		}
+		write := writeLines
+		if rest[0].cell != (Cell{}) {
+			write = writeTable
+		}
+		fmt.Fprintln(w)
+		if err := write(w, rest[:n]); err != nil {
+			return fmt.Errorf("write the report: %w", err)
+		}
+		i += n
+	}
+	return nil
+}
+
+// together reports whether two results stand in the same block.
+func (res Result) together(o Result) bool {
+	if res.Datapath != o.Datapath || (res.cell == Cell{}) != (o.cell == Cell{}) {
+		return false
+	}
+	return res.cell == (Cell{}) || res.Unit == o.Unit && res.Baseline == o.Baseline
+}
+
+// writeLines writes a line for each result of a datapath.
+func writeLines(w io.Writer, list []Result) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "%s\tmedian\t\tratio\tspread\tto\tgoal\n", list[0].Datapath)
+	for _, res := range list {
 		verdict := ""
 		if res.Met != nil {
 			verdict = res.Goal + " not met"
@@ -71,10 +98,71 @@ func (r *Report) WriteText(w io.Writer) error {
 		fmt.Fprintf(t, "  %s\t%s\t%s\t%.2f\t%.2f–%.2f\t%s\t%s\n",
 			res.Metric, figure(res.Value), res.Unit, res.Ratio, res.Spread[0], res.Spread[1], res.Baseline, verdict)
 	}
-	if err := t.Flush(); err != nil {
-		return fmt.Errorf("write the report: %w", err)
+	return t.Flush()
+}
+
+// writeTable writes results with the same unit and baseline as a table: ratios if there is a
+// baseline, else values. A figure that misses its goal is marked. The spread is that of the
+// whole row.
+func writeTable(w io.Writer, list []Result) error {
+	what, first := list[0].Unit, list[0]
+	if first.Baseline != "" {
+		what = "÷ " + first.Baseline
 	}
-	return nil
+	var columns, rows []string
+	cells := map[Cell]Result{}
+	for _, res := range list {
+		if _, twice := cells[res.cell]; twice {
+			return fmt.Errorf("two results are %q in column %q", res.cell.Row, res.cell.Column)
+		}
+		cells[res.cell] = res
+		if !slices.Contains(columns, res.cell.Column) {
+			columns = append(columns, res.cell.Column)
+		}
+		if !slices.Contains(rows, res.cell.Row) {
+			rows = append(rows, res.cell.Row)
+		}
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "%s: %s\t%s\t", first.Datapath, what, strings.Join(columns, "\t"))
+	if first.Baseline != "" {
+		fmt.Fprint(t, "spread\t")
+	}
+	fmt.Fprintln(t, "goal")
+	for _, row := range rows {
+		fmt.Fprintf(t, "  %s\t", row)
+		spread, verdict := [2]float64{math.Inf(1), math.Inf(-1)}, ""
+		var goals []string
+		for _, column := range columns {
+			res, ok := cells[Cell{row, column}]
+			if !ok {
+				fmt.Fprint(t, "\t")
+				continue
+			}
+			text := figure(res.Value)
+			if res.Baseline != "" {
+				text = fmt.Sprintf("%.2f", res.Ratio)
+				spread = [2]float64{min(spread[0], res.Spread[0]), max(spread[1], res.Spread[1])}
+			}
+			if res.Met != nil {
+				if !slices.Contains(goals, res.Goal) {
+					goals = append(goals, res.Goal)
+				}
+				if verdict == "" {
+					verdict = " met"
+				}
+				if !*res.Met {
+					text, verdict = text+" !", " not met (!)"
+				}
+			}
+			fmt.Fprintf(t, "%s\t", text)
+		}
+		if first.Baseline != "" {
+			fmt.Fprintf(t, "%.2f–%.2f\t", spread[0], spread[1])
+		}
+		fmt.Fprintln(t, strings.Join(goals, ", ")+verdict)
+	}
+	return t.Flush()
 }
 
 // figure formats a number with at least three significant digits.
