@@ -36,6 +36,10 @@ func lose(t *testing.T, name string) {
 	}
 }
 
+func TestFairQueue(t *testing.T) {
+	limited.RunFair(t, kit, func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, f) })
+}
+
 // Kernels with less: without HTB, then without TBF too. Whether a kernel has fq_codel, which these have built in, is for
 // TestLimits.
 func TestLimitsOfLesserKernels(t *testing.T) {
