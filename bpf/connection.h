@@ -12,6 +12,7 @@
  */
 #pragma once
 
+#include "node.h"
 #include "packet.h"
 
 /* Both directions have the same key: the smaller address comes first, or the smaller port. */
@@ -34,14 +35,6 @@ union key {
 	struct key6 v6;
 };
 
-/* What policies know of a packet that comes in; without them all are allowed. */
-enum verdict {
-	IN_NOT_ASKED,
-	IN_UNKNOWN, /* it is judged where it leaves the host stack */
-	IN_ALLOWED, /* its connection is allowed */
-	IN_DENIED,
-};
-
 enum state {
 	STATE_ASKED = 1, /* a packet is in the host stack, or was translated or dropped there */
 	STATE_DIRECT = 2 /* the host stack forwarded a packet unchanged: the fast path */
@@ -61,23 +54,6 @@ struct connection {
 	__u8 opener;  /* 1: the second address of the key */
 	__u8 seen;
 	__u8 asker;   /* the sender of the packet in the host stack, as opener */
-};
-
-/* The agent shows these names in small letters. */
-enum counter {
-	TO_ENI = 0,
-	TO_POD,
-	ASKED,
-	LEARNED,
-	FORGOTTEN,
-	SPOOFED, /* dropped by a program; the host stack counts its own drops */
-	COUNTERS,
-};
-
-/* Settings that programs read while they run. */
-struct node {
-	__u64 ask_again; /* ticks after which connections without a handshake take the slow path again */
-	__u64 secret;    /* random, one for each boot */
 };
 
 /* Bits of the mark for a pod's ENI. The agent sets them and the maps' sizes. */
@@ -118,20 +94,6 @@ struct {
 	__type(value, __u64);
 } tw_suffixes_1 SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct node);
-} tw_node_1 SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, COUNTERS);
-	__type(key, enum counter);
-	__type(value, __u64);
-} tw_counters_1 SEC(".maps");
-
 /*
  * Indexes of ENI devices whose gateways answer. The kernel removes a device's entry with the device,
  * the agent one whose gateway does not answer: the fast path would lose packets, where the host stack
@@ -147,21 +109,6 @@ struct {
 ALWAYS_INLINE int leads_on(__u32 eni)
 {
 	return bpf_map_lookup_elem(&tw_enis_1, &eni) != NULL;
-}
-
-ALWAYS_INLINE void count(enum counter what)
-{
-	__u64 *n = bpf_map_lookup_elem(&tw_counters_1, &what);
-
-	if (n)
-		*n += 1;
-}
-
-ALWAYS_INLINE struct node *node(void)
-{
-	__u32 first = 0;
-
-	return bpf_map_lookup_elem(&tw_node_1, &first);
 }
 
 ALWAYS_INLINE int may_be_local(const union ip *a, const int v4)
@@ -322,12 +269,6 @@ ALWAYS_INLINE void *end(void *pods, struct connection *c, const union key *k, in
 	return v4 ? search4(pods, c, k, second) : search6(pods, c, k, second);
 }
 
-/* tc_index of a packet of the fast path that passes a learning program (netkit). */
-#define TC_INDEX_DIRECT 1
-#define TC_INDEX_IN 2         /* of other packets that came in by a device; those that the node makes have 0 */
-#define TC_INDEX_PASSED 3     /* a program has let it into a pod (ipvlan) */
-#define TC_INDEX_REPLY 0x8000 /* a bit: of a connection that policies allow. Programs may be replaced by others at any time */
-
 /*
  * A hash of the 5-tuple, the tc_index of a packet in the host stack: the packet was translated if its
  * 5-tuple does not match the hash when it leaves. The tables alone do not show that: a translated packet
@@ -357,14 +298,6 @@ ALWAYS_INLINE __u16 token(const struct packet *p, const int v4)
 ALWAYS_INLINE void set_token(struct __sk_buff *skb, const struct packet *p, const int v4)
 {
 	skb->tc_index = token(p, v4) | (skb->tc_index & TC_INDEX_REPLY);
-}
-
-/* Ticks after which connections without a handshake take the slow path again. */
-ALWAYS_INLINE __u64 ask_again(void)
-{
-	struct node *n = node();
-
-	return n ? n->ask_again : 0;
 }
 
 /* Whether conntrack may have forgotten a connection without a handshake that is on the fast path. */

@@ -22,14 +22,10 @@ struct {
 	__type(value, struct pod);
 } tw_ends_1 SEC(".maps");
 
-/* The end of a packet of a pod's device that is not in tw_senders_1: nobody knows by which policies to judge it. */
 #ifdef POLICY
-#include "own.h"
-#define NO_SENDER TC_ACT_SHOT
-#else
-#define NO_SENDER TC_ACT_UNSPEC
-#define ON_STACK TC_ACT_UNSPEC
+#include "direct.h"
 #endif
+#include "stack.h"
 
 /*
  * The class of the filter with tw_to_pod before a netkit pair. A pair forgets by which device a packet has come in
@@ -83,29 +79,6 @@ ALWAYS_INLINE int out_of_eni(struct __sk_buff *skb, const struct packet *p, cons
 	skb->tc_index = TC_INDEX_DIRECT;
 #endif
 	return bpf_redirect_neigh(pod->eni, &hop, sizeof(hop), 0);
-}
-
-/*
- * A packet without a fast path: it takes the slow path if the source is the pod's. The host stack checks
- * that too, but its rules can be flushed, and it accepts ARP. The sources of a device that is not in
- * the map are not checked; an address that is missing in tw_pods_2 is still the pod's.
- */
-static __noinline int without_fast_path(struct __sk_buff *skb)
-{
-	__u32 device = skb->ifindex;
-	struct sender *s = bpf_map_lookup_elem(&tw_senders_1, &device);
-	struct addr src = {}, dst = {};
-
-	if (!s)
-		return NO_SENDER;
-	if (addresses(skb, &src, &dst)) {
-		if (is_chatter(&src))
-			return TC_ACT_SHOT;
-		if (addr_equal(&src, &s->v4) || addr_equal(&src, &s->v6))
-			return ON_STACK;
-	}
-	count(SPOOFED);
-	return TC_ACT_SHOT;
 }
 
 ALWAYS_INLINE int from_pod_family(struct __sk_buff *skb, const enum origin by, enum verdict verdict, const int v4)
@@ -182,13 +155,7 @@ ALWAYS_INLINE int from_pod(struct __sk_buff *skb, const enum origin by)
 		if (skb->protocol == bpf_htons(ETH_P_IPV6))
 			return FROM_POD(skb, by, 0);
 	}
-#ifdef POLICY
-	if (without_fast_path(skb) == TC_ACT_SHOT || judge_in(skb, 1, 0) == IN_DENIED)
-		return TC_ACT_SHOT;
-	return TC_ACT_UNSPEC;
-#else
-	return without_fast_path(skb);
-#endif
+	return onto_stack(skb);
 }
 
 /* Packets from a pod, at the node's end of its veth. */
@@ -310,30 +277,6 @@ int tw_into_netkit(struct __sk_buff *skb)
 
 	skb->tc_index = 0;
 	return passed ? TC_ACT_UNSPEC : TC_ACT_SHOT;
-}
-
-/* Packets from any other device. */
-SEC("tc")
-int tw_from_other(struct __sk_buff *skb)
-{
-	skb->tc_index = TC_INDEX_IN;
-	if (skb->pkt_type == 0 /* PACKET_HOST */ && judge_in(skb, 0, 0) == IN_DENIED)
-		return TC_ACT_SHOT;
-	return TC_ACT_UNSPEC;
-}
-
-/* Packets that leave by any other device. */
-SEC("tc")
-int tw_to_other(struct __sk_buff *skb)
-{
-	return judge_out(skb, 0) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
-}
-
-/* Packets in both directions at an ENI that a pod has for itself, in the pod's network namespace. */
-SEC("tc")
-int tw_own(struct __sk_buff *skb)
-{
-	return judge_own(skb, skb->tc_classid) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
 }
 #endif
 

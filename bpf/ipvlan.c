@@ -18,7 +18,7 @@ struct {
 } tw_slaves_2 SEC(".maps");
 
 #ifdef POLICY
-#include "judge.h"
+#include "direct.h"
 #endif
 
 #define ETH_DST 0

@@ -11,8 +11,9 @@
  */
 #pragma once
 
-#include "connection.h"
 #include "flows.h"
+#include "headers.h"
+#include "node.h"
 #include "policy.h"
 #include "sender.h"
 
@@ -30,10 +31,6 @@
  */
 #define PRIORITY_UNKNOWN 0x7477000c
 #define PRIORITY_DENIED 0x7477000d
-
-#define ICMPV6_MLD_QUERY 130
-#define ICMPV6_ND_LAST 137
-#define ICMPV6_MLD2_REPORT 143
 
 /* The key is the same for both directions. IPv4 addresses are mapped. Ports are in network byte order. */
 struct judged_key {
@@ -94,23 +91,6 @@ struct {
 	__type(value, __u32);
 } tw_own_1 SEC(".maps");
 
-/* A packet, whatever it is: fragments, IP options and unknown protocols too. */
-struct flow {
-	struct addr src, dst;
-	__u16 sport, dport; /* in network byte order; ICMP echo: both are the id */
-	__u8 proto, type, code;
-	__u8 tcp;      /* TCP's flags */
-	__u8 fragment; /* the first one, or a later one without ports */
-	__u8 echo;
-	__u8 hop_limit; /* of IPv6 */
-	__u8 zero;
-	__u32 id;      /* of its fragments */
-	__u32 payload; /* where the header after IP begins */
-	__u32 end;     /* where the packet ends; what the frame has behind it is nobody's */
-};
-
-enum { WHOLE, FIRST_FRAGMENT, LATER_FRAGMENT };
-
 /* Space that the stack does not have: a program runs to its end before another one begins on its processor. */
 struct desk {
 	struct tally tally;
@@ -131,132 +111,6 @@ struct {
 	__type(value, struct desk);
 } tw_desk_2 SEC(".maps");
 
-/* Reads a part of the packet; not 0 if the packet ends before. */
-ALWAYS_INLINE int read_part(struct __sk_buff *skb, const struct flow *f, __u32 at, void *to, const __u32 size)
-{
-	return at + size > f->end || bpf_skb_load_bytes(skb, at, to, size);
-}
-
-ALWAYS_INLINE int read_flow4(struct __sk_buff *skb, __u32 at, struct flow *f)
-{
-	struct iphdr ip;
-	__u32 offset, size;
-
-	if (read_part(skb, f, at, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
-		return 0;
-	addr_from_v4(&f->src, ip.saddr);
-	addr_from_v4(&f->dst, ip.daddr);
-	f->proto = ip.protocol;
-	offset = bpf_ntohs(ip.frag_off) & 0x1fff;
-	f->id = ip.id;
-	f->fragment = offset ? LATER_FRAGMENT : bpf_ntohs(ip.frag_off) & 0x2000 ? FIRST_FRAGMENT : WHOLE;
-	f->payload = at + ip.ihl * 4;
-	size = bpf_ntohs(ip.tot_len);
-	/* 0: the kernel has put together segments to more than the field can say. */
-	if (size && at + size < f->end)
-		f->end = at + size;
-	return size || skb->gso_size;
-}
-
-/* Extension headers of a packet: more than any has. */
-#define EXTENSIONS 8
-
-ALWAYS_INLINE int is_extension(__u8 next)
-{
-	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS || next == IPPROTO_FRAGMENT ||
-	       next == IPPROTO_AH;
-}
-
-ALWAYS_INLINE int read_flow6(struct __sk_buff *skb, __u32 at, struct flow *f)
-{
-	struct ipv6hdr ip;
-	__u8 head[8], next;
-	__u32 size;
-
-	if (read_part(skb, f, at, &ip, sizeof(ip)) || ip.version != 6)
-		return 0;
-	__builtin_memcpy(&f->src, &ip.saddr, sizeof(f->src));
-	__builtin_memcpy(&f->dst, &ip.daddr, sizeof(f->dst));
-	if (is_v4(&f->src) || is_v4(&f->dst))
-		return 0;
-	f->hop_limit = ip.hop_limit;
-	next = ip.nexthdr;
-	at += sizeof(ip);
-	size = bpf_ntohs(ip.payload_len);
-	/* With a hop-by-hop header 0 may mean that the field is too small. */
-	if ((size || next != IPPROTO_HOPOPTS) && at + size < f->end)
-		f->end = at + size;
-	for (int i = 0; i < EXTENSIONS; i++) {
-		if (!is_extension(next))
-			break;
-		if (read_part(skb, f, at, head, sizeof(head)))
-			return 0;
-		if (next == IPPROTO_FRAGMENT) {
-			__u16 offset = (__u16)head[2] << 8 | head[3];
-
-			__builtin_memcpy(&f->id, head + 4, sizeof(f->id));
-			f->fragment = offset & 0xfff8 ? LATER_FRAGMENT : offset & 1 ? FIRST_FRAGMENT : WHOLE;
-			at += 8;
-		} else {
-			at += next == IPPROTO_AH ? (head[1] + 2) * 4 : (head[1] + 1) * 8;
-		}
-		next = head[0];
-		if (f->fragment == LATER_FRAGMENT)
-			break;
-	}
-	f->proto = next;
-	f->payload = at;
-	return f->fragment == LATER_FRAGMENT || !is_extension(next);
-}
-
-/* Reads the packet whose IP header is there, up to an end; 0 if it is none, ends too early or has too many headers. */
-static __noinline int read_flow(struct __sk_buff *skb, __u32 at, __u32 end, struct flow *f)
-{
-	__u8 head[14];
-	int v4 = skb->protocol == bpf_htons(ETH_P_IP);
-
-	__builtin_memset(f, 0, sizeof(*f));
-	f->end = end;
-	if (!(v4 ? read_flow4(skb, at, f) : read_flow6(skb, at, f)))
-		return 0;
-	if (f->fragment == LATER_FRAGMENT)
-		return 1;
-	switch (f->proto) {
-	case IPPROTO_TCP:
-		/* A quoted packet may have only 8 bytes of it. */
-		if (read_part(skb, f, f->payload, head, 14)) {
-			if (at == ETH_HLEN || read_part(skb, f, f->payload, head, 4))
-				return 0;
-			head[13] = 0;
-		}
-		f->tcp = head[13];
-		break;
-	case IPPROTO_UDP:
-	case IPPROTO_SCTP:
-		if (read_part(skb, f, f->payload, head, 4))
-			return 0;
-		break;
-	case IPPROTO_ICMP:
-	case IPPROTO_ICMPV6:
-		if (read_part(skb, f, f->payload, head, 8))
-			return 0;
-		f->type = head[0];
-		f->code = head[1];
-		f->echo = f->proto == IPPROTO_ICMP ? f->type == ICMP_ECHO || f->type == ICMP_ECHOREPLY :
-						     f->type == ICMPV6_ECHO_REQUEST || f->type == ICMPV6_ECHO_REPLY;
-		if (f->echo) {
-			__builtin_memcpy(&f->sport, head + 4, 2);
-			f->dport = f->sport;
-		}
-		return 1;
-	default:
-		return 1;
-	}
-	__builtin_memcpy(&f->sport, head, 2);
-	__builtin_memcpy(&f->dport, head + 2, 2);
-	return 1;
-}
-
 /* Returns 1 if the sender is the second address of the key. */
 ALWAYS_INLINE int judged_key(struct judged_key *k, const struct addr *src, const struct addr *dst, __u16 sport, __u16 dport,
 			     __u8 proto)
@@ -276,22 +130,6 @@ ALWAYS_INLINE int judged_key(struct judged_key *k, const struct addr *src, const
 ALWAYS_INLINE int key_of_flow(struct judged_key *k, const struct flow *f)
 {
 	return judged_key(k, &f->src, &f->dst, f->sport, f->dport, f->proto);
-}
-
-/* ICMP that has no answer by which it is a connection: each packet is judged. */
-ALWAYS_INLINE int is_single(const struct flow *f)
-{
-	return (f->proto == IPPROTO_ICMP || f->proto == IPPROTO_ICMPV6) && !f->echo;
-}
-
-/* What a pod and its node need of IPv6 on the link between them, which nobody forwards. */
-ALWAYS_INLINE int is_of_link(const struct flow *f)
-{
-	const __u32 to = bpf_ntohl(f->dst.w[0]);
-
-	return f->proto == IPPROTO_ICMPV6 &&
-	       ((f->type >= ICMPV6_MLD_QUERY && f->type <= ICMPV6_ND_LAST) || f->type == ICMPV6_MLD2_REPORT) &&
-	       (to >> 24 == 0xff || to >> 22 == 0xfe80 >> 6);
 }
 
 ALWAYS_INLINE __u32 epoch(void)
@@ -790,39 +628,4 @@ __noinline int judge_out(struct __sk_buff *skb, __u32 to_pod)
 		return 1;
 	denied(d, by);
 	return 0;
-}
-
-/*
- * Whether judge_in must be asked about a packet that may take the fast path: 0, or what it is to be told. Mostly the connection is
- * allowed by the rules that hold. An ICMP error has the ends of its connection. from_pod is the device of the pod that sends, or 0.
- */
-ALWAYS_INLINE int judge_direct(struct __sk_buff *skb, const struct packet *p, const struct connection *c, __u32 from_pod,
-			       const __u32 to_pod, const int v4)
-{
-	struct desk *d = desk();
-	struct judged *j = NULL;
-	int second;
-
-	if (!d)
-		return DIRECT_NOT;
-	d->device = from_pod;
-	if (v4) {
-		addr_from_v4(&d->flow.src, p->src.v4);
-		addr_from_v4(&d->flow.dst, p->dst.v4);
-	} else {
-		__builtin_memcpy(&d->flow.src, &p->src, sizeof(d->flow.src));
-		__builtin_memcpy(&d->flow.dst, &p->dst, sizeof(d->flow.dst));
-	}
-	second = judged_key(&d->key, &d->flow.src, &d->flow.dst, p->sport, p->dport, p->proto);
-	if (!is_syn(p->tcp))
-		j = entry(d, second, from_pod, 1, p->error);
-	if (j && !(j->flags & (JUDGED_TO_NODE | JUDGED_DENIED)) && j->epoch == epoch()) {
-		if (p->error || j->opener != second)
-			note_reply(skb, j);
-		return 0;
-	}
-	if (c && c->state == STATE_DIRECT && !p->error && (p->proto == IPPROTO_TCP ? c->seen & SEEN_OPENER : !is_old(c)))
-		return DIRECT | (c->opener == p->second ? DIRECT_BY_SENDER : 0) | (from_pod ? DIRECT_FROM_POD : 0) |
-			 (to_pod ? DIRECT_TO_POD : 0);
-	return DIRECT_NOT;
 }

@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -38,10 +39,9 @@ type Objects struct {
 // Load loads the programs of a specification. Constants must be set before (spec.Variables).
 //
 // It shares the maps of other loaded objects that have the same names, which must have the same
-// shape; its programs hold all maps of these objects. Maps of running programs are used again if
-// name and shape are the same: their entries stay. So a map's name contains the version of its
-// shape. The running programs are those of this object, in any version, and of objects that share
-// maps with it.
+// shape. Maps of running programs are used again if name and shape are the same: their entries
+// stay. So a map's name contains the version of its shape. The running programs are those of this
+// object, in any version, and of objects that share maps with it.
 func Load(spec *ebpf.CollectionSpec, running []ebpf.ProgramID, others ...*Objects) (*Objects, error) {
 	// Kernels before 5.11 count maps against the limit of locked memory.
 	if err := rlimit.RemoveMemlock(); err != nil {
@@ -64,11 +64,7 @@ func Load(spec *ebpf.CollectionSpec, running []ebpf.ProgramID, others ...*Object
 		return nil, errors.Join(fmt.Errorf("load the programs: %w", refusal(err)), closeAll(former))
 	}
 	o := &Objects{Programs: coll.Programs, Maps: coll.Maps, former: former, tags: map[string]string{}, known: map[int]string{}}
-	err = errors.Join(o.bind(o.Maps), o.identify())
-	for _, other := range others {
-		err = errors.Join(err, o.bind(other.Maps))
-	}
-	if err != nil {
+	if err := errors.Join(o.bind(), o.identify()); err != nil {
 		return nil, errors.Join(err, o.Close())
 	}
 	return o, nil
@@ -95,7 +91,7 @@ func refusal(err error) error {
 func share(keep map[string]*ebpf.Map, spec *ebpf.CollectionSpec, others []*Objects) error {
 	for _, o := range others {
 		for name, m := range o.Maps {
-			if spec.Maps[name] == nil || strings.HasPrefix(name, ".") {
+			if spec.Maps[name] == nil || !shared(name) {
 				continue
 			}
 			again, err := m.Clone()
@@ -113,6 +109,9 @@ func share(keep map[string]*ebpf.Map, spec *ebpf.CollectionSpec, others []*Objec
 	}
 	return nil
 }
+
+// shared reports whether objects share maps with a name.
+func shared(name string) bool { return !strings.HasPrefix(name, ".") }
 
 // sort separates maps that the specification can use from those of other versions, and closes the
 // rest. Maps of the newest program come first.
@@ -168,11 +167,11 @@ func closeAll(maps map[string]*ebpf.Map) error {
 	return errors.Join(errs...)
 }
 
-// bind makes each program hold all these maps, also those that it does not use: any program is
-// enough to open all maps again.
-func (o *Objects) bind(maps map[string]*ebpf.Map) error {
+// bind makes each program hold all maps, also those that it does not use: any program is enough to
+// open all maps again.
+func (o *Objects) bind() error {
 	for program, p := range o.Programs {
-		for name, m := range maps {
+		for name, m := range o.Maps {
 			if err := p.BindMap(m); err != nil {
 				return fmt.Errorf("bind map %s to program %s: %w", name, program, err)
 			}
@@ -214,6 +213,17 @@ func (o *Objects) DropFormer() error {
 	return err
 }
 
+// Replace closes objects whose maps these share (Load). A map that both have stays open for those who have it from the others.
+func (o *Objects) Replace(others *Objects) error {
+	gone := &Objects{Programs: others.Programs, Maps: maps.Clone(others.Maps), former: others.former}
+	for name, m := range gone.Maps {
+		if o.Maps[name] != nil && shared(name) {
+			o.Maps[name], gone.Maps[name] = m, o.Maps[name]
+		}
+	}
+	return gone.Close()
+}
+
 // Close closes the objects; what is attached stays.
 func (o *Objects) Close() error {
 	var errs []error
@@ -245,10 +255,10 @@ func (o *Objects) Problem(program string, id int) (string, error) {
 	return "", nil
 }
 
-// runs reports whether a program in the kernel is the named program with all our maps: the same
-// code, not necessarily the same object.
+// runs reports whether a program in the kernel is the named program with all our maps and no other:
+// the same code, not necessarily the same object.
 func (o *Objects) runs(l loaded, name string) bool {
-	if l.name != kernelName(name) || l.tag != o.tags[name] {
+	if l.name != kernelName(name) || l.tag != o.tags[name] || len(l.maps) != len(o.ids) {
 		return false
 	}
 	return !slices.ContainsFunc(o.ids, func(id ebpf.MapID) bool { return !slices.Contains(l.maps, id) })
@@ -280,6 +290,13 @@ func inspect(id ebpf.ProgramID) (loaded, error) {
 
 // kernelName is the part of a name that the kernel keeps (BPF_OBJ_NAME_LEN).
 func kernelName(name string) string { return name[:min(len(name), 15)] }
+
+// Maps opens the maps of running programs, by name: of several with one name that of the newest program. The caller closes them.
+func Maps(running []ebpf.ProgramID) (map[string]*ebpf.Map, error) {
+	have, err := mapsOf(running)
+	_, byName, errSort := sort(have, &ebpf.CollectionSpec{})
+	return byName, errors.Join(err, errSort)
+}
 
 // mapsOf opens the maps of running programs, those of the newest program first, each once.
 func mapsOf(running []ebpf.ProgramID) ([]*ebpf.Map, error) {

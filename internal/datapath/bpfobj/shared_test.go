@@ -62,7 +62,8 @@ func attached(t *testing.T, o *Objects, program string) []ebpf.ProgramID {
 }
 
 // Two objects share a map. After a restart of the agent either object is loaded first, and a program
-// of either is enough to find the shared map, and all maps of the first object, with their entries.
+// of either is enough to find the shared map, and one of the first object to find all of its maps,
+// with their entries.
 func TestObjectsShareMaps(t *testing.T) {
 	testutil.RequireRoot(t)
 	first, second := object("tw_first", "tw_pods_9", "tw_first_9"), object("tw_second", "tw_pods_9", "tw_second_9")
@@ -99,10 +100,14 @@ func TestObjectsShareMaps(t *testing.T) {
 				if got, its := mapID(t, a.Maps["tw_pods_9"]), mapID(t, b.Maps["tw_pods_9"]); got != pods || its != pods {
 					t.Errorf("%s is loaded again before the other: maps %d and %d, want %d", name, got, its, pods)
 				}
-				if got := mapID(t, a.Maps["tw_first_9"]); got != own {
-					t.Errorf("%s is loaded again before the other: map %d of the first object, want %d", name, got, own)
+				found := []*ebpf.Map{b.Maps["tw_pods_9"]}
+				if stays == "tw_first" {
+					found = append(found, a.Maps["tw_first_9"])
 				}
-				for _, m := range []*ebpf.Map{b.Maps["tw_pods_9"], a.Maps["tw_first_9"]} {
+				if got := mapID(t, a.Maps["tw_first_9"]); (got == own) != (stays == "tw_first") {
+					t.Errorf("%s is loaded again before the other: map %d of the first object, was %d", name, got, own)
+				}
+				for _, m := range found {
 					var v uint32
 					if err := m.Lookup(uint32(1), &v); err != nil || v != 7 {
 						t.Errorf("%s is loaded again before the other: %s has %d, %v; want 7", name, m, v, err)
@@ -125,5 +130,38 @@ func TestSharedMapsHaveOneShape(t *testing.T) {
 	}
 	if err == nil || !strings.Contains(err.Error(), "tw_pods_9") || !strings.Contains(err.Error(), "MaxEntries") {
 		t.Errorf("error %v, want one that names the map and the sizes", err)
+	}
+}
+
+// Objects replace others while somebody writes into a map that both have. A program of either is another version for the other,
+// though its code is the same: it would keep maps that nobody needs, or lacks some.
+func TestReplace(t *testing.T) {
+	testutil.RequireRoot(t)
+	less, more := object("tw_first", "tw_pods_9"), object("tw_first", "tw_pods_9", "tw_more_9")
+	old := load(t, less.Copy(), nil)
+	for _, spec := range []*ebpf.CollectionSpec{more, less, more} {
+		held := old.Maps["tw_pods_9"]
+		running := attached(t, old, "tw_first")
+		o := load(t, spec.Copy(), running, old)
+		if problem, err := o.Problem("tw_first", int(running[0])); err != nil || problem == "" {
+			t.Errorf("%d maps: the program with %d is taken for the one with these (%v)", len(o.Maps), len(old.Maps), err)
+		}
+		if err := o.Replace(old); err != nil {
+			t.Fatal(err)
+		}
+		if o.Maps["tw_pods_9"] != held {
+			t.Errorf("%d maps: the shared one is not that of the objects before", len(o.Maps))
+		}
+		if err := held.Put(uint32(1), uint32(7)); err != nil {
+			t.Errorf("%d maps: the shared one is closed: %v", len(o.Maps), err)
+		}
+		byName, err := Maps(attached(t, o, "tw_first"))
+		if err != nil || len(byName) != len(o.Maps) || mapID(t, byName["tw_pods_9"]) != mapID(t, held) {
+			t.Errorf("%d maps: the program's are %v (%v)", len(o.Maps), byName, err)
+		}
+		if err := closeAll(byName); err != nil {
+			t.Error(err)
+		}
+		old = o
 	}
 }

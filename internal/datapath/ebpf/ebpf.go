@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
+	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/linkkind"
@@ -31,6 +32,9 @@ type Kind struct {
 	// chosen: new pods of the node are of these kinds, so its ENIs have programs before the first
 	// pod.
 	chosen atomic.Bool
+	// direct: the node has pods of these kinds, or has had some since the kind was made, or its new pods are. Without it the programs
+	// that enforce policies have no fast path.
+	direct atomic.Bool
 	// enis are those known to have their programs. The lock guards them.
 	enis map[int]bool
 	// policed: the programs enforce policies. ready are those that do, while policies are off: loaded
@@ -52,6 +56,7 @@ func New(connections int) *Kind {
 	k := &Kind{names: map[string]bool{claims.EBPF: true}, enis: map[int]bool{}}
 	k.Loader = fastpath.Loader{
 		Plain: node.Plain{KindName: claims.EBPF}, Filters: filters, ENIHooks: eniHooks, Connections: connections, Open: k.open, Upgrade: upgrade,
+		Outgrown: k.outgrown,
 	}
 	return k
 }
@@ -59,20 +64,57 @@ func New(connections int) *Kind {
 // open loads the programs. If those of an earlier process enforce policies, and this one has not turned
 // them off, these do too: they must not go because an agent is restarted.
 func (k *Kind) open(running []ebpf.ProgramID, sizes fastpath.Sizes) (*fastpath.Objects, error) {
-	if k.policed {
-		return loadJudging(running, sizes)
+	policed, err := k.look(running)
+	if err != nil {
+		return nil, err
 	}
-	o, err := load(running, sizes)
-	if err != nil || k.decided || o.Former(mapJudged) == nil {
-		return o, err
+	if !policed {
+		return load(running, sizes, k.names[claims.Netkit])
 	}
-	judging, err := loadJudging(running, sizes, o)
-	if err = errors.Join(err, o.Close()); err != nil {
+	o, err := k.loadJudging(running, sizes)
+	if err != nil {
 		return nil, err
 	}
 	k.policed, k.decided = true, true
-	return judging, k.judge(judging)
+	clear(k.enis)
+	if err := k.judge(o); err != nil {
+		return nil, errors.Join(err, o.Close())
+	}
+	return o, nil
 }
+
+// look reads from the maps of running programs what an earlier process did: whether it enforced policies, and this one is
+// to go on, and whether there are pods with a fast path. The caller holds the lock.
+func (k *Kind) look(running []ebpf.ProgramID) (policed bool, err error) {
+	maps, err := bpfobj.Maps(running)
+	if err != nil {
+		return false, err
+	}
+	policed = k.policed || !k.decided && maps[mapJudged] != nil
+	for name, m := range maps {
+		if name == fastpath.MapPods || name == formerPods {
+			if key, errNext := m.NextKeyBytes(nil); errNext != nil {
+				err = errors.Join(err, fmt.Errorf("read map %s: %w", name, errNext))
+			} else if key != nil {
+				k.direct.Store(true)
+			}
+		}
+		err = errors.Join(err, m.Close())
+	}
+	return policed, err
+}
+
+// loadJudging loads the programs that enforce policies, with the maps of those that are loaded. The caller holds the lock.
+func (k *Kind) loadJudging(running []ebpf.ProgramID, sizes fastpath.Sizes) (*fastpath.Objects, error) {
+	var others []*fastpath.Objects
+	if k.Loader.Objects != nil {
+		others = append(others, k.Loader.Objects)
+	}
+	return loadJudging(running, sizes, k.direct.Load(), k.names[claims.Netkit], others...)
+}
+
+// outgrown reports whether the node has pods with a fast path, and these programs enforce policies and have none.
+func (k *Kind) outgrown(o *fastpath.Objects) bool { return k.direct.Load() && !o.Direct() }
 
 // judge tells the other kinds by which maps policies are enforced, nil if they are not. The caller holds the lock.
 func (k *Kind) judge(by *fastpath.Objects) error {
@@ -93,6 +135,9 @@ func (k *Kind) Serve(kind string, programs fastpath.Running) {
 
 // With returns the objects of a pod whose programs are attached by these hooks.
 func (k *Kind) With(p *node.Pod, hooks fastpath.Hooks) node.Added {
+	if k.names[p.Kind] { // else it is unknown, and has nothing but what is to be deleted
+		k.direct.Store(true)
+	}
 	return node.Added{
 		// Without entries of addresses the programs use the slow path alone, so they may come first.
 		First: k.attached(p, fastpath.At{Device: p.Host, Hooks: hooks}),
@@ -132,7 +177,12 @@ func (k *Kind) Sender(p *node.Pod) object.Object { return sender{k, p} }
 // Policy returns the feature that enforces policies on the node.
 func (k *Kind) Policy() *Policy { return &Policy{kind: k} }
 
-func (k *Kind) Choose(kind string) { k.chosen.Store(k.names[kind]) }
+func (k *Kind) Choose(kind string) {
+	k.chosen.Store(k.names[kind])
+	if k.names[kind] {
+		k.direct.Store(true)
+	}
+}
 
 func (k *Kind) Objects(p *node.Pod) node.Added { return k.With(p, podHooks) }
 
@@ -153,7 +203,12 @@ func (k *Kind) Sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI)
 	if there, err := k.Refresh(h, k.chosen.Load() || k.policed); err != nil || !there {
 		return nil, err
 	}
-	repairs, pods, err := table(k.Loader.Objects).Prune(h, links)
+	var repairs []string
+	var err error
+	pods := 0
+	if k.Loader.Objects.Direct() {
+		repairs, pods, err = table(k.Loader.Objects).Prune(h, links)
+	}
 	errs := []error{err, k.pruneSenders(h, links)}
 	wanted := k.chosen.Load() || k.policed || pods > 0 || err != nil
 	clear(k.enis)
@@ -195,6 +250,7 @@ func (k *Kind) Teardown(h *netlink.Handle, links []netlink.Link) error {
 	k.Lock()
 	defer k.Unlock()
 	clear(k.enis)
+	k.direct.Store(false)
 	_, err := filters.Sweep(h, links, linkkind.IsPodDevice, true)
 	return errors.Join(err, k.turnOff(), k.Unload())
 }

@@ -19,7 +19,7 @@ const (
 	fromENI = fastpathProgTwFromEni
 	toENI   = fastpathProgTwToEni
 
-	// Only bpf/policed.c has these.
+	// Only bpf/policed.c and bpf/slowpath.c have these.
 	fromOther = policedProgTwFromOther
 	toOther   = policedProgTwToOther
 	atOwn     = policedProgTwOwn
@@ -66,29 +66,40 @@ func ownHooks(mac net.HardwareAddr) fastpath.TC {
 	}}
 }
 
-func load(running []ebpf.ProgramID, sizes fastpath.Sizes) (*fastpath.Objects, error) {
+// load loads the programs of a node whose kernel has netkit devices or not.
+func load(running []ebpf.ProgramID, sizes fastpath.Sizes, netkit bool) (*fastpath.Objects, error) {
 	spec, err := loadFastpath()
 	if err != nil {
 		return nil, fmt.Errorf("read the programs: %w", err)
 	}
-	sizePods(spec)
-	return fastpath.Load(running, spec, sizes)
+	return open(spec, running, sizes, netkit)
 }
 
-// loadJudging loads the programs that enforce policies. They share the maps of others.
-func loadJudging(running []ebpf.ProgramID, sizes fastpath.Sizes, others ...*fastpath.Objects) (*fastpath.Objects, error) {
-	spec, err := loadPoliced()
+// loadJudging loads the programs that enforce policies: with a fast path, or for pods without one. They share the maps of others.
+func loadJudging(running []ebpf.ProgramID, sizes fastpath.Sizes, direct, netkit bool, others ...*fastpath.Objects) (*fastpath.Objects, error) {
+	read := loadSlowpath
+	if direct {
+		read = loadPoliced
+	}
+	spec, err := read()
 	if err != nil {
 		return nil, fmt.Errorf("read the programs that enforce policies: %w", err)
 	}
-	sizePods(spec)
 	spec.Maps[mapJudged].MaxEntries = sizes.Known4 + sizes.Known6
-	return fastpath.Load(running, spec, sizes, others...)
+	return open(spec, running, sizes, netkit, others...)
 }
 
-func sizePods(spec *ebpf.CollectionSpec) {
-	spec.Maps[mapEnds].MaxEntries = fastpath.MaxPods
-	spec.Maps[mapSenders].MaxEntries = fastpath.MaxPods
+func open(spec *ebpf.CollectionSpec, running []ebpf.ProgramID, sizes fastpath.Sizes, netkit bool, others ...*fastpath.Objects) (*fastpath.Objects, error) {
+	for _, name := range []string{mapEnds, mapSenders} {
+		if m := spec.Maps[name]; m != nil {
+			m.MaxEntries = fastpath.MaxPods
+		}
+	}
+	if !netkit {
+		delete(spec.Programs, FromNetkit)
+		delete(spec.Programs, IntoNetkit)
+	}
+	return fastpath.Load(running, spec, sizes, others...)
 }
 
 // table returns the entries of pods.

@@ -111,7 +111,7 @@ const undecided = packet.Undecided
 
 // current are the programs of this tree.
 func current(t *testing.T, h *netlink.Handle) (*version, error) {
-	o, err := load(nil, fastpath.SizesOf(131072))
+	o, err := load(nil, fastpath.SizesOf(131072), true)
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,8 @@ import (
 
 // Policy enforces network policies on pods of kinds ebpf, netkit, route and exclusive: while it is on, the programs are
 // those of bpf/policed.c, pods of route and exclusive have them too (without entries, so without a fast path), and ENIs that pods have
-// for themselves and all other devices by which packets leave the node have some of their own. It implements node.Feature.
+// for themselves and all other devices by which packets leave the node have some of their own. Until the node has pods of ebpf and
+// netkit, or its new ones are to be, the programs are those of bpf/slowpath.c. It implements node.Feature.
 //
 // What is allowed is in maps that package policymap writes. Turning it on and off replaces programs one by one, each atomically, and
 // keeps all other maps.
@@ -61,14 +62,20 @@ func (p *Policy) Prepare() (map[string]*ebpf.Map, error) {
 			return err
 		}
 		defer h.Close()
-		if err := k.Load(h); err != nil || k.policed {
-			return err
-		}
 		running, err := k.Running(h)
 		if err != nil {
 			return err
 		}
-		k.ready, err = loadJudging(running, sizes, k.Loader.Objects)
+		policed, err := k.look(running)
+		if err != nil {
+			return err
+		}
+		if policed || k.direct.Load() {
+			if err := k.Load(h); err != nil || k.policed {
+				return err
+			}
+		}
+		k.ready, err = k.loadJudging(running, sizes)
 		return datapath.Lacks(bpfobj.Needs, err, bpfobj.Answers...)
 	})
 	switch {

@@ -1,6 +1,7 @@
 package ebpf
 
 import (
+	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath"
@@ -18,9 +19,11 @@ func Supported() error {
 	})
 }
 
-// Try loads the programs in a new network namespace and calls f there.
+// Try loads the programs in a new network namespace, also those for netkit devices, and calls f there.
 func Try(f func(h *netlink.Handle, b *netlinkx.Batch, o *bpfobj.Objects) error) error {
-	return fastpath.Try(load, f)
+	return fastpath.Try(func(running []ebpf.ProgramID, sizes fastpath.Sizes) (*fastpath.Objects, error) {
+		return load(running, sizes, true)
+	}, f)
 }
 
 // loopback is the index of lo in each namespace.

@@ -119,6 +119,9 @@ func neighbours(h *netlink.Handle) (map[gateway]int, error) {
 
 // updateENI adds an ENI to the map or removes it, and returns what it did, or "".
 func (l *Loader) updateENI(e routing.ENI) (string, error) {
+	if !l.Objects.Direct() {
+		return "", nil
+	}
 	enis, index := l.Objects.Maps[MapENIs], uint32(e.Index)
 	var value uint32
 	err := enis.Lookup(index, &value)

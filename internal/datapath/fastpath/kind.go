@@ -193,7 +193,7 @@ func (o Entries[V]) Del(s *object.Site) error {
 	}
 	o.Loader.Lock()
 	defer o.Loader.Unlock()
-	if there, err := o.Loader.Find(s.Node); err != nil || !there {
+	if there, err := o.Loader.Find(s.Node); err != nil || !there || !o.Loader.Objects.Direct() {
 		return err
 	}
 	return o.Table(o.Loader.Objects).Release(s.Node, index, o.Pod.Addresses)

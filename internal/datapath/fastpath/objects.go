@@ -40,23 +40,27 @@ const StateDirect = uint8(tablesStateSTATE_DIRECT)
 // MaxPods is the largest number of local pods' addresses: more than any instance type supports.
 const MaxPods = 16384
 
-// Objects are a kind's programs and maps, among them those of bpf/connection.h.
+// Objects are a kind's programs and maps, among them those of bpf/connection.h, or of bpf/node.h alone:
+// then the programs have no fast path.
 type Objects struct {
 	*bpfobj.Objects
 	// counters are the counters' names, in the map's order.
 	counters []string
-	numbers  *numbers
+	// numbers is nil without a fast path.
+	numbers *numbers
 }
 
 // Load loads a kind's programs. It uses the maps of others, which stay theirs, and of its running programs.
 func Load(running []ebpf.ProgramID, spec *ebpf.CollectionSpec, sizes Sizes, others ...*Objects) (*Objects, error) {
-	spec.Maps[MapPods].MaxEntries = MaxPods
-	sizes.set(spec)
-	const constant = tablesVarSlotMask
-	if v := spec.Variables[constant]; v == nil {
-		return nil, fmt.Errorf("the programs have no constant %s", constant)
-	} else if err := v.Set(uint32(claims.MarkMask)); err != nil {
-		return nil, fmt.Errorf("set constant %s: %w", constant, err)
+	if spec.Maps[MapPods] != nil {
+		spec.Maps[MapPods].MaxEntries = MaxPods
+		sizes.set(spec)
+		const constant = tablesVarSlotMask
+		if v := spec.Variables[constant]; v == nil {
+			return nil, fmt.Errorf("the programs have no constant %s", constant)
+		} else if err := v.Set(uint32(claims.MarkMask)); err != nil {
+			return nil, fmt.Errorf("set constant %s: %w", constant, err)
+		}
 	}
 	counters, err := countersOf(spec)
 	if err != nil {
@@ -77,9 +81,14 @@ func Load(running []ebpf.ProgramID, spec *ebpf.CollectionSpec, sizes Sizes, othe
 	return o, nil
 }
 
+// Direct reports whether the programs have a fast path.
+func (o *Objects) Direct() bool { return o.Maps[MapPods] != nil }
+
 // Renumber reads the pods' numbers again, after another Objects has changed the maps.
 func (o *Objects) Renumber() (err error) {
-	o.numbers, err = newNumbers(o.Maps[MapPods], o.Maps[mapSuffixes])
+	if o.Direct() {
+		o.numbers, err = newNumbers(o.Maps[MapPods], o.Maps[mapSuffixes])
+	}
 	return err
 }
 
@@ -101,6 +110,8 @@ type Loader struct {
 	// of the former version.
 	Open    func(running []ebpf.ProgramID, sizes Sizes) (*Objects, error)
 	Upgrade func(*Objects) error
+	// Outgrown reports whether Open must replace these objects by others, which share their maps; nil: it never must.
+	Outgrown func(*Objects) bool
 	// Node is set by Start.
 	Node *node.Node
 
@@ -115,10 +126,10 @@ type Loader struct {
 	silent silentGateways
 }
 
-// Load loads the objects unless they are loaded. The caller of Load, Find, Refresh, PrepareENI and
+// Load loads the objects unless they are loaded and will do. The caller of Load, Find, Refresh, PrepareENI and
 // Unload holds the lock.
 func (l *Loader) Load(h *netlink.Handle) error {
-	if l.Objects != nil {
+	if l.Objects != nil && (l.Outgrown == nil || !l.Outgrown(l.Objects)) {
 		return nil
 	}
 	sizes, err := SizesFor(l.Connections)
@@ -133,11 +144,18 @@ func (l *Loader) Load(h *netlink.Handle) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(l.Node.Inside(o.FollowConntrack), l.Upgrade(o), o.takeConnections()); err != nil {
+	err = l.Node.Inside(o.FollowConntrack)
+	if o.Direct() {
+		err = errors.Join(err, l.Upgrade(o), o.takeConnections())
+	}
+	if err != nil {
 		return errors.Join(err, o.Close())
 	}
-	l.Objects = o
-	return nil
+	if l.Objects != nil {
+		err = o.Replace(l.Objects.Objects)
+	}
+	l.Objects, l.seen = o, nil
+	return err
 }
 
 // Running lists the kind's programs on the node, wherever they are attached.
@@ -171,7 +189,7 @@ func (l *Loader) Find(h *netlink.Handle) (there bool, err error) {
 func (l *Loader) Refresh(h *netlink.Handle, must bool) (there bool, err error) {
 	switch {
 	case l.Objects != nil:
-		there, err = true, errors.Join(l.Node.Inside(l.Objects.FollowConntrack), l.Objects.takeConnections(), l.Objects.DropFormer())
+		there, err = true, errors.Join(l.Node.Inside(l.Objects.FollowConntrack), l.Objects.takeConnections(), l.Objects.DropFormer(), l.Load(h))
 	case must:
 		there, err = true, l.Load(h)
 	default:

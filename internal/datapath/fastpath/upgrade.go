@@ -58,7 +58,7 @@ func CopyFormer[W any, V comparable](o *Objects, former string, to Pods[V], entr
 // entries must exist.
 func (o *Objects) takeConnections() error {
 	flows := o.Former(formerFlows)
-	if flows == nil {
+	if flows == nil || !o.Direct() {
 		return nil
 	}
 	all, err := o.numbers.list()

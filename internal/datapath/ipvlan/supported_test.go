@@ -9,6 +9,7 @@ import (
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/bpfobj"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
 	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/node"
@@ -28,30 +29,37 @@ func TestSupportedNamesWhatIsMissing(t *testing.T) {
 	}
 }
 
-// The verifier accepts the programs that enforce policies, and they use the maps of the others that do, but for those of connections.
+// The verifier accepts the programs that enforce policies, and they use the maps of the others that do, but for those of connections:
+// whether the node's other pods have a fast path or not.
 func TestProgramsThatJudge(t *testing.T) {
 	testutil.RequireRoot(t)
-	policy := ebpf.New(4096)
-	n, err := node.New(node.Options{Kinds: []node.Kind{policy}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer n.Close(t.Context())
-	shared, err := policy.Policy().Prepare()
-	if err != nil {
-		t.Fatal(err)
-	}
-	o, err := loadJudging(nil, fastpath.SizesOf(4096), &fastpath.Objects{Objects: &bpfobj.Objects{Maps: shared}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer o.Close()
-	for _, c := range []struct {
-		name string
-		want bool
-	}{{fastpath.MapOwn, true}, {policedMapTwJudged1, true}, {policedMapTwSenders1, true}, {policedMapTwPolActive2, true}, {fastpath.MapKnown4, false}, {fastpath.MapPods, false}} {
-		if got := idOf(t, o.Maps[c.name]) == idOf(t, shared[c.name]); got != c.want {
-			t.Errorf("map %s is shared: %t, want %t", c.name, got, c.want)
+	for _, kind := range []string{claims.EBPF, claims.Route} {
+		policy := ebpf.New(4096)
+		n, err := node.New(node.Options{Kinds: []node.Kind{policy}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer n.Close(t.Context())
+		policy.Choose(kind)
+		shared, err := policy.Policy().Prepare()
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := loadJudging(nil, fastpath.SizesOf(4096), &fastpath.Objects{Objects: &bpfobj.Objects{Maps: shared}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer o.Close()
+		for _, c := range []struct {
+			name string
+			want bool
+		}{{fastpath.MapOwn, true}, {policedMapTwJudged1, true}, {policedMapTwSenders1, true}, {policedMapTwPolActive2, true}, {fastpath.MapKnown4, false}, {fastpath.MapPods, false}} {
+			if got := shared[c.name] != nil && idOf(t, o.Maps[c.name]) == idOf(t, shared[c.name]); got != c.want {
+				t.Errorf("%s: map %s is shared: %t, want %t", kind, c.name, got, c.want)
+			}
+		}
+		if direct := shared[fastpath.MapPods] != nil; direct != (kind == claims.EBPF) {
+			t.Errorf("%s: the programs of the others have a fast path: %t", kind, direct)
 		}
 	}
 }

@@ -122,7 +122,7 @@ func (n *Node) evict() error {
 		return err
 	}
 	for _, name := range []string{"tw_judged_1", "tw_known4_1", "tw_known6_1", "tw_pending4_1", "tw_pending6_1"} {
-		for {
+		for maps[name] != nil { // the programs may have no fast path
 			key, err := maps[name].NextKeyBytes(nil)
 			if err == nil && key == nil {
 				break
