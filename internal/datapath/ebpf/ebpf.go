@@ -56,7 +56,7 @@ func New(connections int) *Kind {
 	k := &Kind{names: map[string]bool{claims.EBPF: true}, enis: map[int]bool{}}
 	k.Loader = fastpath.Loader{
 		Plain: node.Plain{KindName: claims.EBPF}, Filters: filters, ENIHooks: eniHooks, Connections: connections, Open: k.open, Upgrade: upgrade,
-		Outgrown: k.outgrown,
+		Outgrown: k.outgrown, Opened: k.opened,
 	}
 	return k
 }
@@ -76,11 +76,16 @@ func (k *Kind) open(running []ebpf.ProgramID, sizes fastpath.Sizes) (*fastpath.O
 		return nil, err
 	}
 	k.policed, k.decided = true, true
-	clear(k.enis)
-	if err := k.judge(o); err != nil {
-		return nil, errors.Join(err, o.Close())
-	}
 	return o, nil
+}
+
+// opened makes the ENIs' programs be looked at again, and the other kinds follow. The caller holds the lock.
+func (k *Kind) opened(o *fastpath.Objects) error {
+	clear(k.enis)
+	if !k.policed {
+		return nil
+	}
+	return k.judge(o)
 }
 
 // look reads from the maps of running programs what an earlier process did: whether it enforced policies, and this one is

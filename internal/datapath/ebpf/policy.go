@@ -75,8 +75,15 @@ func (p *Policy) Prepare() (map[string]*ebpf.Map, error) {
 				return err
 			}
 		}
-		k.ready, err = k.loadJudging(running, sizes)
-		return datapath.Lacks(bpfobj.Needs, err, bpfobj.Answers...)
+		o, err := k.loadJudging(running, sizes)
+		if err != nil {
+			return datapath.Lacks(bpfobj.Needs, err, bpfobj.Answers...)
+		}
+		if err := o.FollowConntrack(); err != nil {
+			return errors.Join(err, o.Close())
+		}
+		k.ready = o
+		return nil
 	})
 	switch {
 	case err != nil:

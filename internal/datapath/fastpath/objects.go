@@ -110,8 +110,10 @@ type Loader struct {
 	// of the former version.
 	Open    func(running []ebpf.ProgramID, sizes Sizes) (*Objects, error)
 	Upgrade func(*Objects) error
-	// Outgrown reports whether Open must replace these objects by others, which share their maps; nil: it never must.
+	// Outgrown reports whether Open must replace these objects by others, which share their maps; Opened is told of objects that
+	// are in use from now on. Either may be nil.
 	Outgrown func(*Objects) bool
+	Opened   func(*Objects) error
 	// Node is set by Start.
 	Node *node.Node
 
@@ -155,6 +157,9 @@ func (l *Loader) Load(h *netlink.Handle) error {
 		err = o.Replace(l.Objects.Objects)
 	}
 	l.Objects, l.seen = o, nil
+	if l.Opened != nil {
+		err = errors.Join(err, l.Opened(o))
+	}
 	return err
 }
 
