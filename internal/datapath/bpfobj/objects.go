@@ -294,8 +294,14 @@ func kernelName(name string) string { return name[:min(len(name), 15)] }
 // Maps opens the maps of running programs, by name: of several with one name that of the newest program. The caller closes them.
 func Maps(running []ebpf.ProgramID) (map[string]*ebpf.Map, error) {
 	have, err := mapsOf(running)
-	_, byName, errSort := sort(have, &ebpf.CollectionSpec{})
-	return byName, errors.Join(err, errSort)
+	if err != nil {
+		return nil, err
+	}
+	_, byName, err := sort(have, &ebpf.CollectionSpec{})
+	if err != nil {
+		return nil, errors.Join(err, closeAll(byName))
+	}
+	return byName, nil
 }
 
 // mapsOf opens the maps of running programs, those of the newest program first, each once.

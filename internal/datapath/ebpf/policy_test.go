@@ -141,6 +141,7 @@ func TestFastPathComesAndGoes(t *testing.T) {
 	restart()
 	look("one pod has one, and new pods do not", true, old, fresh)
 	fresh.Del()
+	n0.Settle() // its device keeps its programs
 	look("the pod is gone", true, old)
 	restart()
 	look("the pod is gone, and the agent is new", false, old)
