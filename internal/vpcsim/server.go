@@ -175,6 +175,8 @@ func (s *Server) stateOptions() state.Options {
 	return state.Options{
 		Now: s.Now, Seed: s.Seed, RegionId: s.RegionID, Zones: s.Zones, OwnerId: s.OwnerID,
 		Timing: s.Timing, Limits: s.Limits, Catalog: s.Catalog,
+		// No plane checks the backends of load balancers.
+		AssumeHealthy: true,
 	}
 }
 

@@ -87,7 +87,8 @@ func create[R, A any](f func(state.API, R) (A, error), answer func(A) obj) actio
 	}}
 }
 
-// list returns an action that selects resources and returns a page of them.
+// list returns an action that selects resources and returns a page of them, wrapped unless wrap
+// is empty.
 func list[R, T any](f func(state.API, R) ([]T, error), p paging, key func(T) string, field, wrap string, show func(T) obj) action {
 	return action{run: func(c *call) (obj, error) {
 		var r R
@@ -102,7 +103,11 @@ func list[R, T any](f func(state.API, R) ([]T, error), p paging, key func(T) str
 		if e != nil {
 			return nil, e
 		}
-		return pg.fields(obj{field: in(wrap, show, pg.items)}), nil
+		var shown any = bare(show, pg.items)
+		if wrap != "" {
+			shown = obj{wrap: shown}
+		}
+		return pg.fields(obj{field: shown}), nil
 	}}
 }
 
@@ -122,11 +127,16 @@ type obj map[string]any
 
 // in wraps a list like ECS and VPC do: {"Item": […]}.
 func in[T, U any](name string, show func(T) U, items []T) obj {
+	return obj{name: bare(show, items)}
+}
+
+// bare shows a list that is not wrapped.
+func bare[T, U any](show func(T) U, items []T) []U {
 	out := make([]U, len(items))
 	for i, x := range items {
 		out[i] = show(x)
 	}
-	return obj{name: out}
+	return out
 }
 
 // same returns a value unchanged.

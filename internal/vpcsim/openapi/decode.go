@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// decode fills a request struct from parameters. Fields have the names of the parameters. A
-// list is Name.1, Name.2, … (gaps are closed, the order is by index) or one parameter with a
+// decode fills a request struct from parameters. Fields have the names of the parameters, or
+// those of a tag such as `param:"Name,name"`, of which the first that is there counts. A list is Name.1, Name.2, … (gaps are closed, the order is by index) or one parameter with a
 // JSON array; a struct is Name.Field; an embedded struct adds no name. Parameters without a
 // field are ignored, as in the service.
 func decode(params url.Values, dst any) *Error {
@@ -82,15 +82,24 @@ func decodeStruct(n *node, name string, dst reflect.Value) *Error {
 			}
 			continue
 		}
-		kid := n.kids[f.Name]
-		if kid == nil {
-			continue
-		}
-		if e := decodeNode(kid, join(name, f.Name), dst.Field(i)); e != nil {
-			return e
+		for _, param := range paramsOf(f) {
+			if kid := n.kids[param]; kid != nil {
+				if e := decodeNode(kid, join(name, param), dst.Field(i)); e != nil {
+					return e
+				}
+				break
+			}
 		}
 	}
 	return nil
+}
+
+// paramsOf returns the names of a field's parameter.
+func paramsOf(f reflect.StructField) []string {
+	if tag := f.Tag.Get("param"); tag != "" {
+		return strings.Split(tag, ",")
+	}
+	return []string{f.Name}
 }
 
 func decodeNode(n *node, name string, dst reflect.Value) *Error {
@@ -236,12 +245,13 @@ func setJSONFields(object map[string]any, name string, dst reflect.Value) *Error
 			}
 			continue
 		}
-		v, ok := object[f.Name]
+		param := paramsOf(f)[0]
+		v, ok := object[param]
 		if !ok {
 			// By sorted key, so that the choice between two spellings is always the same.
 			keys := make([]string, 0, 1)
 			for k := range object {
-				if strings.EqualFold(k, f.Name) {
+				if strings.EqualFold(k, param) {
 					keys = append(keys, k)
 				}
 			}
@@ -250,7 +260,7 @@ func setJSONFields(object map[string]any, name string, dst reflect.Value) *Error
 			}
 			v = object[slices.Min(keys)]
 		}
-		if e := setJSON(v, join(name, f.Name), dst.Field(i)); e != nil {
+		if e := setJSON(v, join(name, param), dst.Field(i)); e != nil {
 			return e
 		}
 	}

@@ -27,6 +27,7 @@ type sample struct {
 	Items  []inner
 	Nested inner
 	inner2
+	Spelt string `param:"Spelt_out,spelt"`
 }
 
 type inner2 struct{ Embedded string }
@@ -49,6 +50,8 @@ func TestDecode(t *testing.T) {
 		"list of structs":         {"Items.1.Key=a&Items.1.Count=3&Items.2.Key=b", sample{Items: []inner{{"a", &three}, {"b", nil}}}},
 		"struct":                  {"Nested.Key=a", sample{Nested: inner{Key: "a"}}},
 		"embedded":                {"Embedded=e", sample{inner2: inner2{"e"}}},
+		"two names":               {"spelt=a", sample{Spelt: "a"}},
+		"the first of two names":  {"spelt=a&Spelt_out=b&Spelt=c", sample{Spelt: "b"}},
 		"JSON list":               {`Words=["a","b"]`, sample{Words: []string{"a", "b"}}},
 		"JSON list of numbers":    {`Words=[1,2]`, sample{Words: []string{"1", "2"}}},
 		"JSON structs":            {`Items=[{"key":"a","COUNT":"3","other":{"x":[]}},{"Key":"b"}]`, sample{Items: []inner{{"a", &three}, {"b", nil}}}},
@@ -109,7 +112,8 @@ func encode(v reflect.Value, name string, into url.Values) {
 			if f.Anonymous {
 				encode(v.Field(i), name, into)
 			} else {
-				encode(v.Field(i), join(name, f.Name), into)
+				names := paramsOf(f)
+				encode(v.Field(i), join(name, names[len(names)-1]), into)
 			}
 		}
 	case reflect.Slice:

@@ -1,17 +1,41 @@
 package openapi
 
-import "terway.dev/terway/internal/vpcsim/state"
+import (
+	"strings"
 
-// tagActions returns the tag operations; ECS and VPC differ only in the resource types.
-func tagActions() actions {
+	"terway.dev/terway/internal/vpcsim/state"
+)
+
+// tagActions returns the tag operations; wrap is list's. The state knows the resource types of
+// ECS and VPC by their names, and those of the other products with a prefix, because ECS and
+// SLB both have an "instance".
+func tagActions(prefix, wrap string) actions {
+	prefixed := func(resourceType string) string {
+		if resourceType == "" {
+			return ""
+		}
+		return prefix + resourceType
+	}
 	return actions{
-		"TagResources":   change(state.API.TagResources),
-		"UntagResources": change(state.API.UntagResources),
+		"TagResources": change(func(api state.API, r state.TagResourcesRequest) error {
+			r.ResourceType = prefixed(r.ResourceType)
+			return api.TagResources(r)
+		}),
+		"UntagResources": change(func(api state.API, r state.UntagResourcesRequest) error {
+			r.ResourceType = prefixed(r.ResourceType)
+			return api.UntagResources(r)
+		}),
 		"ListTagResources": {run: func(c *call) (obj, error) {
-			a := list(state.API.ListTagResources, tagPaging,
+			a := list(func(api state.API, r state.ListTagResourcesRequest) ([]state.TagResource, error) {
+				r.ResourceType = prefixed(r.ResourceType)
+				return api.ListTagResources(r)
+			}, tagPaging,
 				func(t state.TagResource) string { return t.ResourceId + "\x00" + t.TagKey },
-				"TagResources", "TagResource", func(t state.TagResource) obj {
-					return obj{"ResourceType": t.ResourceType, "ResourceId": t.ResourceId, "TagKey": t.TagKey, "TagValue": t.TagValue}
+				"TagResources", wrap, func(t state.TagResource) obj {
+					return obj{
+						"ResourceType": strings.TrimPrefix(t.ResourceType, prefix), "ResourceId": t.ResourceId,
+						"TagKey": t.TagKey, "TagValue": t.TagValue,
+					}
 				})
 			o, err := a.run(c)
 			if err != nil {

@@ -87,7 +87,7 @@ func vpcActions() actions {
 			}, c.api.DescribeZones())}, nil
 		}},
 	}
-	for _, more := range []actions{routeActions(), tagActions(), publicActions()} {
+	for _, more := range []actions{routeActions(), tagActions("", "TagResource"), publicActions()} {
 		maps.Copy(a, more)
 	}
 	for _, name := range []string{"DescribeVpcs", "DescribeVpcAttribute", "DescribeVSwitches", "DescribeVSwitchAttributes"} {

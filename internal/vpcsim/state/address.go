@@ -131,11 +131,11 @@ func usable6(cidr netip.Prefix, a netip.Addr) bool {
 	return suffix >= reserved6 && suffix <= ^uint64(0)-reserved6
 }
 
-// take records that an ENI has addresses.
-func (s *State) take(v *VSwitch, eniID string, addrs []netip.Addr) {
+// take records that an ENI or load balancer has addresses.
+func (s *State) take(v *VSwitch, id string, addrs []netip.Addr) {
 	p, reused := s.pool(v.VSwitchId), 0
 	for _, a := range addrs {
-		p.hold(a, eniID)
+		p.hold(a, id)
 		if p.freed[a] {
 			delete(p.freed, a)
 			s.touchFreed(v.VSwitchId, a, true)

@@ -28,6 +28,8 @@ type Simulation interface {
 	MarshalJSON() ([]byte, error)
 	// SetTiming sets the durations of operations that start from now on.
 	SetTiming(Timing)
+	// ReportHealth records what a data plane found out about backends of load balancers.
+	ReportHealth([]BackendHealth)
 }
 
 // Options configure a State.
@@ -46,6 +48,9 @@ type Options struct {
 	Limits Limits
 	// Catalog has the instance types; required.
 	Catalog *catalog.Catalog
+	// AssumeHealthy: a backend on which there is no verdict counts as healthy, for a cloud
+	// without a data plane that checks backends.
+	AssumeHealthy bool
 }
 
 // Timing has the durations of asynchronous operations. Zero means: done at the next Tick.
@@ -84,6 +89,7 @@ type View struct {
 	RouteTables    []RouteTable // with entries; VSwitchIds lists the users
 	SecurityGroups []SecurityGroup
 	Instances      []InstanceView
+	Balancers      []Balancer // of all products, sorted by id
 	// TypeBandwidth: the data plane holds instances to the bandwidth of their type.
 	TypeBandwidth bool
 }

@@ -79,10 +79,10 @@ type ecsFew struct {
 	TypeBandwidth  bool `json:",omitempty"`
 }
 
-// ecsMany are the resources that the journal records one by one.
+// ecsMany are the resources of ECS of which an account has many.
 type ecsMany struct {
-	NetworkInterfaces map[string]*NetworkInterface
-	Instances         map[string]*Instance
+	NetworkInterfaces map[string]*NetworkInterface `json:",omitempty"`
+	Instances         map[string]*Instance         `json:",omitempty"`
 }
 
 // Prefixes of the ids of the service's resources.
@@ -141,6 +141,10 @@ var ecsProduct = product{
 		opInstanceRelease: {has(instancesIn), func(s *State, o operation) {
 			s.removeInstance(s.data.Instances[o.ID])
 		}},
+	},
+	records: []record{
+		recordOf[NetworkInterface](func(m *many) *map[string]*NetworkInterface { return &m.NetworkInterfaces }),
+		recordOf[Instance](func(m *many) *map[string]*Instance { return &m.Instances }),
 	},
 	tagged: map[string]func(*data, []string) []taggable{
 		"eni":           tagged(enisIn, func(e *NetworkInterface) *[]Tag { return &e.Tags }),

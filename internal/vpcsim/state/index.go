@@ -7,15 +7,17 @@ import (
 	"strings"
 )
 
-// index is derived from data.NetworkInterfaces and data.Freed, so that a call about one ENI
-// costs the same with ten ENIs and with fifty thousand. It is never saved. An ENI's instance,
-// groups, addresses and tags must be changed inside alter.
+// index is derived from data, so that a call about one ENI costs the same with ten ENIs and with
+// fifty thousand. It is never saved. An ENI's instance, groups, addresses and tags must be
+// changed inside alter.
 type index struct {
 	// enis are all ENIs, by id.
 	enis []*NetworkInterface
 	macs map[string]bool
 	// pools has the addresses of each vSwitch.
 	pools map[string]*pool
+	// public has the resources that have a public address, except EIPs.
+	public map[netip.Addr]string
 	// The ENIs by instance, security group and tag.
 	byInstance map[string]eniSet
 	byGroup    map[string]eniSet
@@ -29,7 +31,7 @@ type eniSet map[string]*NetworkInterface
 
 // pool is the state of a vSwitch's addresses.
 type pool struct {
-	// holder is the ENI that has an address, including each address of a prefix.
+	// holder is the ENI or load balancer that has an address, including each address of a prefix.
 	holder map[netip.Addr]string
 	// held4 is the number of IPv4 addresses among them.
 	held4 int
@@ -43,7 +45,7 @@ func newPool() *pool { return &pool{holder: map[netip.Addr]string{}, freed: map[
 
 func newIndex(d *data) *index {
 	x := &index{
-		macs: map[string]bool{}, pools: make(map[string]*pool, len(d.VSwitches)),
+		macs: map[string]bool{}, pools: make(map[string]*pool, len(d.VSwitches)), public: map[netip.Addr]string{},
 		byInstance: map[string]eniSet{}, byGroup: map[string]eniSet{}, byTag: map[Tag]eniSet{}, slots: map[string]int{},
 	}
 	for id := range d.VSwitches {
@@ -62,6 +64,18 @@ func newIndex(d *data) *index {
 			x.pools[eni.VSwitchId].hold(a, id)
 		}
 	}
+	for _, p := range products {
+		if p.holds == nil {
+			continue
+		}
+		p.holds(d, func(vSwitchID string, a netip.Addr, holder string) {
+			if vSwitchID == "" {
+				x.public[a] = holder
+			} else {
+				x.pools[vSwitchID].hold(a, holder)
+			}
+		})
+	}
 	return x
 }
 
@@ -69,9 +83,9 @@ func byID(a, b *NetworkInterface) int {
 	return strings.Compare(a.NetworkInterfaceId, b.NetworkInterfaceId)
 }
 
-// hold records that an ENI has an address.
-func (p *pool) hold(a netip.Addr, eniID string) {
-	p.holder[a] = eniID
+// hold records that an ENI or load balancer has an address.
+func (p *pool) hold(a netip.Addr, id string) {
+	p.holder[a] = id
 	if a.Is4() {
 		p.held4++
 	}

@@ -10,11 +10,11 @@ import (
 )
 
 // journal records what changed since it was last read, so that saving a change costs as much as
-// the change and not as the cloud. For resources of which there are thousands (ENIs, instances,
+// the change and not as the cloud. For resources of which there are thousands (those of many,
 // tokens, free addresses) it records which changed; the rest is compared as a whole, and so are
 // the running operations.
 type journal struct {
-	touched map[string]bool // ids of ENIs and instances
+	touched map[string]bool // ids of resources of many
 	tokens  map[string]bool // keys of data.Tokens
 	freed   []freedChange
 	rest    []byte
@@ -30,16 +30,50 @@ type freedChange struct {
 
 // change is the content of a line of Changes.
 type change struct {
-	Revision          uint64
-	Random            []byte
-	Operations        []operation
-	NetworkInterfaces map[string]*NetworkInterface `json:",omitempty"`
-	Instances         map[string]*Instance         `json:",omitempty"`
-	Gone              []string                     `json:",omitempty"` // ENIs and instances
-	Tokens            map[string]rememberedAnswer  `json:",omitempty"`
-	Forgotten         []string                     `json:",omitempty"` // tokens
-	Freed             []freedChange                `json:",omitempty"`
-	Rest              *few                         `json:",omitempty"` // nil: unchanged
+	Revision   uint64
+	Random     []byte
+	Operations []operation
+	many
+	Gone      []string                    `json:",omitempty"` // resources of many
+	Tokens    map[string]rememberedAnswer `json:",omitempty"`
+	Forgotten []string                    `json:",omitempty"` // tokens
+	Freed     []freedChange               `json:",omitempty"`
+	Rest      *few                        `json:",omitempty"` // nil: unchanged
+}
+
+// record is a kind of resources in many.
+type record interface {
+	// pick copies a resource to another many; it reports whether there is one.
+	pick(from, to *many, id string) bool
+	// drop removes a resource.
+	drop(from *many, id string)
+	// merge copies all resources to another many.
+	merge(from, to *many)
+}
+
+// recordOf is the record of a map by id.
+type recordOf[T any] func(*many) *map[string]*T
+
+func (of recordOf[T]) pick(from, to *many, id string) bool {
+	r, ok := (*of(from))[id]
+	if ok {
+		ensure(of(to))
+		(*of(to))[id] = r
+	}
+	return ok
+}
+
+func (of recordOf[T]) drop(from *many, id string) { delete(*of(from), id) }
+
+func (of recordOf[T]) merge(from, to *many) { maps.Copy(*of(to), *of(from)) }
+
+// records returns the records of all products.
+func records() []record {
+	var all []record
+	for _, p := range products {
+		all = append(all, p.records...)
+	}
+	return all
 }
 
 // Snapshot is MarshalJSON; from then on the State records what Changes returns.
@@ -58,19 +92,15 @@ func (s *State) Snapshot() ([]byte, error) {
 func (s *State) Changes() ([]byte, error) {
 	j := s.journal
 	c := change{
-		Revision: s.data.Revision, Operations: s.data.Operations, Freed: j.freed,
-		NetworkInterfaces: map[string]*NetworkInterface{}, Instances: map[string]*Instance{}, Tokens: map[string]rememberedAnswer{},
+		Revision: s.data.Revision, Operations: s.data.Operations, Freed: j.freed, Tokens: map[string]rememberedAnswer{},
 	}
 	var err error
 	if c.Random, err = s.rng.MarshalBinary(); err != nil {
 		return nil, fmt.Errorf("save the random generator: %w", err)
 	}
+	all := records()
 	for id := range j.touched {
-		if eni, ok := s.data.NetworkInterfaces[id]; ok {
-			c.NetworkInterfaces[id] = eni
-		} else if i, ok := s.data.Instances[id]; ok {
-			c.Instances[id] = i
-		} else {
+		if !slices.ContainsFunc(all, func(r record) bool { return r.pick(&s.data.many, &c.many, id) }) {
 			c.Gone = append(c.Gone, id)
 		}
 	}
@@ -110,15 +140,15 @@ func (in *snapshot) apply(line []byte) error {
 		return nil
 	}
 	in.Random, d.Revision, d.Operations = c.Random, c.Revision, c.Operations
-	for _, id := range c.Gone {
-		delete(d.NetworkInterfaces, id)
-		delete(d.Instances, id)
+	for _, r := range records() {
+		for _, id := range c.Gone {
+			r.drop(&d.many, id)
+		}
+		r.merge(&c.many, &d.many)
 	}
 	for _, key := range c.Forgotten {
 		delete(d.Tokens, key)
 	}
-	maps.Copy(d.NetworkInterfaces, c.NetworkInterfaces)
-	maps.Copy(d.Instances, c.Instances)
 	maps.Copy(d.Tokens, c.Tokens)
 	for _, f := range c.Freed {
 		list := d.Freed[f.VSwitchId]
@@ -137,7 +167,7 @@ func (in *snapshot) apply(line []byte) error {
 	return nil
 }
 
-// touch records that ENIs or instances are changed, added or removed; other ids are ignored.
+// touch records that resources of many are changed, added or removed; other ids are ignored.
 func (s *State) touch(ids ...string) {
 	if s.journal == nil {
 		return

@@ -175,7 +175,7 @@ func (s *State) choose(v *VSwitch, w wish) (chosen, error) {
 	}, nil
 }
 
-// privateIPs returns the number of IPv4 addresses of all ENIs of a VPC.
+// privateIPs returns the number of IPv4 addresses that the resources of a VPC have.
 func (s *State) privateIPs(vpcID string) int {
 	n := 0
 	for _, v := range s.vSwitchesOf(vpcID) {

@@ -2,7 +2,9 @@ package state
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
+	"strings"
 )
 
 // product is a product of the cloud: what it adds to the common parts of a State. Its actions
@@ -15,6 +17,14 @@ type product struct {
 	check func(*data) error
 	// operations are the operations on its resources.
 	operations map[kind]completion
+	// records are its maps in many.
+	records []record
+	// holds calls hold with each address that its resources have: with the vSwitch of a private
+	// one, and with "" for a public one. nil for the addresses of ENIs.
+	holds func(d *data, hold func(vSwitchID string, a netip.Addr, holder string))
+	// checked returns one of its listeners of load balancers; ok is false if there is none. nil
+	// for a product without listeners.
+	checked func(d *data, listenerID string) (l checked, ok bool)
 	// tagged returns its resources with tags, by the ResourceType of the tag actions in lower
 	// case: those with the given ids that exist, or all if no ids are given.
 	tagged map[string]func(d *data, ids []string) []taggable
@@ -111,6 +121,7 @@ func (s *State) View() *View {
 	for _, p := range products {
 		p.view(s, view)
 	}
+	slices.SortFunc(view.Balancers, func(a, b Balancer) int { return strings.Compare(a.LoadBalancerId, b.LoadBalancerId) })
 	return view
 }
 

@@ -30,7 +30,7 @@ type data struct {
 	Revision uint64
 	few
 	vpcMany
-	ecsMany
+	many
 	// Operations are the running operations, sorted by due time, the oldest of equals first.
 	Operations []operation
 	// Tokens are the answers to calls with a ClientToken, by product, action and token.
@@ -41,6 +41,12 @@ type data struct {
 type few struct {
 	vpcFew
 	ecsFew
+}
+
+// many are the resources of which an account has many: Changes saves one at a time. The fields
+// of its parts are maps by id, each with a record in its product.
+type many struct {
+	ecsMany
 }
 
 // New returns an empty cloud.
@@ -72,7 +78,7 @@ func New(o Options) (*State, error) {
 // Revision increases with every change.
 func (s *State) Revision() uint64 { return s.data.Revision }
 
-// changed records a change, and which ENIs and instances it affects.
+// changed records a change, and which resources of many it affects.
 func (s *State) changed(ids ...string) {
 	s.data.Revision++
 	s.touch(ids...)

@@ -125,16 +125,14 @@ func (s *State) vSwitchRange6(vpc *VPC, n int) (netip.Prefix, error) {
 	return cidr6, nil
 }
 
-// DeleteVSwitch deletes a vSwitch without ENIs.
+// DeleteVSwitch deletes a vSwitch of which no resource has an address.
 func (s *State) DeleteVSwitch(req DeleteVSwitchRequest) error {
 	v, err := s.vSwitch(req.VSwitchId)
 	if err != nil {
 		return err
 	}
-	for _, eni := range s.index.enis {
-		if eni.VSwitchId == v.VSwitchId {
-			return badRequest("DependencyViolation", "VSwitch %s has dependent resources: network interface %s.", v.VSwitchId, eni.NetworkInterfaceId)
-		}
+	if all := s.holders(v.VSwitchId); len(all) > 0 {
+		return badRequest("DependencyViolation", "VSwitch %s has dependent resources: %s has an address of it.", v.VSwitchId, all[0])
 	}
 	if system := s.systemTable(v.VpcId); v.RouteTableId != system.RouteTableId {
 		return badRequest("DependencyViolation", "VSwitch %s has dependent resources: route table %s is associated with it.", v.VSwitchId, v.RouteTableId)
