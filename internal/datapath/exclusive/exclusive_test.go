@@ -30,11 +30,16 @@ func newSubject(o world.Options, features ...node.Feature) (world.Subject, error
 	return node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{New(), node.Plain{KindName: claims.Route}}, Features: features})
 }
 
-// A feature has its objects on pods of this kind.
-func TestFeature(t *testing.T) {
+// exclusiveKit is kit with pods that have an ENI each.
+func exclusiveKit() world.Kit {
 	k := kit
 	k.Kind, k.Exclusive = claims.Exclusive, true
-	featuretest.Run(t, k, func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, f) })
+	return k
+}
+
+// A feature has its objects on pods of this kind.
+func TestFeature(t *testing.T) {
+	featuretest.Run(t, exclusiveKit(), func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, f) })
 }
 
 // The suite's table, with pods that have an exclusive ENI.
@@ -45,8 +50,7 @@ func TestSuite(t *testing.T) {
 		devices = "the ENIs plugged in for the pods stay on the node (TestDelBringsTheENIBack, TestConcurrentPods)"
 		shared  = "about ENIs that pods share"
 	)
-	k := kit
-	k.Kind, k.Exclusive = claims.Exclusive, true
+	k := exclusiveKit()
 	k.Except = map[string]string{
 		"pods of one node talk without leaving it":    vpc,
 		"a spoofed source is dropped in the node":     vpc,

@@ -5,13 +5,12 @@ package exclusive
 import (
 	"testing"
 
-	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/suite/ipvs"
+	"terway.dev/terway/internal/datapath/suite/policed"
 )
 
 // The local kernel may lack IPVS: `make test-vm` runs it on kernels that have it.
-func TestIPVS(t *testing.T) {
-	k := kit
-	k.Kind, k.Exclusive = claims.Exclusive, true
-	ipvs.Run(t, k)
-}
+func TestIPVS(t *testing.T) { ipvs.Run(t, exclusiveKit()) }
+
+// Policies on pods that use Services by IPVS.
+func TestIPVSPolicy(t *testing.T) { policed.RunIPVS(t, exclusiveKit(), newPoliced) }

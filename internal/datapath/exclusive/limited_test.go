@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"terway.dev/terway/internal/bandwidth"
-	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/shaping"
 	"terway.dev/terway/internal/datapath/suite/limited"
@@ -15,15 +14,12 @@ import (
 
 // What limits of their bandwidth do to pods of this kind.
 func TestLimits(t *testing.T) {
-	k := kit
-	k.Kind, k.Exclusive = claims.Exclusive, true
-	limited.Run(t, k, func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, f) })
+	limited.Run(t, exclusiveKit(), func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, f) })
 }
 
 // A limit that comes later lets packets of the ENI's own MTU pass, which nobody has told the agent.
 func TestLimitOfLargePackets(t *testing.T) {
-	k := kit
-	k.Kind, k.Exclusive = claims.Exclusive, true
+	k := exclusiveKit()
 	k.New = func(o world.Options) (world.Subject, error) { return newSubject(o, shaping.New()) }
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]

@@ -20,8 +20,4 @@ func newPoliced(o world.Options) (world.Subject, policed.Enforcer, error) {
 }
 
 // What policies do to pods of this kind.
-func TestPolicy(t *testing.T) {
-	k := kit
-	k.Kind, k.Exclusive = claims.Exclusive, true
-	policed.Run(t, k, newPoliced)
-}
+func TestPolicy(t *testing.T) { policed.Run(t, exclusiveKit(), newPoliced) }
