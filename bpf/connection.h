@@ -12,7 +12,7 @@
  */
 #pragma once
 
-#include "node.h"
+#include "marks.h"
 #include "packet.h"
 
 /* Both directions have the same key: the smaller address comes first, or the smaller port. */
@@ -56,6 +56,23 @@ struct connection {
 	__u8 asker;   /* the sender of the packet in the host stack, as opener */
 };
 
+/* The agent shows these names in small letters. */
+enum counter {
+	TO_ENI = 0,
+	TO_POD,
+	ASKED,
+	LEARNED,
+	FORGOTTEN,
+	SPOOFED, /* dropped by a program; the host stack counts its own drops */
+	COUNTERS,
+};
+
+/* Settings that programs read while they run. */
+struct node {
+	__u64 ask_again; /* ticks after which connections without a handshake take the slow path again */
+	__u64 secret;    /* random, one for each boot */
+};
+
 /* Bits of the mark for a pod's ENI. The agent sets them and the maps' sizes. */
 const volatile __u32 slot_mask;
 
@@ -94,6 +111,20 @@ struct {
 	__type(value, __u64);
 } tw_suffixes_1 SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct node);
+} tw_node_1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTERS);
+	__type(key, enum counter);
+	__type(value, __u64);
+} tw_counters_1 SEC(".maps");
+
 /*
  * Indexes of ENI devices whose gateways answer. The kernel removes a device's entry with the device,
  * the agent one whose gateway does not answer: the fast path would lose packets, where the host stack
@@ -109,6 +140,21 @@ struct {
 ALWAYS_INLINE int leads_on(__u32 eni)
 {
 	return bpf_map_lookup_elem(&tw_enis_1, &eni) != NULL;
+}
+
+ALWAYS_INLINE void count(enum counter what)
+{
+	__u64 *n = bpf_map_lookup_elem(&tw_counters_1, &what);
+
+	if (n)
+		*n += 1;
+}
+
+ALWAYS_INLINE struct node *node(void)
+{
+	__u32 first = 0;
+
+	return bpf_map_lookup_elem(&tw_node_1, &first);
 }
 
 ALWAYS_INLINE int may_be_local(const union ip *a, const int v4)
@@ -298,6 +344,14 @@ ALWAYS_INLINE __u16 token(const struct packet *p, const int v4)
 ALWAYS_INLINE void set_token(struct __sk_buff *skb, const struct packet *p, const int v4)
 {
 	skb->tc_index = token(p, v4) | (skb->tc_index & TC_INDEX_REPLY);
+}
+
+/* Ticks after which connections without a handshake take the slow path again. */
+ALWAYS_INLINE __u64 ask_again(void)
+{
+	struct node *n = node();
+
+	return n ? n->ask_again : 0;
 }
 
 /* Whether conntrack may have forgotten a connection without a handshake that is on the fast path. */

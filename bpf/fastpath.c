@@ -25,6 +25,11 @@ struct {
 #ifdef POLICY
 #include "direct.h"
 #endif
+
+ALWAYS_INLINE void spoofed(void)
+{
+	count(SPOOFED);
+}
 #include "stack.h"
 
 /*

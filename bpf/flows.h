@@ -66,9 +66,10 @@ struct pace {
 	__u64 told;
 };
 
-/* What a processor counts, at the beginning of its tw_desk_2. */
+/* What a processor counts, at the beginning of its tw_desk_3. */
 struct tally {
 	__u64 denied[2]; /* dropped packets, by direction as in policy_decide */
+	__u64 spoofed;   /* packets dropped for their source, by programs without tw_counters_1 */
 	__u64 unsaid[UNSAIDS];
 	struct pace pace[2];
 };

@@ -13,7 +13,7 @@
 
 #include "flows.h"
 #include "headers.h"
-#include "node.h"
+#include "marks.h"
 #include "policy.h"
 #include "sender.h"
 
@@ -76,7 +76,8 @@ struct {
 
 /*
  * Of the node: an address of its own, except those of IPVS's Services (connections of pods with them have entries); or the index of a
- * device, beside pods', whose incoming packets have their tc_index from a program. The other field is 0.
+ * device, beside pods', whose incoming packets have their tc_index from a program. The other field is 0. The value has a meaning for
+ * SILENCE alone.
  */
 struct own_key {
 	struct addr addr;
@@ -109,7 +110,7 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct desk);
-} tw_desk_2 SEC(".maps");
+} tw_desk_3 SEC(".maps");
 
 /* Returns 1 if the sender is the second address of the key. */
 ALWAYS_INLINE int judged_key(struct judged_key *k, const struct addr *src, const struct addr *dst, __u16 sport, __u16 dport,
@@ -153,9 +154,20 @@ ALWAYS_INLINE int is_guarded(__u32 device)
 	return bpf_map_lookup_elem(&tw_own_1, &key) != NULL;
 }
 
+/* In place of a device: ticks without a packet after which a connection without a handshake is none any more. */
+#define SILENCE (~0U)
+
+ALWAYS_INLINE __u32 silence(void)
+{
+	struct own_key key = { .device = SILENCE };
+	__u32 *ticks = bpf_map_lookup_elem(&tw_own_1, &key);
+
+	return ticks ? *ticks : 0;
+}
+
 ALWAYS_INLINE struct desk *desk(void)
 {
-	return bpf_map_lookup_elem(&tw_desk_2, &(__u32){ 0 });
+	return bpf_map_lookup_elem(&tw_desk_3, &(__u32){ 0 });
 }
 
 /* The endpoint of the pod behind a device, for the family of an address; 0: closed. */
@@ -282,8 +294,8 @@ ALWAYS_INLINE __u32 device_of(struct __sk_buff *skb, __u32 from_pod)
 ALWAYS_INLINE struct judged *entry(struct desk *d, int second, __u32 device, const int now, const int error)
 {
 	struct judged *j = bpf_map_lookup_elem(&tw_judged_1, &d->key);
-	__u32 ticks;
-	__s32 limit;
+	__u32 ticks, limit;
+	__s32 age;
 
 	if (!j)
 		return NULL;
@@ -295,16 +307,19 @@ ALWAYS_INLINE struct judged *entry(struct desk *d, int second, __u32 device, con
 	}
 	if (d->key.proto == IPPROTO_TCP)
 		return j;
-	limit = ask_again();
+	ticks = bpf_jiffies64();
+	age = ticks - j->seen;
+	/* Most packets of one that is busy. Another processor may have been there a tick later. */
+	if (age <= 0)
+		return j;
+	limit = silence();
 	/* As conntrack: its default is 30 s for these two, and ten minutes for what it does not know. */
 	if (d->key.proto != IPPROTO_UDP && d->key.proto != IPPROTO_ICMP && d->key.proto != IPPROTO_ICMPV6)
 		limit *= 20;
-	ticks = bpf_jiffies64();
-	/* Another processor may have been there a tick later. */
-	if ((__s32)(ticks - j->seen) >= limit)
+	if ((__u32)age >= limit)
 		return NULL;
 	/* A denied one ends so long after its last packet that was allowed: the ends may use their ports anew. */
-	if (!error && j->seen != ticks && !(j->flags & JUDGED_DENIED))
+	if (!error && !(j->flags & JUDGED_DENIED))
 		j->seen = ticks;
 	return j;
 }

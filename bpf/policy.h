@@ -3,8 +3,8 @@
  * The verdict of network policies on the first packet of a connection: what compile.Maps.Lookup does, step
  * by step, on the same rows (internal/policy/compile). internal/datapath/policymap writes them.
  *
- * There are two of each map, the halves, and tw_pol_active_2 says which half holds. The agent writes the other
- * one and then replaces that element: a decision reads one half from its beginning to its end, so it
+ * There are two of each map, the halves, and the head says which half holds. The agent writes the other
+ * one and then replaces the head: a decision reads one half from its beginning to its end, so it
  * sees the rules before a change or after it.
  *
  * Whatever is missing, a half, an endpoint or a row, gives verdict 0: denied, because the endpoint is closed.
@@ -87,7 +87,7 @@ struct pol_packet {
 	__u8 zero;
 };
 
-#define POL_MAP(name, kind, flags, key_type, value_type)                  \
+#define POL_MAP(name, kind, flags, key_type, value_type, elements)        \
 	struct name##_half {                                              \
 		__uint(type, kind);                                       \
 		__uint(max_entries, 1);                                   \
@@ -97,21 +97,24 @@ struct pol_packet {
 	};                                                                \
 	struct {                                                          \
 		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                 \
-		__uint(max_entries, 2);                                   \
+		__uint(max_entries, elements);                            \
 		__type(key, __u32);                                       \
 		__array(values, struct name##_half);                      \
 	} name SEC(".maps")
 /* Halves have different sizes. */
-#define POL_ARRAY(name, value_type) POL_MAP(name, BPF_MAP_TYPE_ARRAY, BPF_F_INNER_MAP, __u32, value_type)
-#define POL_HASH(name, key_type, value_type) POL_MAP(name, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, key_type, value_type)
+#define POL_ARRAY(name, value_type, elements) POL_MAP(name, BPF_MAP_TYPE_ARRAY, BPF_F_INNER_MAP, __u32, value_type, elements)
+#define POL_HASH(name, key_type, value_type) POL_MAP(name, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, key_type, value_type, 2)
 
-POL_MAP(tw_pol_active_2, BPF_MAP_TYPE_ARRAY, 0, __u32, struct pol_head); /* element 0 */
-POL_ARRAY(tw_pol_ends_2, struct pol_endpoint);
-POL_HASH(tw_pol_addrs_2, struct addr, struct pol_address);
-POL_ARRAY(tw_pol_rng_2, struct pol_range);
-POL_HASH(tw_pol_peers_2, struct pol_peer, __u32); /* a table; 0: none, and none of the base */
-POL_ARRAY(tw_pol_spans_2, struct pol_span);
-POL_ARRAY(tw_pol_verd_2, struct pol_verdict);
+/* The element behind the halves of tw_pol_verd_3 is a map of one row, the head, which is as long as a verdict. */
+#define POL_HEAD 2
+_Static_assert(sizeof(struct pol_head) == sizeof(struct pol_verdict), "the head is in the map of verdicts");
+
+POL_ARRAY(tw_pol_ends_3, struct pol_endpoint, 2);
+POL_HASH(tw_pol_addrs_3, struct addr, struct pol_address);
+POL_ARRAY(tw_pol_rng_3, struct pol_range, 2);
+POL_HASH(tw_pol_peers_3, struct pol_peer, __u32); /* a table; 0: none, and none of the base */
+POL_ARRAY(tw_pol_spans_3, struct pol_span, 2);
+POL_ARRAY(tw_pol_verd_3, struct pol_verdict, 3);
 
 ALWAYS_INLINE void *pol_row(void *map, __u32 half, const void *key)
 {
@@ -122,7 +125,7 @@ ALWAYS_INLINE void *pol_row(void *map, __u32 half, const void *key)
 
 ALWAYS_INLINE const struct pol_head *pol_head(void)
 {
-	return pol_row(&tw_pol_active_2, 0, &(__u32){ 0 });
+	return pol_row(&tw_pol_verd_3, POL_HEAD, &(__u32){ 0 });
 }
 
 /*
@@ -148,7 +151,7 @@ ALWAYS_INLINE const struct pol_head *pol_head(void)
 __noinline __u32 pol_atom(__u32 half, __u32 low, __u32 n, __u64 high, __u64 rest)
 {
 	struct pol_range *row;
-	void *rows = bpf_map_lookup_elem(&tw_pol_rng_2, &half);
+	void *rows = bpf_map_lookup_elem(&tw_pol_rng_3, &half);
 
 	if (!rows)
 		return POL_LOST;
@@ -160,7 +163,7 @@ __noinline __u32 pol_atom(__u32 half, __u32 low, __u32 n, __u64 high, __u64 rest
 __noinline __u64 pol_span(__u32 half, __u32 line, __u32 number)
 {
 	struct pol_span *row;
-	void *rows = bpf_map_lookup_elem(&tw_pol_spans_2, &half);
+	void *rows = bpf_map_lookup_elem(&tw_pol_spans_3, &half);
 	__u32 low, n;
 
 	if (!rows)
@@ -215,7 +218,7 @@ ALWAYS_INLINE enum pol_class pol_class(const struct pol_packet *p, __u32 *number
 __noinline __u32 pol_table(__u32 half, __u32 rule_set, __u32 atom, __u32 base)
 {
 	struct pol_peer key = { rule_set, atom };
-	void *rows = bpf_map_lookup_elem(&tw_pol_peers_2, &half);
+	void *rows = bpf_map_lookup_elem(&tw_pol_peers_3, &half);
 	__u32 *table;
 
 	if (!rows)
@@ -247,8 +250,8 @@ static __noinline __u32 policy_decide(__u32 endpoint, __u32 direction, const str
 	if (!head)
 		return 0;
 	half = head->half;
-	e = pol_row(&tw_pol_ends_2, half, &endpoint);
-	addresses = bpf_map_lookup_elem(&tw_pol_addrs_2, &half);
+	e = pol_row(&tw_pol_ends_3, half, &endpoint);
+	addresses = bpf_map_lookup_elem(&tw_pol_addrs_3, &half);
 	if (!e || !addresses)
 		return 0;
 	direction &= 1;
@@ -272,7 +275,7 @@ static __noinline __u32 policy_decide(__u32 endpoint, __u32 direction, const str
 	if (table) {
 		says = pol_find(half, table, class, number, p->source, &verdict);
 		if (says == POL_VERDICT)
-			own = pol_row(&tw_pol_verd_2, half, &verdict);
+			own = pol_row(&tw_pol_verd_3, half, &verdict);
 		if (!own && says != POL_NOTHING)
 			return 0;
 		if (own && own->level == POL_FINAL) {
@@ -282,7 +285,7 @@ static __noinline __u32 policy_decide(__u32 endpoint, __u32 direction, const str
 	}
 	says = pol_find(half, e->defaults[direction][family][at.kind & 1], class, number, p->source, &by_default);
 	if (says == POL_VERDICT)
-		other = pol_row(&tw_pol_verd_2, half, &by_default);
+		other = pol_row(&tw_pol_verd_3, half, &by_default);
 	if (!other)
 		return 0;
 	if (own && own->level < other->level) {
@@ -297,7 +300,7 @@ static __noinline __u32 policy_decide(__u32 endpoint, __u32 direction, const str
 __attribute__((unused)) static __noinline __u32 policy_endpoint(const struct addr *own)
 {
 	const struct pol_head *head = pol_head();
-	const struct pol_address *known = head ? pol_row(&tw_pol_addrs_2, head->half, own) : NULL;
+	const struct pol_address *known = head ? pol_row(&tw_pol_addrs_3, head->half, own) : NULL;
 
 	return known ? known->endpoint : 0;
 }

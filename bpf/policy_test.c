@@ -63,13 +63,13 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct tally);
-} tw_desk_2 SEC(".maps");
+} tw_desk_3 SEC(".maps");
 
 /* Tells the event that the packet has behind its first 16 bytes. */
 SEC("tc")
 int tw_pol_tell(struct __sk_buff *skb)
 {
-	struct tally *t = bpf_map_lookup_elem(&tw_desk_2, &(__u32){ 0 });
+	struct tally *t = bpf_map_lookup_elem(&tw_desk_3, &(__u32){ 0 });
 	struct flow_event *said, e;
 
 	said = bytes_at(skb, 16, sizeof(e));

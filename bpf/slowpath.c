@@ -4,6 +4,15 @@
  * fast path, and do what it does with packets of pods that it does not know. Either set may replace the other, one program at a time.
  */
 #define POLICY
+#include "judge.h"
+
+ALWAYS_INLINE void spoofed(void)
+{
+	struct desk *d = desk();
+
+	if (d)
+		d->tally.spoofed++;
+}
 #include "stack.h"
 
 /* Packets from a pod, at the node's end of its veth. */

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What packets without a fast path meet before and behind the host stack; with policies also where no pod has one. */
+/*
+ * What packets without a fast path meet before and behind the host stack; with policies also where no pod has one. Before it there is
+ * spoofed, which counts a packet that is dropped for a source that is not the pod's.
+ */
 #pragma once
 
-#include "node.h"
+#include "marks.h"
 #include "packet.h"
 #include "sender.h"
 #ifdef POLICY
@@ -36,7 +39,7 @@ static __noinline int without_fast_path(struct __sk_buff *skb)
 		if (addr_equal(&src, &s->v4) || addr_equal(&src, &s->v6))
 			return ON_STACK;
 	}
-	count(SPOOFED);
+	spoofed();
 	return TC_ACT_SHOT;
 }
 

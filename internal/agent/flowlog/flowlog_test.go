@@ -241,7 +241,7 @@ func TestAFullRing(t *testing.T) {
 		for i := range tallies {
 			tallies[i].Told[0].Told = 0
 		}
-		if err := programs.Maps["tw_desk_2"].Put(uint32(0), tallies); err != nil {
+		if err := programs.Maps["tw_desk_3"].Put(uint32(0), tallies); err != nil {
 			t.Fatal(err)
 		}
 		if err := programs.Tell(bytesOf(sample()), 512); err != nil {

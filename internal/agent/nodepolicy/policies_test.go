@@ -519,7 +519,7 @@ func TestMapsAreCompared(t *testing.T) {
 		t.Fatal("the pod has no endpoint")
 	}
 	for _, half := range []uint32{0, 1} {
-		if err := m.programs.Maps["tw_pol_addrs_2"].Delete(half); err != nil {
+		if err := m.programs.Maps["tw_pol_addrs_3"].Delete(half); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -536,7 +536,7 @@ func TestMapsAreCompared(t *testing.T) {
 		return nil
 	})
 	eventually(t, "the alarm", func() error {
-		if alarms := m.alarmed(); len(alarms) != 1 || !strings.HasPrefix(alarms[0], "PolicyMapsRepaired: ") || !strings.Contains(alarms[0], "tw_pol_addrs_2") {
+		if alarms := m.alarmed(); len(alarms) != 1 || !strings.HasPrefix(alarms[0], "PolicyMapsRepaired: ") || !strings.Contains(alarms[0], "tw_pol_addrs_3") {
 			return fmt.Errorf("%q", alarms)
 		}
 		return nil

@@ -8,12 +8,14 @@ import (
 )
 
 // mapDesk has for each processor what programs work with: a Tally is first.
-const mapDesk = "tw_desk_2"
+const mapDesk = "tw_desk_3"
 
 // Tally is struct tally of bpf/flows.h: what a processor has counted.
 type Tally struct {
 	// Denied are dropped packets: for ingress, and for egress.
 	Denied [2]uint64
+	// Spoofed are packets that programs without a map of counters dropped for their source.
+	Spoofed uint64
 	// Full, Pace and Rule are what was not told (enum unsaid).
 	Full, Pace, Rule uint64
 	// Told are events that are not urgent, and those that are: in the period that began at Since.

@@ -17,7 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	policedMapTwCounters1   = "tw_counters_1"
-	policedMapTwDesk2       = "tw_desk_2"
+	policedMapTwDesk3       = "tw_desk_3"
 	policedMapTwEnds1       = "tw_ends_1"
 	policedMapTwEnis1       = "tw_enis_1"
 	policedMapTwJudged1     = "tw_judged_1"
@@ -28,13 +28,12 @@ const (
 	policedMapTwPending41   = "tw_pending4_1"
 	policedMapTwPending61   = "tw_pending6_1"
 	policedMapTwPods2       = "tw_pods_2"
-	policedMapTwPolActive2  = "tw_pol_active_2"
-	policedMapTwPolAddrs2   = "tw_pol_addrs_2"
-	policedMapTwPolEnds2    = "tw_pol_ends_2"
-	policedMapTwPolPeers2   = "tw_pol_peers_2"
-	policedMapTwPolRng2     = "tw_pol_rng_2"
-	policedMapTwPolSpans2   = "tw_pol_spans_2"
-	policedMapTwPolVerd2    = "tw_pol_verd_2"
+	policedMapTwPolAddrs3   = "tw_pol_addrs_3"
+	policedMapTwPolEnds3    = "tw_pol_ends_3"
+	policedMapTwPolPeers3   = "tw_pol_peers_3"
+	policedMapTwPolRng3     = "tw_pol_rng_3"
+	policedMapTwPolSpans3   = "tw_pol_spans_3"
+	policedMapTwPolVerd3    = "tw_pol_verd_3"
 	policedMapTwRules1      = "tw_rules_1"
 	policedMapTwSenders1    = "tw_senders_1"
 	policedMapTwSuffixes1   = "tw_suffixes_1"
@@ -108,29 +107,28 @@ type policedProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type policedMapSpecs struct {
-	TwCounters1  *ebpf.MapSpec `ebpf:"tw_counters_1"`
-	TwDesk2      *ebpf.MapSpec `ebpf:"tw_desk_2"`
-	TwEnds1      *ebpf.MapSpec `ebpf:"tw_ends_1"`
-	TwEnis1      *ebpf.MapSpec `ebpf:"tw_enis_1"`
-	TwJudged1    *ebpf.MapSpec `ebpf:"tw_judged_1"`
-	TwKnown41    *ebpf.MapSpec `ebpf:"tw_known4_1"`
-	TwKnown61    *ebpf.MapSpec `ebpf:"tw_known6_1"`
-	TwNode1      *ebpf.MapSpec `ebpf:"tw_node_1"`
-	TwOwn1       *ebpf.MapSpec `ebpf:"tw_own_1"`
-	TwPending41  *ebpf.MapSpec `ebpf:"tw_pending4_1"`
-	TwPending61  *ebpf.MapSpec `ebpf:"tw_pending6_1"`
-	TwPods2      *ebpf.MapSpec `ebpf:"tw_pods_2"`
-	TwPolActive2 *ebpf.MapSpec `ebpf:"tw_pol_active_2"`
-	TwPolAddrs2  *ebpf.MapSpec `ebpf:"tw_pol_addrs_2"`
-	TwPolEnds2   *ebpf.MapSpec `ebpf:"tw_pol_ends_2"`
-	TwPolPeers2  *ebpf.MapSpec `ebpf:"tw_pol_peers_2"`
-	TwPolRng2    *ebpf.MapSpec `ebpf:"tw_pol_rng_2"`
-	TwPolSpans2  *ebpf.MapSpec `ebpf:"tw_pol_spans_2"`
-	TwPolVerd2   *ebpf.MapSpec `ebpf:"tw_pol_verd_2"`
-	TwRules1     *ebpf.MapSpec `ebpf:"tw_rules_1"`
-	TwSenders1   *ebpf.MapSpec `ebpf:"tw_senders_1"`
-	TwSuffixes1  *ebpf.MapSpec `ebpf:"tw_suffixes_1"`
-	TwTold1      *ebpf.MapSpec `ebpf:"tw_told_1"`
+	TwCounters1 *ebpf.MapSpec `ebpf:"tw_counters_1"`
+	TwDesk3     *ebpf.MapSpec `ebpf:"tw_desk_3"`
+	TwEnds1     *ebpf.MapSpec `ebpf:"tw_ends_1"`
+	TwEnis1     *ebpf.MapSpec `ebpf:"tw_enis_1"`
+	TwJudged1   *ebpf.MapSpec `ebpf:"tw_judged_1"`
+	TwKnown41   *ebpf.MapSpec `ebpf:"tw_known4_1"`
+	TwKnown61   *ebpf.MapSpec `ebpf:"tw_known6_1"`
+	TwNode1     *ebpf.MapSpec `ebpf:"tw_node_1"`
+	TwOwn1      *ebpf.MapSpec `ebpf:"tw_own_1"`
+	TwPending41 *ebpf.MapSpec `ebpf:"tw_pending4_1"`
+	TwPending61 *ebpf.MapSpec `ebpf:"tw_pending6_1"`
+	TwPods2     *ebpf.MapSpec `ebpf:"tw_pods_2"`
+	TwPolAddrs3 *ebpf.MapSpec `ebpf:"tw_pol_addrs_3"`
+	TwPolEnds3  *ebpf.MapSpec `ebpf:"tw_pol_ends_3"`
+	TwPolPeers3 *ebpf.MapSpec `ebpf:"tw_pol_peers_3"`
+	TwPolRng3   *ebpf.MapSpec `ebpf:"tw_pol_rng_3"`
+	TwPolSpans3 *ebpf.MapSpec `ebpf:"tw_pol_spans_3"`
+	TwPolVerd3  *ebpf.MapSpec `ebpf:"tw_pol_verd_3"`
+	TwRules1    *ebpf.MapSpec `ebpf:"tw_rules_1"`
+	TwSenders1  *ebpf.MapSpec `ebpf:"tw_senders_1"`
+	TwSuffixes1 *ebpf.MapSpec `ebpf:"tw_suffixes_1"`
+	TwTold1     *ebpf.MapSpec `ebpf:"tw_told_1"`
 }
 
 // policedVariableSpecs contains global variables before they are loaded into the kernel.
@@ -160,35 +158,34 @@ func (o *policedObjects) Close() error {
 //
 // It can be passed to loadPolicedObjects or ebpf.CollectionSpec.LoadAndAssign.
 type policedMaps struct {
-	TwCounters1  *ebpf.Map `ebpf:"tw_counters_1"`
-	TwDesk2      *ebpf.Map `ebpf:"tw_desk_2"`
-	TwEnds1      *ebpf.Map `ebpf:"tw_ends_1"`
-	TwEnis1      *ebpf.Map `ebpf:"tw_enis_1"`
-	TwJudged1    *ebpf.Map `ebpf:"tw_judged_1"`
-	TwKnown41    *ebpf.Map `ebpf:"tw_known4_1"`
-	TwKnown61    *ebpf.Map `ebpf:"tw_known6_1"`
-	TwNode1      *ebpf.Map `ebpf:"tw_node_1"`
-	TwOwn1       *ebpf.Map `ebpf:"tw_own_1"`
-	TwPending41  *ebpf.Map `ebpf:"tw_pending4_1"`
-	TwPending61  *ebpf.Map `ebpf:"tw_pending6_1"`
-	TwPods2      *ebpf.Map `ebpf:"tw_pods_2"`
-	TwPolActive2 *ebpf.Map `ebpf:"tw_pol_active_2"`
-	TwPolAddrs2  *ebpf.Map `ebpf:"tw_pol_addrs_2"`
-	TwPolEnds2   *ebpf.Map `ebpf:"tw_pol_ends_2"`
-	TwPolPeers2  *ebpf.Map `ebpf:"tw_pol_peers_2"`
-	TwPolRng2    *ebpf.Map `ebpf:"tw_pol_rng_2"`
-	TwPolSpans2  *ebpf.Map `ebpf:"tw_pol_spans_2"`
-	TwPolVerd2   *ebpf.Map `ebpf:"tw_pol_verd_2"`
-	TwRules1     *ebpf.Map `ebpf:"tw_rules_1"`
-	TwSenders1   *ebpf.Map `ebpf:"tw_senders_1"`
-	TwSuffixes1  *ebpf.Map `ebpf:"tw_suffixes_1"`
-	TwTold1      *ebpf.Map `ebpf:"tw_told_1"`
+	TwCounters1 *ebpf.Map `ebpf:"tw_counters_1"`
+	TwDesk3     *ebpf.Map `ebpf:"tw_desk_3"`
+	TwEnds1     *ebpf.Map `ebpf:"tw_ends_1"`
+	TwEnis1     *ebpf.Map `ebpf:"tw_enis_1"`
+	TwJudged1   *ebpf.Map `ebpf:"tw_judged_1"`
+	TwKnown41   *ebpf.Map `ebpf:"tw_known4_1"`
+	TwKnown61   *ebpf.Map `ebpf:"tw_known6_1"`
+	TwNode1     *ebpf.Map `ebpf:"tw_node_1"`
+	TwOwn1      *ebpf.Map `ebpf:"tw_own_1"`
+	TwPending41 *ebpf.Map `ebpf:"tw_pending4_1"`
+	TwPending61 *ebpf.Map `ebpf:"tw_pending6_1"`
+	TwPods2     *ebpf.Map `ebpf:"tw_pods_2"`
+	TwPolAddrs3 *ebpf.Map `ebpf:"tw_pol_addrs_3"`
+	TwPolEnds3  *ebpf.Map `ebpf:"tw_pol_ends_3"`
+	TwPolPeers3 *ebpf.Map `ebpf:"tw_pol_peers_3"`
+	TwPolRng3   *ebpf.Map `ebpf:"tw_pol_rng_3"`
+	TwPolSpans3 *ebpf.Map `ebpf:"tw_pol_spans_3"`
+	TwPolVerd3  *ebpf.Map `ebpf:"tw_pol_verd_3"`
+	TwRules1    *ebpf.Map `ebpf:"tw_rules_1"`
+	TwSenders1  *ebpf.Map `ebpf:"tw_senders_1"`
+	TwSuffixes1 *ebpf.Map `ebpf:"tw_suffixes_1"`
+	TwTold1     *ebpf.Map `ebpf:"tw_told_1"`
 }
 
 func (m *policedMaps) Close() error {
 	return _PolicedClose(
 		m.TwCounters1,
-		m.TwDesk2,
+		m.TwDesk3,
 		m.TwEnds1,
 		m.TwEnis1,
 		m.TwJudged1,
@@ -199,13 +196,12 @@ func (m *policedMaps) Close() error {
 		m.TwPending41,
 		m.TwPending61,
 		m.TwPods2,
-		m.TwPolActive2,
-		m.TwPolAddrs2,
-		m.TwPolEnds2,
-		m.TwPolPeers2,
-		m.TwPolRng2,
-		m.TwPolSpans2,
-		m.TwPolVerd2,
+		m.TwPolAddrs3,
+		m.TwPolEnds3,
+		m.TwPolPeers3,
+		m.TwPolRng3,
+		m.TwPolSpans3,
+		m.TwPolVerd3,
 		m.TwRules1,
 		m.TwSenders1,
 		m.TwSuffixes1,

@@ -125,18 +125,35 @@ func (p *Policy) Off() error {
 
 // Denied returns how many packets were dropped since the maps were made, by the direction that denied them; none while policies are off.
 func (p *Policy) Denied() (ingress, egress uint64, err error) {
-	k := p.kind
-	k.Lock()
-	defer k.Unlock()
-	if !k.policed || k.Loader.Objects == nil {
-		return 0, 0, nil
-	}
-	tallies, err := bpfobj.Tallies(k.Loader.Objects.Maps)
+	tallies, err := p.kind.tallies()
 	for _, t := range tallies {
 		ingress += t.Denied[0]
 		egress += t.Denied[1]
 	}
 	return ingress, egress, err
+}
+
+// tallies are those of the programs that enforce policies; none while policies are off.
+func (k *Kind) tallies() ([]bpfobj.Tally, error) {
+	k.Lock()
+	defer k.Unlock()
+	if !k.policed || k.Loader.Objects == nil {
+		return nil, nil
+	}
+	return bpfobj.Tallies(k.Loader.Objects.Maps)
+}
+
+// Spoofed implements node.Kind. Programs without a fast path count with what policies deny.
+func (k *Kind) Spoofed() (uint64, error) {
+	sum, err := k.Loader.Spoofed()
+	if err != nil {
+		return 0, err
+	}
+	tallies, err := k.tallies()
+	for _, t := range tallies {
+		sum += t.Spoofed
+	}
+	return sum, err
 }
 
 // Name implements node.Feature.
@@ -395,7 +412,7 @@ func (k *Kind) trust(device int) error {
 
 // pruneGuarded removes all devices but these. The caller holds the lock.
 func (k *Kind) pruneGuarded(isENI, guarded map[int]bool) error {
-	own, err := k.own()
+	own, err := k.Loader.Objects.Own()
 	if err != nil {
 		return err
 	}
@@ -407,20 +424,6 @@ func (k *Kind) pruneGuarded(isENI, guarded map[int]bool) error {
 		}
 	}
 	return nil
-}
-
-// own lists the addresses and devices that programs know as the node's. The caller holds the lock.
-func (k *Kind) own() (list []fastpath.Own, err error) {
-	var key fastpath.Own
-	var one uint32
-	it := k.Loader.Objects.Maps[fastpath.MapOwn].Iterate()
-	for it.Next(&key, &one) {
-		list = append(list, key)
-	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("list map %s: %w", fastpath.MapOwn, err)
-	}
-	return list, nil
 }
 
 func (k *Kind) disown(o fastpath.Own) error {
@@ -464,7 +467,7 @@ func (k *Kind) syncLocal(h *netlink.Handle) (repairs []string, err error) {
 			}
 		}
 	}
-	own, err := k.own()
+	own, err := k.Loader.Objects.Own()
 	if err != nil {
 		return nil, err
 	}

@@ -16,18 +16,15 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	slowpathMapTwCounters1  = "tw_counters_1"
-	slowpathMapTwDesk2      = "tw_desk_2"
+	slowpathMapTwDesk3      = "tw_desk_3"
 	slowpathMapTwJudged1    = "tw_judged_1"
-	slowpathMapTwNode1      = "tw_node_1"
 	slowpathMapTwOwn1       = "tw_own_1"
-	slowpathMapTwPolActive2 = "tw_pol_active_2"
-	slowpathMapTwPolAddrs2  = "tw_pol_addrs_2"
-	slowpathMapTwPolEnds2   = "tw_pol_ends_2"
-	slowpathMapTwPolPeers2  = "tw_pol_peers_2"
-	slowpathMapTwPolRng2    = "tw_pol_rng_2"
-	slowpathMapTwPolSpans2  = "tw_pol_spans_2"
-	slowpathMapTwPolVerd2   = "tw_pol_verd_2"
+	slowpathMapTwPolAddrs3  = "tw_pol_addrs_3"
+	slowpathMapTwPolEnds3   = "tw_pol_ends_3"
+	slowpathMapTwPolPeers3  = "tw_pol_peers_3"
+	slowpathMapTwPolRng3    = "tw_pol_rng_3"
+	slowpathMapTwPolSpans3  = "tw_pol_spans_3"
+	slowpathMapTwPolVerd3   = "tw_pol_verd_3"
 	slowpathMapTwRules1     = "tw_rules_1"
 	slowpathMapTwSenders1   = "tw_senders_1"
 	slowpathMapTwTold1      = "tw_told_1"
@@ -95,21 +92,18 @@ type slowpathProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type slowpathMapSpecs struct {
-	TwCounters1  *ebpf.MapSpec `ebpf:"tw_counters_1"`
-	TwDesk2      *ebpf.MapSpec `ebpf:"tw_desk_2"`
-	TwJudged1    *ebpf.MapSpec `ebpf:"tw_judged_1"`
-	TwNode1      *ebpf.MapSpec `ebpf:"tw_node_1"`
-	TwOwn1       *ebpf.MapSpec `ebpf:"tw_own_1"`
-	TwPolActive2 *ebpf.MapSpec `ebpf:"tw_pol_active_2"`
-	TwPolAddrs2  *ebpf.MapSpec `ebpf:"tw_pol_addrs_2"`
-	TwPolEnds2   *ebpf.MapSpec `ebpf:"tw_pol_ends_2"`
-	TwPolPeers2  *ebpf.MapSpec `ebpf:"tw_pol_peers_2"`
-	TwPolRng2    *ebpf.MapSpec `ebpf:"tw_pol_rng_2"`
-	TwPolSpans2  *ebpf.MapSpec `ebpf:"tw_pol_spans_2"`
-	TwPolVerd2   *ebpf.MapSpec `ebpf:"tw_pol_verd_2"`
-	TwRules1     *ebpf.MapSpec `ebpf:"tw_rules_1"`
-	TwSenders1   *ebpf.MapSpec `ebpf:"tw_senders_1"`
-	TwTold1      *ebpf.MapSpec `ebpf:"tw_told_1"`
+	TwDesk3     *ebpf.MapSpec `ebpf:"tw_desk_3"`
+	TwJudged1   *ebpf.MapSpec `ebpf:"tw_judged_1"`
+	TwOwn1      *ebpf.MapSpec `ebpf:"tw_own_1"`
+	TwPolAddrs3 *ebpf.MapSpec `ebpf:"tw_pol_addrs_3"`
+	TwPolEnds3  *ebpf.MapSpec `ebpf:"tw_pol_ends_3"`
+	TwPolPeers3 *ebpf.MapSpec `ebpf:"tw_pol_peers_3"`
+	TwPolRng3   *ebpf.MapSpec `ebpf:"tw_pol_rng_3"`
+	TwPolSpans3 *ebpf.MapSpec `ebpf:"tw_pol_spans_3"`
+	TwPolVerd3  *ebpf.MapSpec `ebpf:"tw_pol_verd_3"`
+	TwRules1    *ebpf.MapSpec `ebpf:"tw_rules_1"`
+	TwSenders1  *ebpf.MapSpec `ebpf:"tw_senders_1"`
+	TwTold1     *ebpf.MapSpec `ebpf:"tw_told_1"`
 }
 
 // slowpathVariableSpecs contains global variables before they are loaded into the kernel.
@@ -138,37 +132,31 @@ func (o *slowpathObjects) Close() error {
 //
 // It can be passed to loadSlowpathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type slowpathMaps struct {
-	TwCounters1  *ebpf.Map `ebpf:"tw_counters_1"`
-	TwDesk2      *ebpf.Map `ebpf:"tw_desk_2"`
-	TwJudged1    *ebpf.Map `ebpf:"tw_judged_1"`
-	TwNode1      *ebpf.Map `ebpf:"tw_node_1"`
-	TwOwn1       *ebpf.Map `ebpf:"tw_own_1"`
-	TwPolActive2 *ebpf.Map `ebpf:"tw_pol_active_2"`
-	TwPolAddrs2  *ebpf.Map `ebpf:"tw_pol_addrs_2"`
-	TwPolEnds2   *ebpf.Map `ebpf:"tw_pol_ends_2"`
-	TwPolPeers2  *ebpf.Map `ebpf:"tw_pol_peers_2"`
-	TwPolRng2    *ebpf.Map `ebpf:"tw_pol_rng_2"`
-	TwPolSpans2  *ebpf.Map `ebpf:"tw_pol_spans_2"`
-	TwPolVerd2   *ebpf.Map `ebpf:"tw_pol_verd_2"`
-	TwRules1     *ebpf.Map `ebpf:"tw_rules_1"`
-	TwSenders1   *ebpf.Map `ebpf:"tw_senders_1"`
-	TwTold1      *ebpf.Map `ebpf:"tw_told_1"`
+	TwDesk3     *ebpf.Map `ebpf:"tw_desk_3"`
+	TwJudged1   *ebpf.Map `ebpf:"tw_judged_1"`
+	TwOwn1      *ebpf.Map `ebpf:"tw_own_1"`
+	TwPolAddrs3 *ebpf.Map `ebpf:"tw_pol_addrs_3"`
+	TwPolEnds3  *ebpf.Map `ebpf:"tw_pol_ends_3"`
+	TwPolPeers3 *ebpf.Map `ebpf:"tw_pol_peers_3"`
+	TwPolRng3   *ebpf.Map `ebpf:"tw_pol_rng_3"`
+	TwPolSpans3 *ebpf.Map `ebpf:"tw_pol_spans_3"`
+	TwPolVerd3  *ebpf.Map `ebpf:"tw_pol_verd_3"`
+	TwRules1    *ebpf.Map `ebpf:"tw_rules_1"`
+	TwSenders1  *ebpf.Map `ebpf:"tw_senders_1"`
+	TwTold1     *ebpf.Map `ebpf:"tw_told_1"`
 }
 
 func (m *slowpathMaps) Close() error {
 	return _SlowpathClose(
-		m.TwCounters1,
-		m.TwDesk2,
+		m.TwDesk3,
 		m.TwJudged1,
-		m.TwNode1,
 		m.TwOwn1,
-		m.TwPolActive2,
-		m.TwPolAddrs2,
-		m.TwPolEnds2,
-		m.TwPolPeers2,
-		m.TwPolRng2,
-		m.TwPolSpans2,
-		m.TwPolVerd2,
+		m.TwPolAddrs3,
+		m.TwPolEnds3,
+		m.TwPolPeers3,
+		m.TwPolRng3,
+		m.TwPolSpans3,
+		m.TwPolVerd3,
 		m.TwRules1,
 		m.TwSenders1,
 		m.TwTold1,

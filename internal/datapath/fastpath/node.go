@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapNode has one entry: settings that programs read while they run.
+// mapNode has one entry: settings that programs with a fast path read while they run.
 const mapNode = tablesMapTwNode1
 
 func (o *Objects) node() (n tablesNode, err error) {
@@ -33,6 +33,9 @@ func (o *Objects) setNode(n tablesNode) error {
 // drawSecret writes the secret if the map is new. The secret stays while any program has the map,
 // so the tokens of packets in flight stay valid while programs are replaced.
 func (o *Objects) drawSecret() error {
+	if !o.Direct() {
+		return nil
+	}
 	n, err := o.node()
 	if err != nil || n.Secret != 0 {
 		return err
@@ -56,7 +59,8 @@ const usualTimeout = 30 * time.Second
 
 // FollowConntrack makes connections without a handshake take the slow path again after two thirds
 // of the shortest conntrack timeout of the network namespace that it is called in. So conntrack
-// knows each connection on the fast path, and gives no translated connection the same 5-tuple.
+// knows each connection on the fast path, and gives no translated connection the same 5-tuple. After
+// that time policies forget them too.
 func (o *Objects) FollowConntrack() error {
 	least, err := leastTimeout("/proc/sys/net/")
 	if err != nil {
@@ -66,11 +70,19 @@ func (o *Objects) FollowConntrack() error {
 	if err != nil {
 		return err
 	}
+	want := uint64(least * 2 / 3 / tick)
+	if own := o.Maps[MapOwn]; own != nil {
+		if err := own.Put(silence, uint32(want)); err != nil {
+			return fmt.Errorf("write map %s: %w", MapOwn, err)
+		}
+	}
+	if !o.Direct() {
+		return nil
+	}
 	n, err := o.node()
 	if err != nil {
 		return err
 	}
-	want := uint64(least * 2 / 3 / tick)
 	if n.AskAgain == want {
 		return nil
 	}

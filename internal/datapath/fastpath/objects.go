@@ -40,18 +40,18 @@ const StateDirect = uint8(tablesStateSTATE_DIRECT)
 // MaxPods is the largest number of local pods' addresses: more than any instance type supports.
 const MaxPods = 16384
 
-// Objects are a kind's programs and maps, among them those of bpf/connection.h, or of bpf/node.h alone:
-// then the programs have no fast path.
+// Objects are a kind's programs and maps, among them those of bpf/connection.h unless the programs have
+// no fast path.
 type Objects struct {
 	*bpfobj.Objects
-	// counters are the counters' names, in the map's order.
+	// Without a fast path both are nil. counters are the counters' names, in the map's order.
 	counters []string
-	// numbers is nil without a fast path.
-	numbers *numbers
+	numbers  *numbers
 }
 
 // Load loads a kind's programs. It uses the maps of others, which stay theirs, and of its running programs.
 func Load(running []ebpf.ProgramID, spec *ebpf.CollectionSpec, sizes Sizes, others ...*Objects) (*Objects, error) {
+	var counters []string
 	if spec.Maps[MapPods] != nil {
 		spec.Maps[MapPods].MaxEntries = MaxPods
 		sizes.set(spec)
@@ -61,10 +61,10 @@ func Load(running []ebpf.ProgramID, spec *ebpf.CollectionSpec, sizes Sizes, othe
 		} else if err := v.Set(uint32(claims.MarkMask)); err != nil {
 			return nil, fmt.Errorf("set constant %s: %w", constant, err)
 		}
-	}
-	counters, err := countersOf(spec)
-	if err != nil {
-		return nil, err
+		var err error
+		if counters, err = countersOf(spec); err != nil {
+			return nil, err
+		}
 	}
 	var share []*bpfobj.Objects
 	for _, o := range others {

@@ -53,7 +53,7 @@ func TestProgramsThatJudge(t *testing.T) {
 		for _, c := range []struct {
 			name string
 			want bool
-		}{{fastpath.MapOwn, true}, {policedMapTwJudged1, true}, {policedMapTwSenders1, true}, {policedMapTwPolActive2, true}, {fastpath.MapKnown4, false}, {fastpath.MapPods, false}} {
+		}{{fastpath.MapOwn, true}, {policedMapTwJudged1, true}, {policedMapTwSenders1, true}, {policedMapTwPolVerd3, true}, {fastpath.MapKnown4, false}, {fastpath.MapPods, false}} {
 			if got := shared[c.name] != nil && idOf(t, o.Maps[c.name]) == idOf(t, shared[c.name]); got != c.want {
 				t.Errorf("%s: map %s is shared: %t, want %t", kind, c.name, got, c.want)
 			}

@@ -16,13 +16,12 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	programsMapTwPolActive2   = "tw_pol_active_2"
-	programsMapTwPolAddrs2    = "tw_pol_addrs_2"
-	programsMapTwPolEnds2     = "tw_pol_ends_2"
-	programsMapTwPolPeers2    = "tw_pol_peers_2"
-	programsMapTwPolRng2      = "tw_pol_rng_2"
-	programsMapTwPolSpans2    = "tw_pol_spans_2"
-	programsMapTwPolVerd2     = "tw_pol_verd_2"
+	programsMapTwPolAddrs3    = "tw_pol_addrs_3"
+	programsMapTwPolEnds3     = "tw_pol_ends_3"
+	programsMapTwPolPeers3    = "tw_pol_peers_3"
+	programsMapTwPolRng3      = "tw_pol_rng_3"
+	programsMapTwPolSpans3    = "tw_pol_spans_3"
+	programsMapTwPolVerd3     = "tw_pol_verd_3"
 	programsProgTwPolAsk      = "tw_pol_ask"
 	programsProgTwPolEndpoint = "tw_pol_endpoint"
 )
@@ -77,13 +76,12 @@ type programsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programsMapSpecs struct {
-	TwPolActive2 *ebpf.MapSpec `ebpf:"tw_pol_active_2"`
-	TwPolAddrs2  *ebpf.MapSpec `ebpf:"tw_pol_addrs_2"`
-	TwPolEnds2   *ebpf.MapSpec `ebpf:"tw_pol_ends_2"`
-	TwPolPeers2  *ebpf.MapSpec `ebpf:"tw_pol_peers_2"`
-	TwPolRng2    *ebpf.MapSpec `ebpf:"tw_pol_rng_2"`
-	TwPolSpans2  *ebpf.MapSpec `ebpf:"tw_pol_spans_2"`
-	TwPolVerd2   *ebpf.MapSpec `ebpf:"tw_pol_verd_2"`
+	TwPolAddrs3 *ebpf.MapSpec `ebpf:"tw_pol_addrs_3"`
+	TwPolEnds3  *ebpf.MapSpec `ebpf:"tw_pol_ends_3"`
+	TwPolPeers3 *ebpf.MapSpec `ebpf:"tw_pol_peers_3"`
+	TwPolRng3   *ebpf.MapSpec `ebpf:"tw_pol_rng_3"`
+	TwPolSpans3 *ebpf.MapSpec `ebpf:"tw_pol_spans_3"`
+	TwPolVerd3  *ebpf.MapSpec `ebpf:"tw_pol_verd_3"`
 }
 
 // programsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -112,24 +110,22 @@ func (o *programsObjects) Close() error {
 //
 // It can be passed to loadProgramsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programsMaps struct {
-	TwPolActive2 *ebpf.Map `ebpf:"tw_pol_active_2"`
-	TwPolAddrs2  *ebpf.Map `ebpf:"tw_pol_addrs_2"`
-	TwPolEnds2   *ebpf.Map `ebpf:"tw_pol_ends_2"`
-	TwPolPeers2  *ebpf.Map `ebpf:"tw_pol_peers_2"`
-	TwPolRng2    *ebpf.Map `ebpf:"tw_pol_rng_2"`
-	TwPolSpans2  *ebpf.Map `ebpf:"tw_pol_spans_2"`
-	TwPolVerd2   *ebpf.Map `ebpf:"tw_pol_verd_2"`
+	TwPolAddrs3 *ebpf.Map `ebpf:"tw_pol_addrs_3"`
+	TwPolEnds3  *ebpf.Map `ebpf:"tw_pol_ends_3"`
+	TwPolPeers3 *ebpf.Map `ebpf:"tw_pol_peers_3"`
+	TwPolRng3   *ebpf.Map `ebpf:"tw_pol_rng_3"`
+	TwPolSpans3 *ebpf.Map `ebpf:"tw_pol_spans_3"`
+	TwPolVerd3  *ebpf.Map `ebpf:"tw_pol_verd_3"`
 }
 
 func (m *programsMaps) Close() error {
 	return _ProgramsClose(
-		m.TwPolActive2,
-		m.TwPolAddrs2,
-		m.TwPolEnds2,
-		m.TwPolPeers2,
-		m.TwPolRng2,
-		m.TwPolSpans2,
-		m.TwPolVerd2,
+		m.TwPolAddrs3,
+		m.TwPolEnds3,
+		m.TwPolPeers3,
+		m.TwPolRng3,
+		m.TwPolSpans3,
+		m.TwPolVerd3,
 	)
 }
 

@@ -364,11 +364,11 @@ func TestWhatComesIsAdded(t *testing.T) {
 func TestFullMapsKeepTheirRules(t *testing.T) {
 	t.Parallel()
 	for name, limit := range map[string]func(*Limits){
-		"tw_pol_peers_2": func(l *Limits) { l.Peers = 60 },
-		"tw_pol_addrs_2": func(l *Limits) { l.Addresses = 60 },
-		"tw_pol_spans_2": func(l *Limits) { l.Spans = 800 },
-		"tw_pol_verd_2":  func(l *Limits) { l.Verdicts = 60 },
-		"tw_pol_ends_2":  func(l *Limits) { l.Endpoints = 60 },
+		"tw_pol_peers_3": func(l *Limits) { l.Peers = 60 },
+		"tw_pol_addrs_3": func(l *Limits) { l.Addresses = 60 },
+		"tw_pol_spans_3": func(l *Limits) { l.Spans = 800 },
+		"tw_pol_verd_3":  func(l *Limits) { l.Verdicts = 60 },
+		"tw_pol_ends_3":  func(l *Limits) { l.Endpoints = 60 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -512,10 +512,10 @@ func TestRepair(t *testing.T) {
 			k.repaired(t, s, node, part, name)
 		}
 	}
-	must(k.outer.Delete(uint32(0)))
-	k.repaired(t, s, node, part, active)
+	must(k.verdicts.outer.Delete(headAt))
+	k.repaired(t, s, node, part, mapVerdicts+", head")
 	must(k.heads[k.active].Put(uint32(0), head{Half: 1 - uint32(k.active)}))
-	k.repaired(t, s, node, part, active)
+	k.repaired(t, s, node, part, mapVerdicts+", head")
 }
 
 func (k *kernel) repaired(t *testing.T, s *state, node string, part *compile.Node, name string) {
@@ -534,7 +534,8 @@ func (k *kernel) repaired(t *testing.T, s *state, node string, part *compile.Nod
 func TestWhatIsMissingCloses(t *testing.T) {
 	t.Parallel()
 	k := newKernel(t, DefaultLimits)
-	outer := map[string]*ebpf.Map{}
+	const theHead = "the head"
+	outer := map[string]*ebpf.Map{theHead: k.verdicts.outer}
 	for name, m := range k.Maps {
 		if m.Type() == ebpf.ArrayOfMaps {
 			outer[name] = m
@@ -549,8 +550,8 @@ func TestWhatIsMissingCloses(t *testing.T) {
 		}
 		for name, m := range outer {
 			key := uint32(k.active)
-			if name == active {
-				key = 0
+			if name == theHead {
+				key = headAt
 			}
 			if err := m.Delete(key); err != nil {
 				t.Fatal(err)

@@ -1,9 +1,9 @@
 // Package policymap puts a node's compiled policies into the kernel's maps, in which bpf/policy.h looks
 // for verdicts.
 //
-// Each map is there twice: two halves, of which tw_pol_active_2 names the one that holds. A change is written into the other half,
-// one element of tw_pol_active_2 is replaced, and then the former half gets the change too. A packet reads one half from
-// its first look to its last, so it sees the rules before the change or after it. The kernel returns from replacing that element
+// Each map is there twice: two halves, of which the head names the one that holds. A change is written into the other half,
+// the head is replaced, and then the former half gets the change too. A packet reads one half from
+// its first look to its last, so it sees the rules before the change or after it. The kernel returns from replacing the head
 // when no program can still see the former one (synchronize_rcu, as after every change of a map of maps), so no row is
 // replaced that a packet can see, and rows that become free can be used again at once.
 //

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 
@@ -27,7 +28,11 @@ var DefaultLimits = Limits{Endpoints: 4096, Addresses: 1 << 20, Ranges: MaxRange
 // MaxRanges is how many ranges the programs can search (POL_RANGE_STEPS of bpf/policy.h).
 const MaxRanges = 1 << 20
 
-const active = "tw_pol_active_2"
+// mapVerdicts has a map of one row beside its halves, the head (POL_HEAD).
+const (
+	mapVerdicts = "tw_pol_verd_3"
+	headAt      = uint32(2)
+)
 
 // head is struct pol_head.
 type head struct {
@@ -36,8 +41,6 @@ type head struct {
 	// Epoch is another one with each change, also of the next process: connections judged by other rules are judged again.
 	Epoch uint32
 }
-
-var headShape = ebpf.MapSpec{Name: active, Type: ebpf.Array, KeySize: 4, ValueSize: 16}
 
 // addressRow is struct pol_address.
 type addressRow struct {
@@ -57,7 +60,6 @@ func (a addressRow) grows(now addressRow) bool {
 type Writer struct {
 	mu sync.Mutex
 
-	outer   *ebpf.Map // tw_pol_active_2
 	heads   [2]*ebpf.Map
 	active  int  // the half that holds
 	held    head // its head
@@ -117,11 +119,7 @@ func New(kernel map[string]*ebpf.Map, limits Limits) (*Writer, error) {
 		return nil, fmt.Errorf("limit of ranges is %d: want at most %d, as many as the programs can search", limits.Ranges, MaxRanges)
 	}
 	w := &Writer{
-		outer: kernel[active], node: &compile.Node{}, tableOf: map[compile.Hash]*table{}, verdictOf: map[verdictKey]*verdict{},
-		unused: map[*verdict]struct{}{},
-	}
-	if w.outer == nil {
-		return nil, fmt.Errorf("map %s is not there", active)
+		node: &compile.Node{}, tableOf: map[compile.Hash]*table{}, verdictOf: map[verdictKey]*verdict{}, unused: map[*verdict]struct{}{},
 	}
 	for _, m := range w.places(limits) {
 		m.halves.outer = kernel[m.name]
@@ -143,11 +141,14 @@ func New(kernel map[string]*ebpf.Map, limits Limits) (*Writer, error) {
 		return nil, err
 	}
 	w.active, w.epoch = int(held.Half&1), held.Epoch
+	if held == (head{}) { // programs may know connections that were judged by maps of another shape
+		w.epoch = rand.Uint32()
+	}
 	if err := w.readFormer(); err != nil {
 		return nil, err
 	}
 	for half := range w.heads {
-		m, err := newHalf(&headShape, 1)
+		m, err := newHalf(w.verdicts.shape, 1)
 		if err != nil {
 			return nil, errors.Join(err, w.Close())
 		}
@@ -175,35 +176,35 @@ func (p place) shape() *ebpf.MapSpec {
 	return &ebpf.MapSpec{Name: p.name, Type: p.kind, KeySize: p.key, ValueSize: p.row, Flags: p.flags}
 }
 
-// places are those of all maps but tw_pol_active_2, each after those that its rows lead to.
+// places are those of all maps, each after those that its rows lead to.
 func (w *Writer) places(limits Limits) []place {
 	const growing, toNeed = unix.BPF_F_INNER_MAP, unix.BPF_F_NO_PREALLOC
 	return []place{
-		{&w.verdicts.halves, &w.verdicts, "tw_pol_verd_2", ebpf.Array, 4, 16, growing, limits.Verdicts},
-		{&w.spans.halves, &w.spans, "tw_pol_spans_2", ebpf.Array, 4, 8, growing, limits.Spans},
-		{&w.peers.halves, &w.peers, "tw_pol_peers_2", ebpf.Hash, 8, 4, toNeed, limits.Peers},
-		{&w.ranges.halves, &w.ranges, "tw_pol_rng_2", ebpf.Array, 4, 24, growing, limits.Ranges},
-		{&w.endpoints.halves, &w.endpoints, "tw_pol_ends_2", ebpf.Array, 4, 56, growing, limits.Endpoints},
-		{&w.addresses.halves, &w.addresses, "tw_pol_addrs_2", ebpf.Hash, 16, 16, toNeed, limits.Addresses},
+		{&w.verdicts.halves, &w.verdicts, mapVerdicts, ebpf.Array, 4, 16, growing, limits.Verdicts},
+		{&w.spans.halves, &w.spans, "tw_pol_spans_3", ebpf.Array, 4, 8, growing, limits.Spans},
+		{&w.peers.halves, &w.peers, "tw_pol_peers_3", ebpf.Hash, 8, 4, toNeed, limits.Peers},
+		{&w.ranges.halves, &w.ranges, "tw_pol_rng_3", ebpf.Array, 4, 24, growing, limits.Ranges},
+		{&w.endpoints.halves, &w.endpoints, "tw_pol_ends_3", ebpf.Array, 4, 56, growing, limits.Endpoints},
+		{&w.addresses.halves, &w.addresses, "tw_pol_addrs_3", ebpf.Hash, 16, 16, toNeed, limits.Addresses},
 	}
 }
 
 // holding is the head that programs read, which another process may have written.
 func (w *Writer) holding() (h head, err error) {
 	var id uint32
-	switch err := w.outer.Lookup(uint32(0), &id); {
+	switch err := w.verdicts.outer.Lookup(headAt, &id); {
 	case errors.Is(err, ebpf.ErrKeyNotExist):
 		return h, nil
 	case err != nil:
-		return h, fmt.Errorf("read map %s: %w", active, err)
+		return h, fmt.Errorf("read map %s: %w", mapVerdicts, err)
 	}
 	m, err := ebpf.NewMapFromID(ebpf.MapID(id))
 	if err != nil {
-		return h, fmt.Errorf("open map %d of %s: %w", id, active, err)
+		return h, fmt.Errorf("open map %d of %s: %w", id, mapVerdicts, err)
 	}
 	defer m.Close()
 	if err := m.Lookup(uint32(0), &h); err != nil {
-		return h, fmt.Errorf("read map %d of %s: %w", id, active, err)
+		return h, fmt.Errorf("read map %d of %s: %w", id, mapVerdicts, err)
 	}
 	return h, nil
 }
@@ -361,7 +362,7 @@ func (w *Writer) repair() ([]string, error) {
 			}
 		}
 	}
-	ok, err := holds(w.outer, 0, w.heads[w.active])
+	ok, err := holds(w.verdicts.outer, headAt, w.heads[w.active])
 	if err != nil {
 		return differ, err
 	}
@@ -370,7 +371,7 @@ func (w *Writer) repair() ([]string, error) {
 		return differ, fmt.Errorf("read the head of half %d: %w", w.active, err)
 	}
 	if want := w.head(w.active); !ok || has != want {
-		differ = append(differ, fmt.Sprintf("%s: not half %d with %d and %d ranges", active, w.active, want.Ranges[0], want.Ranges[1]))
+		differ = append(differ, fmt.Sprintf("%s, head: not half %d with %d and %d ranges", mapVerdicts, w.active, want.Ranges[0], want.Ranges[1]))
 	}
 	if len(differ) == 0 {
 		return nil, nil
@@ -432,7 +433,7 @@ func (w *Writer) flip() error {
 		return fmt.Errorf("write the head of half %d: %w", half, err)
 	}
 	// This is the change. The kernel returns when no program reads the former half any more.
-	if err := w.outer.Put(uint32(0), w.heads[half]); err != nil {
+	if err := w.verdicts.outer.Put(headAt, w.heads[half]); err != nil {
 		return fmt.Errorf("make half %d hold: %w", half, err)
 	}
 	w.active, w.written, w.held = half, true, w.head(half)

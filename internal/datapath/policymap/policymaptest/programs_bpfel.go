@@ -16,20 +16,19 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	programsMapBench        = "bench"
-	programsMapTwDesk2      = "tw_desk_2"
-	programsMapTwPolActive2 = "tw_pol_active_2"
-	programsMapTwPolAddrs2  = "tw_pol_addrs_2"
-	programsMapTwPolEnds2   = "tw_pol_ends_2"
-	programsMapTwPolPeers2  = "tw_pol_peers_2"
-	programsMapTwPolRng2    = "tw_pol_rng_2"
-	programsMapTwPolSpans2  = "tw_pol_spans_2"
-	programsMapTwPolVerd2   = "tw_pol_verd_2"
-	programsMapTwRules1     = "tw_rules_1"
-	programsMapTwTold1      = "tw_told_1"
-	programsProgTwPolBench  = "tw_pol_bench"
-	programsProgTwPolEmpty  = "tw_pol_empty"
-	programsProgTwPolTell   = "tw_pol_tell"
+	programsMapBench       = "bench"
+	programsMapTwDesk3     = "tw_desk_3"
+	programsMapTwPolAddrs3 = "tw_pol_addrs_3"
+	programsMapTwPolEnds3  = "tw_pol_ends_3"
+	programsMapTwPolPeers3 = "tw_pol_peers_3"
+	programsMapTwPolRng3   = "tw_pol_rng_3"
+	programsMapTwPolSpans3 = "tw_pol_spans_3"
+	programsMapTwPolVerd3  = "tw_pol_verd_3"
+	programsMapTwRules1    = "tw_rules_1"
+	programsMapTwTold1     = "tw_told_1"
+	programsProgTwPolBench = "tw_pol_bench"
+	programsProgTwPolEmpty = "tw_pol_empty"
+	programsProgTwPolTell  = "tw_pol_tell"
 )
 
 // loadPrograms returns the embedded CollectionSpec for programs.
@@ -83,17 +82,16 @@ type programsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programsMapSpecs struct {
-	Bench        *ebpf.MapSpec `ebpf:"bench"`
-	TwDesk2      *ebpf.MapSpec `ebpf:"tw_desk_2"`
-	TwPolActive2 *ebpf.MapSpec `ebpf:"tw_pol_active_2"`
-	TwPolAddrs2  *ebpf.MapSpec `ebpf:"tw_pol_addrs_2"`
-	TwPolEnds2   *ebpf.MapSpec `ebpf:"tw_pol_ends_2"`
-	TwPolPeers2  *ebpf.MapSpec `ebpf:"tw_pol_peers_2"`
-	TwPolRng2    *ebpf.MapSpec `ebpf:"tw_pol_rng_2"`
-	TwPolSpans2  *ebpf.MapSpec `ebpf:"tw_pol_spans_2"`
-	TwPolVerd2   *ebpf.MapSpec `ebpf:"tw_pol_verd_2"`
-	TwRules1     *ebpf.MapSpec `ebpf:"tw_rules_1"`
-	TwTold1      *ebpf.MapSpec `ebpf:"tw_told_1"`
+	Bench       *ebpf.MapSpec `ebpf:"bench"`
+	TwDesk3     *ebpf.MapSpec `ebpf:"tw_desk_3"`
+	TwPolAddrs3 *ebpf.MapSpec `ebpf:"tw_pol_addrs_3"`
+	TwPolEnds3  *ebpf.MapSpec `ebpf:"tw_pol_ends_3"`
+	TwPolPeers3 *ebpf.MapSpec `ebpf:"tw_pol_peers_3"`
+	TwPolRng3   *ebpf.MapSpec `ebpf:"tw_pol_rng_3"`
+	TwPolSpans3 *ebpf.MapSpec `ebpf:"tw_pol_spans_3"`
+	TwPolVerd3  *ebpf.MapSpec `ebpf:"tw_pol_verd_3"`
+	TwRules1    *ebpf.MapSpec `ebpf:"tw_rules_1"`
+	TwTold1     *ebpf.MapSpec `ebpf:"tw_told_1"`
 }
 
 // programsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -122,30 +120,28 @@ func (o *programsObjects) Close() error {
 //
 // It can be passed to loadProgramsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programsMaps struct {
-	Bench        *ebpf.Map `ebpf:"bench"`
-	TwDesk2      *ebpf.Map `ebpf:"tw_desk_2"`
-	TwPolActive2 *ebpf.Map `ebpf:"tw_pol_active_2"`
-	TwPolAddrs2  *ebpf.Map `ebpf:"tw_pol_addrs_2"`
-	TwPolEnds2   *ebpf.Map `ebpf:"tw_pol_ends_2"`
-	TwPolPeers2  *ebpf.Map `ebpf:"tw_pol_peers_2"`
-	TwPolRng2    *ebpf.Map `ebpf:"tw_pol_rng_2"`
-	TwPolSpans2  *ebpf.Map `ebpf:"tw_pol_spans_2"`
-	TwPolVerd2   *ebpf.Map `ebpf:"tw_pol_verd_2"`
-	TwRules1     *ebpf.Map `ebpf:"tw_rules_1"`
-	TwTold1      *ebpf.Map `ebpf:"tw_told_1"`
+	Bench       *ebpf.Map `ebpf:"bench"`
+	TwDesk3     *ebpf.Map `ebpf:"tw_desk_3"`
+	TwPolAddrs3 *ebpf.Map `ebpf:"tw_pol_addrs_3"`
+	TwPolEnds3  *ebpf.Map `ebpf:"tw_pol_ends_3"`
+	TwPolPeers3 *ebpf.Map `ebpf:"tw_pol_peers_3"`
+	TwPolRng3   *ebpf.Map `ebpf:"tw_pol_rng_3"`
+	TwPolSpans3 *ebpf.Map `ebpf:"tw_pol_spans_3"`
+	TwPolVerd3  *ebpf.Map `ebpf:"tw_pol_verd_3"`
+	TwRules1    *ebpf.Map `ebpf:"tw_rules_1"`
+	TwTold1     *ebpf.Map `ebpf:"tw_told_1"`
 }
 
 func (m *programsMaps) Close() error {
 	return _ProgramsClose(
 		m.Bench,
-		m.TwDesk2,
-		m.TwPolActive2,
-		m.TwPolAddrs2,
-		m.TwPolEnds2,
-		m.TwPolPeers2,
-		m.TwPolRng2,
-		m.TwPolSpans2,
-		m.TwPolVerd2,
+		m.TwDesk3,
+		m.TwPolAddrs3,
+		m.TwPolEnds3,
+		m.TwPolPeers3,
+		m.TwPolRng3,
+		m.TwPolSpans3,
+		m.TwPolVerd3,
 		m.TwRules1,
 		m.TwTold1,
 	)

@@ -207,3 +207,28 @@ func extended(packet []byte, headers int) []byte {
 	}
 	return append(ip, payload...)
 }
+
+// A packet with the source of another pod, which may reach its target, reaches nobody and is counted once.
+func spoofedSources(t *testing.T, e *env) {
+	thief, victim, target := e.pod(e.n0, "thief"), e.pod(e.n0, "victim"), e.pod(e.n0, "target")
+	for _, c := range []struct{ stolen, own, to netip.Addr }{{victim.V4, thief.V4, target.V4}, {victim.V6, thief.V6, target.V6}} {
+		thief.IP(fmt.Sprintf("addr add %s/%d dev lo nodad", c.stolen, c.stolen.BitLen()))
+		inbox := target.ListenPacket("udp", world.At(c.to, 9))
+		before := e.n0.Spoofed()
+		world.SendFrom(t, thief.NS, world.At(c.stolen, 0), world.At(c.to, 9))
+		if n := e.n0.Spoofed() - before; n != 1 {
+			t.Errorf("from %s: %d packets were counted as spoofed, want 1", c.stolen, n)
+		}
+		world.SendFrom(t, thief.NS, world.At(c.own, 0), world.At(c.to, 9))
+		if err := inbox.SetReadDeadline(time.Now().Add(world.Patience)); err != nil {
+			t.Fatal(err)
+		}
+		_, from, err := inbox.ReadFrom(make([]byte, 8))
+		if err != nil {
+			t.Fatalf("own source: %v", err)
+		}
+		if got := netip.MustParseAddrPort(from.String()).Addr(); got != c.own {
+			t.Errorf("the first packet that arrived is from %s, want %s", got, c.own)
+		}
+	}
+}

@@ -52,7 +52,9 @@ func Run(all *testing.T, k world.Kit, make Make, only ...string) {
 		{"teardown", tornDown, true},
 		{"qdisc ingress of others", ingressOfOthers, true},
 	}
-	if k.Exclusive {
+	if !k.Exclusive { // else the VPC drops them
+		list = append(list, scenario{"spoofed sources are dropped and counted", spoofedSources, false})
+	} else {
 		list = append(list, scenario{"pods with shared ENIs beside", sharedBeside, true}, scenario{"a pod removes its programs", programsRemoved, true}, scenario{"a forged source opens nothing", forgedOpensNothing, true})
 	}
 	for _, name := range only {
