@@ -4,70 +4,17 @@
  * of an ENI's veth, in the switch's namespace). The API tells it where each address is;
  * it learns nothing from frames.
  */
+#include "vpcsim_balance.h"
 #include "vpcsim_neigh.h"
 #include "vpcsim_packet.h"
 #include "vpcsim_policy.h"
+#include "vpcsim_route.h"
 
 char __license[] SEC("license") = "Dual BSD/GPL";
 
-ALWAYS_INLINE struct route *lookup_route(__u64 scope, const struct addr *a)
-{
-	struct route_key key = {
-		.prefixlen = 64 + 128,
-		.scope = {(__u32)scope | !is_v4(a), (__u32)(scope >> 32)},
-		.addr = *a,
-	};
-
-	return bpf_map_lookup_elem(&routes, &key);
-}
-
-/* The port with the address, as a single address or inside a prefix. 0: none. */
-ALWAYS_INLINE __u32 owner_of(__u64 vpc, const struct addr *a)
-{
-	struct addr_key key = {.vpc = vpc, .addr = *a};
-	__u32 *ifindex = bpf_map_lookup_elem(&addrs, &key);
-	struct route *r;
-
-	if (ifindex)
-		return *ifindex;
-	r = lookup_route(vpc, a);
-	return r && r->hops ? r->hop[0] : 0;
-}
-
-/* Of several hops, all packets of a flow use the same one, in both directions. */
-ALWAYS_INLINE __u32 next_hop(__u64 table, const struct packet *p)
-{
-	struct route *r = lookup_route(table, &p->dst);
-	__u32 i;
-
-	if (!r || !r->hops)
-		return 0;
-	i = (p->src.w[3] ^ p->dst.w[3]) * 2654435761U ^ (__u32)(p->sport ^ p->dport) * 40503U;
-	i = (i >> 8) % r->hops;
-	if (i >= MAX_HOPS)
-		return 0;
-	return r->hop[i];
-}
-
-/* Whether the port's route table routes the address to this port: a router may send from it. */
-ALWAYS_INLINE int routes_for(__u32 ifindex, const struct port *port, const struct addr *a)
-{
-	struct route *r = lookup_route(port->table, a);
-	int i;
-
-	if (!r)
-		return 0;
-#pragma unroll
-	for (i = 0; i < MAX_HOPS; i++) {
-		if (i < r->hops && r->hop[i] == ifindex)
-			return 1;
-	}
-	return 0;
-}
-
 ALWAYS_INLINE int check_source(__u32 ifindex, const struct port *port, const struct addr *src)
 {
-	if (owner_of(port->vpc, src) == ifindex)
+	if ((owner_of(port->vpc, src) & ~VIP) == ifindex)
 		return PASS;
 	if (port->flags & PORT_CHECK)
 		return DROP_SOURCE_DEST_CHECK;
@@ -177,7 +124,16 @@ int fabric_port(struct __sk_buff *skb)
 	if (reason)
 		return drop(ifindex, reason);
 
+	now = bpf_ktime_get_ns();
 	target = owner_of(src->vpc, &p.dst);
+	if (target & VIP) {
+		target &= ~VIP;
+		reason = balance(src, &p, &target, now);
+		if (reason)
+			return drop(ifindex, reason);
+	} else if (!target) {
+		target = outside_of(src, &p, now);
+	}
 	if (!target) {
 		target = next_hop(src->table, &p);
 		if (!target)
@@ -196,11 +152,12 @@ int fabric_port(struct __sk_buff *skb)
 	mtu = src->mtu < dst->mtu ? src->mtu : dst->mtu;
 	if (wire_length(skb, &p) > mtu)
 		return drop(ifindex, DROP_MTU);
-	now = bpf_ktime_get_ns();
 	if (!allowed(skb, src, dst, &p, now))
 		return drop(ifindex, DROP_SECURITY_GROUP);
 	if (!within_bandwidth(src, EGRESS, skb->len, now) || !within_bandwidth(dst, INGRESS, skb->len, now))
 		return drop(ifindex, DROP_BANDWIDTH);
+	if (p.nat && translate(skb, &p))
+		return drop(ifindex, DROP_MALFORMED);
 
 	packets = skb->gso_segs ? skb->gso_segs : 1;
 	c = counters_of(ifindex);

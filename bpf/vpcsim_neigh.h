@@ -58,12 +58,14 @@ ALWAYS_INLINE int answer(struct __sk_buff *skb, const struct port *port)
 }
 
 /* Returns a drop reason, or PASS when the frame has become an answer. */
-ALWAYS_INLINE int answer_arp(struct __sk_buff *skb, const struct port *port)
+static __attribute__((noinline)) int answer_arp(struct __sk_buff *skb, const struct port *port)
 {
 	struct addr target;
 	struct arp arp;
 	__u32 ip, sender;
 
+	if (!port)
+		return DROP_UNKNOWN_PORT;
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &arp, sizeof(arp)))
 		return DROP_MALFORMED;
 	if (arp.hardware != bpf_htons(1) || arp.protocol != bpf_htons(ETH_P_IP) || arp.op != ARP_REQUEST)
@@ -93,7 +95,7 @@ ALWAYS_INLINE int is_link_local(const struct addr *a)
 	return (a->w[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
 }
 
-ALWAYS_INLINE int answer_solicitation(struct __sk_buff *skb, const struct port *port, const struct packet *p)
+static __attribute__((noinline)) int answer_solicitation(struct __sk_buff *skb, const struct port *port, const struct packet *p)
 {
 	struct advertisement na = {
 		.type = NEIGHBOUR_ADVERTISEMENT,
@@ -105,6 +107,8 @@ ALWAYS_INLINE int answer_solicitation(struct __sk_buff *skb, const struct port *
 	struct ipv6hdr ip;
 	__s64 sum;
 
+	if (!port || !p)
+		return DROP_UNKNOWN_PORT;
 	/* from the unspecified address: duplicate address detection of the guest */
 	if (!(p->src.w[0] | p->src.w[1] | p->src.w[2] | p->src.w[3]))
 		return DROP_NEIGHBOUR;

@@ -10,7 +10,9 @@
 
 #include "vpcsim_fabric.h"
 
+#define TCP_FIN 0x01
 #define TCP_SYN 0x02
+#define TCP_RST 0x04
 #define TCP_ACK 0x10
 
 /* linux/icmp.h needs a C library's headers for this target */
@@ -32,8 +34,22 @@ struct packet {
 	__u16 sport, dport;
 	__u8 proto;
 	__u8 syn;	/* opens a TCP connection */
+	__u8 ends;	/* TCP_FIN, TCP_RST */
 	__u8 icmp_type;
 	__u8 v6;
+	__u8 later;	/* a fragment without a transport header */
+	__u8 nat;	/* enum nat */
+	/* with nat, the balancer's address and port */
+	__u16 vport;
+	__u32 vip;
+	__u64 load;	/* the backend that was chosen by its open connections, for a new one */
+};
+
+/* What becomes of a packet's addresses: dst has been set already, src is set at the end. */
+enum nat {
+	NAT_NONE = 0,
+	NAT_TO_BACKEND,
+	NAT_FROM_BACKEND,
 };
 
 struct ports {
@@ -59,6 +75,7 @@ ALWAYS_INLINE int parse_l4(struct __sk_buff *skb, struct packet *p)
 			return DROP_MALFORMED;
 		p->l4len = (b[0] >> 4) * 4;
 		p->syn = (b[1] & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+		p->ends = b[1] & (TCP_FIN | TCP_RST);
 		break;
 	case IPPROTO_UDP:
 		p->l4len = 8;
@@ -95,13 +112,20 @@ ALWAYS_INLINE int parse_l4(struct __sk_buff *skb, struct packet *p)
 }
 
 /* Later fragments get the ports of the first one. A fragment that comes before it is dropped. */
-ALWAYS_INLINE int parse_fragment(struct __sk_buff *skb, struct packet *p, __u32 id, int first)
+static __attribute__((noinline)) int parse_fragment(struct __sk_buff *skb, struct packet *p, __u32 id, int first)
 {
-	struct fragment_key key = {.port = skb->ifindex, .src = p->src, .dst = p->dst, .id = id, .proto = p->proto};
+	struct fragment_key key = {};
 	struct fragment value = {};
 	struct fragment *known;
 	int drop;
 
+	if (!p)
+		return DROP_MALFORMED;
+	key.port = skb->ifindex;
+	key.src = p->src;
+	key.dst = p->dst;
+	key.id = id;
+	key.proto = p->proto;
 	if (first) {
 		drop = parse_l4(skb, p);
 		if (drop)
@@ -114,6 +138,7 @@ ALWAYS_INLINE int parse_fragment(struct __sk_buff *skb, struct packet *p, __u32 
 	known = bpf_map_lookup_elem(&fragments, &key);
 	if (!known)
 		return DROP_FRAGMENT;
+	p->later = 1;
 	p->sport = known->sport;
 	p->dport = known->dport;
 	return PASS;
@@ -138,7 +163,7 @@ ALWAYS_INLINE int parse_v4(struct __sk_buff *skb, struct packet *p)
 	return parse_l4(skb, p);
 }
 
-ALWAYS_INLINE int parse_v6(struct __sk_buff *skb, struct packet *p)
+static __attribute__((noinline)) int parse_v6(struct __sk_buff *skb, struct packet *p)
 {
 	struct fragment_header frag;
 	struct ipv6hdr ip;

@@ -17,7 +17,7 @@
 struct judgement {
 	struct rule_key key;
 	struct addr peer, local;
-	const struct port *peer_port;
+	const struct port *peer_port; /* 0: the peer is no ENI */
 	__u16 sport, dport; /* host byte order */
 	__u8 proto;
 	__u8 family;
@@ -49,7 +49,7 @@ static long judge_rule(__u32 index, struct judgement *j)
 		return 0;
 	if (!addr_in(&j->peer, &r->peer, &r->peer_mask) || !addr_in(&j->local, &r->local, &r->local_mask))
 		return 0;
-	if (r->group && !in_group(j->peer_port, r->group))
+	if (r->group && (!j->peer_port || !in_group(j->peer_port, r->group)))
 		return 0;
 	if (j->sport < r->sport[0] || j->sport > r->sport[1] || j->dport < r->dport[0] || j->dport > r->dport[1])
 		return 0;
@@ -57,11 +57,11 @@ static long judge_rule(__u32 index, struct judgement *j)
 	return 1;
 }
 
-ALWAYS_INLINE int judge(const struct port *port, const struct port *peer_port, __u32 direction,
+ALWAYS_INLINE int judge(__u64 policy, __u32 rules, const struct port *peer_port, __u32 direction,
 			const struct addr *local, const struct addr *peer, __u8 proto, __u16 sport, __u16 dport)
 {
 	struct judgement j = {
-		.key = {.policy = port->policy, .direction = direction},
+		.key = {.policy = policy, .direction = direction},
 		.peer = *peer,
 		.local = *local,
 		.peer_port = peer_port,
@@ -72,17 +72,39 @@ ALWAYS_INLINE int judge(const struct port *port, const struct port *peer_port, _
 	/* an ICMP identifier is not a port: rules for ICMP have the range 0-65535 */
 	j.sport = bpf_ntohs(sport);
 	j.dport = bpf_ntohs(dport);
-	bpf_loop(port->rules[direction & 1], judge_rule, &j, 0);
+	bpf_loop(rules, judge_rule, &j, 0);
 	return j.accept;
 }
 
-/* src is the initiator. */
+/*
+ * src is the initiator. Its rules see the address that it sends to, which may be a balancer's;
+ * those of the responder see the flow as it arrives.
+ */
 static __attribute__((noinline)) int judge_flow(const struct port *src, const struct port *dst, struct packet *p)
 {
+	const struct port *peer_port = dst;
+	struct addr to;
+	__u16 dport;
+
 	if (!src || !dst || !p)
 		return 0;
-	return judge(src, dst, EGRESS, &p->src, &p->dst, p->proto, p->sport, p->dport) &&
-	       judge(dst, src, INGRESS, &p->dst, &p->src, p->proto, p->sport, p->dport);
+	to = p->dst;
+	dport = p->dport;
+	if (p->vip) {
+		addr_from_v4(&to, p->vip);
+		dport = p->vport;
+		peer_port = 0;
+	}
+	if (!judge(src->policy, src->rules[EGRESS], peer_port, EGRESS, &p->src, &to, p->proto, p->sport, dport))
+		return 0;
+	return src->flags & PORT_BALANCER ||
+	       judge(dst->policy, dst->rules[INGRESS], src, INGRESS, &p->dst, &p->src, p->proto, p->sport, p->dport);
+}
+
+/* The VPC of a flow: one that enters it from outside is one of its flows. */
+ALWAYS_INLINE __u64 vpc_of(const struct port *src, const struct port *dst)
+{
+	return src->vpc == OUTSIDE ? dst->vpc : src->vpc;
 }
 
 ALWAYS_INLINE int flow_key(struct flow_key *key, __u64 vpc, const struct packet *p)
@@ -107,12 +129,15 @@ ALWAYS_INLINE int is_icmp_error(const struct packet *p)
 }
 
 /* An ICMP error belongs to the flow of the packet that it quotes. */
-ALWAYS_INLINE int quotes_known_flow(struct __sk_buff *skb, __u64 vpc, const struct packet *p, __u64 now)
+static __attribute__((noinline)) int quotes_known_flow(struct __sk_buff *skb, __u64 vpc, const struct packet *p, __u64 now)
 {
 	struct packet q = {};
 	struct flow_key key = {};
 	struct ports ports;
 	struct flow *f;
+
+	if (!p)
+		return 0;
 
 	q.l4 = p->l4 + 8;
 	if (p->v6) {
@@ -149,47 +174,116 @@ ALWAYS_INLINE int quotes_known_flow(struct __sk_buff *skb, __u64 vpc, const stru
 	return f && now - f->seen < FLOW_TIMEOUT;
 }
 
-ALWAYS_INLINE int allowed(struct __sk_buff *skb, const struct port *src, const struct port *dst,
-			  struct packet *p, __u64 now)
+/* One open connection less. */
+ALWAYS_INLINE void release(__u64 backend)
+{
+	__u64 *load = bpf_map_lookup_elem(&loads, &backend);
+
+	if (load && *load)
+		__sync_fetch_and_sub(load, 1);
+}
+
+ALWAYS_INLINE void note_end(struct flow *f, const struct packet *p, int forward)
+{
+	__u8 closed = f->closed;
+
+	if (p->ends & TCP_RST)
+		closed = CLOSED;
+	else
+		closed |= forward ? CLOSED_INITIATOR : CLOSED_RESPONDER;
+	if (f->load && closed == CLOSED && f->closed != CLOSED)
+		release(f->load);
+	f->closed = closed;
+}
+
+/* Judges a flow as its initiator's packets, of which p need not be one. */
+static __attribute__((noinline)) int judge_again(const struct port *initiator, const struct port *responder,
+						 const struct packet *p, const struct flow *f, int forward)
+{
+	struct packet q;
+
+	if (!p || !f)
+		return 0;
+	q = *p;
+	if (!forward) {
+		q.src = p->dst;
+		q.dst = p->src;
+		q.sport = p->dport;
+		q.dport = p->sport;
+	}
+	q.vip = f->vip;
+	q.vport = f->vport;
+	return judge_flow(initiator, responder, &q);
+}
+
+/*
+ * Judges a flow without an entry, and a connection that begins; makes the entry. It records
+ * whether the flow is balanced: a packet that opens a connection directly makes it one that is
+ * not.
+ */
+static __attribute__((noinline)) int begin_flow(struct __sk_buff *skb, const struct port *src, const struct port *dst,
+						struct packet *p, __u64 now)
 {
 	struct flow_key key = {};
 	struct flow fresh = {};
 	struct flow *f;
-	int from_b = flow_key(&key, src->vpc, p);
 
-	f = bpf_map_lookup_elem(&flows, &key);
-	if (f && !p->syn && now - f->seen < FLOW_TIMEOUT) {
-		int forward = f->from_b == from_b;
-		__u64 ip = forward ? src->policy : dst->policy;
-		__u64 rp = forward ? dst->policy : src->policy;
-
-		if (f->initiator_policy != ip || f->responder_policy != rp) {
-			struct packet q = *p;
-
-			if (!forward) {
-				q.src = p->dst;
-				q.dst = p->src;
-				q.sport = p->dport;
-				q.dport = p->sport;
-			}
-			if (!judge_flow(forward ? src : dst, forward ? dst : src, &q))
-				return 0;
-			f->initiator_policy = ip;
-			f->responder_policy = rp;
-		}
-		/* write a shared cache line once a second, not once a packet */
-		if (now - f->seen > SECOND)
-			f->seen = now;
-		return 1;
-	}
-	if (is_icmp_error(p) && quotes_known_flow(skb, src->vpc, p, now))
+	if (!src || !dst || !p)
+		return 0;
+	if (is_icmp_error(p) && quotes_known_flow(skb, vpc_of(src, dst), p, now))
 		return 1;
 	if (!judge_flow(src, dst, p))
 		return 0;
+	fresh.from_b = flow_key(&key, vpc_of(src, dst), p);
+	fresh.load = p->load;
+	f = bpf_map_lookup_elem(&flows, &key);
+	if (f && f->load && f->closed != CLOSED) {
+		if (!p->load && p->nat && p->vip == f->vip && p->vport == f->vport)
+			fresh.load = f->load; /* the same connection's SYN again */
+		else
+			release(f->load);
+	}
 	fresh.seen = now;
 	fresh.initiator_policy = src->policy;
 	fresh.responder_policy = dst->policy;
-	fresh.from_b = from_b;
+	fresh.vip = p->vip;
+	fresh.vport = p->vport;
+	if (src->vpc == OUTSIDE)
+		fresh.client = skb->ifindex;
 	bpf_map_update_elem(&flows, &key, &fresh, BPF_ANY);
+	return 1;
+}
+
+/* Also finds out whether the packet is a reply of a balanced flow. */
+ALWAYS_INLINE int allowed(struct __sk_buff *skb, const struct port *src, const struct port *dst,
+			  struct packet *p, __u64 now)
+{
+	struct flow_key key = {};
+	struct flow *f;
+	int from_b = flow_key(&key, vpc_of(src, dst), p), forward;
+	__u64 ip, rp;
+
+	f = bpf_map_lookup_elem(&flows, &key);
+	if (!f || p->syn || now - f->seen >= FLOW_TIMEOUT)
+		return begin_flow(skb, src, dst, p, now);
+	forward = f->from_b == from_b;
+	ip = forward ? src->policy : dst->policy;
+	rp = forward ? dst->policy : src->policy;
+	if (f->initiator_policy != ip || f->responder_policy != rp) {
+		if (!judge_again(forward ? src : dst, forward ? dst : src, p, f, forward))
+			return 0;
+		f->initiator_policy = ip;
+		f->responder_policy = rp;
+	}
+	if (f->vip && !forward) {
+		p->nat = NAT_FROM_BACKEND;
+		p->vip = f->vip;
+		p->vport = f->vport;
+	}
+	if (p->ends)
+		note_end(f, p, forward);
+	/* write a shared cache line once a second, not once a packet */
+	if (now - f->seen > SECOND)
+		f->seen = now;
 	return 1;
 }

@@ -21,6 +21,8 @@ const (
 	flagCheck
 	flagLoose
 	flagPoliced
+	flagBalancer
+	flagPublic
 )
 
 // Priorities of the defaults of a group, which apply if none of its rules (1–100) does.
@@ -39,6 +41,11 @@ type image struct {
 	routes  map[programRouteKey]programRoute
 	rules   map[programRuleKey]programRule
 	buckets map[programBucketKey]programBucket
+
+	listeners map[programListenerKey]programListener
+	slots     map[programSlotKey]programSlot
+	backends  map[uint64]programBackend
+	turns     map[uint64]uint64
 }
 
 // compile is a pure function of the topology, the options and the ports' ifindexes.
@@ -49,6 +56,11 @@ func compile(t *Topology, opts *Options, ifindex map[string]uint32) (*image, err
 		routes:  map[programRouteKey]programRoute{},
 		rules:   map[programRuleKey]programRule{},
 		buckets: map[programBucketKey]programBucket{},
+
+		listeners: map[programListenerKey]programListener{},
+		slots:     map[programSlotKey]programSlot{},
+		backends:  map[uint64]programBackend{},
+		turns:     map[uint64]uint64{},
 	}
 	vswitches := map[string]*VSwitch{}
 	for i := range t.VSwitches {
@@ -58,6 +70,7 @@ func compile(t *Topology, opts *Options, ifindex map[string]uint32) (*image, err
 	for i := range t.SecurityGroups {
 		groups[t.SecurityGroups[i].ID] = &t.SecurityGroups[i]
 	}
+	public := publicVPCs(t)
 	for i := range t.Instances {
 		in := &t.Instances[i]
 		policed := in.Limit != (Bandwidth{})
@@ -80,6 +93,9 @@ func compile(t *Topology, opts *Options, ifindex map[string]uint32) (*image, err
 			if !opts.Strict {
 				port.Flags |= flagLoose
 			}
+			if public[p.VPC] {
+				port.Flags |= flagPublic
+			}
 			if policed {
 				port.Flags |= flagPoliced
 				port.Bucket = hashID("instance", in.ID)
@@ -96,12 +112,15 @@ func compile(t *Topology, opts *Options, ifindex map[string]uint32) (*image, err
 		}
 	}
 	img.compileRoutes(t, ifindex)
+	if err := img.compileBalancers(t, ifindex, groups); err != nil {
+		return nil, err
+	}
 	return img, nil
 }
 
 func (img *image) compilePort(p *Port, vs *VSwitch, groups map[string]*SecurityGroup) (*programPort, error) {
 	port := &programPort{
-		Vpc:   hashID("vpc", p.VPC),
+		Vpc:   vpcID(p.VPC),
 		Table: hashID("table", vs.RouteTable),
 		Mtu:   uint16(p.MTU),
 	}
@@ -113,6 +132,9 @@ func (img *image) compilePort(p *Port, vs *VSwitch, groups map[string]*SecurityG
 	}
 	if p.SourceDestCheck {
 		port.Flags |= flagCheck
+	}
+	if p.balancer {
+		port.Flags |= flagBalancer
 	}
 	ids := slices.Compact(slices.Sorted(slices.Values(p.SecurityGroups)))
 	for i, id := range ids {

@@ -11,6 +11,7 @@ import (
 var reasons = [...]string{
 	1: "unknown-port", "down", "spoofed-mac", "spoofed-ip", "source-dest-check", "broadcast", "not-ip",
 	"neighbour", "malformed", "fragment", "no-route", "mtu", "security-group", "bandwidth",
+	"access-list", "hairpin",
 }
 
 // Counters are the counters of a port. A GSO frame counts as the packets that it stands for.
@@ -20,12 +21,13 @@ type Counters struct {
 	// Drops counts frames from this ENI that were not delivered, by reason: down, spoofed-mac,
 	// spoofed-ip, source-dest-check, broadcast (and multicast), not-ip, neighbour (ARP and ND
 	// that are no requests), malformed, fragment, no-route, mtu, security-group (of either
-	// end), bandwidth (of either end). Reasons without drops are absent.
+	// end, or of a balancer), bandwidth (of either end), access-list (of a listener), hairpin (a
+	// balancer chose the client itself). Reasons without drops are absent.
 	Drops map[string]uint64
 }
 
-// Counters returns the counters of every port by ENI id. They start at zero when the ENI is
-// attached.
+// Counters returns the counters of every port by ENI id; those of the fabric's own namespaces
+// have the namespace's id. They start at zero when the ENI is attached.
 func (f *Fabric) Counters() (map[string]Counters, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

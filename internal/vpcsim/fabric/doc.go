@@ -7,7 +7,7 @@
 // Apply writes from the API's state; it learns nothing from frames. It answers ARP and
 // neighbour solicitations itself, drops what the ENI may not send and what the security groups
 // do not accept, and redirects the rest to the target's device by bpf_redirect_peer. It never
-// changes a TTL, a checksum or a payload.
+// changes a TTL or a payload, and an address, a port or a checksum only for a load balancer.
 //
 // The package owns the namespaces that it made (marked by an alias on lo), the veths, the
 // programs and the maps. It must never decide what the cloud contains (package state does),
@@ -32,12 +32,36 @@
 // from its initiator's side: established connections survive a change that accepts them and
 // stop after one that does not.
 //
+// # Load balancers
+//
+// A balancer's address is one more kind of address in the map that each packet is looked up in,
+// so what goes elsewhere pays nothing for balancers. A listener has a table of slots that Go
+// computes (schedule.go); the program picks one for a new connection, by a counter or a hash, or
+// compares all by their open connections. It remembers the choice by the client's and the
+// listener's addresses and ports, and in the flow, by which it finds replies. So a backend sees
+// the client's address, and its security groups judge it; the client's rules see the
+// balancer's address.
+//
+// One namespace, "<prefix>slb-<vpc>", has the addresses of all balancers of a VPC and an
+// address of 100.64.0.0/10. Its kernel refuses what no listener takes, and whoever checks
+// backends' health or serves a proxy does it there; security groups let pass what it sends.
+// Another one, "<prefix>internet", is outside: it reaches public addresses of balancers, and
+// only their replies reach it.
+//
+// A connection keeps its backend until it is closed or idle, whatever becomes of the backend,
+// unless its listener drains or goes; a UDP flow moves when its backend is removed or unhealthy.
+// If the backend would see two connections under the same addresses and ports, because a client
+// uses one port for two listeners, the later one gets another backend, or is refused if there is
+// none. A client that is its own backend is dropped ("hairpin"). ICMP errors of backends reach
+// clients as they are, so a client's socket does not see them. A balancer's security groups and
+// access lists judge connections when they begin.
+//
 // # Conditions for a frame
 //
 // Source: the ENI's MAC, and one of its addresses or prefixes, or (SourceDestCheck off) an
 // address that the route table of its vSwitch routes to this ENI. Without Strict an ENI with
 // SourceDestCheck off may send from any address. Destination: an ENI of the same VPC with the
-// address, else the longest match in the vSwitch's route table. Length: at most the smaller MTU
+// address, a balancer, else the longest match in the vSwitch's route table. Length: at most the smaller MTU
 // of both ends; of a GSO frame each segment counts. Later IPv4 and IPv6 fragments pass if the
 // first one came before them. VLAN-tagged frames are dropped.
 package fabric

@@ -49,6 +49,11 @@ type Fabric struct {
 	routes  *table[programRouteKey, programRoute]
 	rules   *table[programRuleKey, programRule]
 	buckets *table[programBucketKey, programBucket]
+
+	balancerListeners *table[programListenerKey, programListener]
+	slots             *table[programSlotKey, programSlot]
+	backends          *table[uint64, programBackend]
+	turns             *table[uint64, uint64]
 }
 
 // New validates the options; it changes nothing before Apply.
@@ -83,6 +88,7 @@ func (f *Fabric) Apply(ctx context.Context, t Topology) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	t = withOwn(t)
 	if err := f.apply(ctx, &t); err != nil {
 		return fmt.Errorf("fabric: %w", err)
 	}
@@ -114,6 +120,10 @@ func (f *Fabric) apply(ctx context.Context, t *Topology) error {
 	if err != nil {
 		return err
 	}
+	// An address must be local before it is delivered.
+	if err := f.addVIPs(t); err != nil {
+		return err
+	}
 	if err := f.writeMaps(img); err != nil {
 		return err
 	}
@@ -133,6 +143,9 @@ func (f *Fabric) apply(ctx context.Context, t *Topology) error {
 		return err
 	}
 	if err := f.pruneMaps(img); err != nil {
+		return err
+	}
+	if err := f.removeVIPs(t); err != nil {
 		return err
 	}
 	return f.removeNamespaces(t)
@@ -207,6 +220,10 @@ func (f *Fabric) openProgram(h *netlink.Handle) error {
 		name: "buckets", m: objs.Buckets,
 		settled: func(b programBucket) programBucket { return programBucket{Rate: b.Rate, Burst: b.Burst} },
 	}
+	f.balancerListeners = &table[programListenerKey, programListener]{name: "listeners", m: objs.Listeners}
+	f.slots = &table[programSlotKey, programSlot]{name: "slots", m: objs.Slots}
+	f.backends = &table[uint64, programBackend]{name: "backends", m: objs.Backends}
+	f.turns = &table[uint64, uint64]{name: "turns", m: objs.Turns, settled: func(uint64) uint64 { return 0 }}
 	f.program = objs
 	f.opts.Logger.Info("switch opened", "namespace", f.switchPath(), "adopted", adopted)
 	return nil
@@ -218,6 +235,9 @@ func (f *Fabric) writeMaps(img *image) error {
 	if err := f.syncStats(img.ports); err != nil {
 		return err
 	}
+	if err := f.keepDraining(img); err != nil {
+		return err
+	}
 	return errors.Join(
 		f.rules.put(img.rules),
 		f.buckets.put(img.buckets),
@@ -226,6 +246,13 @@ func (f *Fabric) writeMaps(img *image) error {
 		f.addrs.prune(img.addrs),
 		f.routes.put(img.routes),
 		f.routes.prune(img.routes),
+		// A listener gets its new slots when they and their backends are complete.
+		f.backends.put(img.backends),
+		f.turns.put(img.turns),
+		f.slots.put(img.slots),
+		f.balancerListeners.put(img.listeners),
+		f.balancerListeners.prune(img.listeners),
+		f.backends.prune(img.backends),
 	)
 }
 
@@ -235,6 +262,9 @@ func (f *Fabric) pruneMaps(img *image) error {
 		f.ports.prune(img.ports),
 		f.rules.prune(img.rules),
 		f.buckets.prune(img.buckets),
+		f.slots.prune(img.slots),
+		f.turns.prune(img.turns),
+		f.pruneLoads(img.backends),
 	)
 }
 

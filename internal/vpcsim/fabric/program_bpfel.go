@@ -22,6 +22,14 @@ type programAddrKey struct {
 	}
 }
 
+type programBackend struct {
+	_        structs.HostLayout
+	Listener uint64
+	Expires  uint64
+	Drain    uint32
+	Flags    uint32
+}
+
 type programBucket struct {
 	_    structs.HostLayout
 	Lock struct {
@@ -41,13 +49,93 @@ type programBucketKey struct {
 	Direction uint64
 }
 
+type programChoice struct {
+	_ structs.HostLayout
+	Q struct {
+		_   structs.HostLayout
+		Src struct {
+			_ structs.HostLayout
+			W [4]uint32
+		}
+		Dst struct {
+			_ structs.HostLayout
+			W [4]uint32
+		}
+		L4       uint32
+		L4len    uint32
+		Sport    uint16
+		Dport    uint16
+		Proto    uint8
+		Syn      uint8
+		Ends     uint8
+		IcmpType uint8
+		V6       uint8
+		Later    uint8
+		Nat      uint8
+		_        [1]byte
+		Vport    uint16
+		_        [2]byte
+		Vip      uint32
+		_        [4]byte
+		Load     uint64
+	}
+	Flow   programFlowKey
+	Client programClientKey
+	Last   programClient
+	Key    programSlotKey
+	Slot   programSlot
+	Conn   programConn
+	Vpc    uint64
+	Now    uint64
+	Load   uint64
+	Slots  uint32
+	Start  uint32
+	Found  uint32
+	Pad    uint32
+}
+
+type programClient struct {
+	_     structs.HostLayout
+	Until uint64
+	Slot  programSlot
+}
+
+type programClientKey struct {
+	_        structs.HostLayout
+	Listener uint64
+	Client   uint32
+	Pad      uint32
+}
+
+type programConn struct {
+	_           structs.HostLayout
+	Seen        uint64
+	Backend     uint64
+	Addr        uint32
+	Port        uint16
+	Established uint8
+	Pad         uint8
+	Timeout     uint64
+}
+
+type programConnKey struct {
+	_      structs.HostLayout
+	Vpc    uint64
+	Client uint32
+	Vip    uint32
+	Cport  uint16
+	Vport  uint16
+	Proto  uint8
+	Pad    [3]uint8
+}
+
 type programCounters struct {
 	_          structs.HostLayout
 	OutPackets uint64
 	OutBytes   uint64
 	InPackets  uint64
 	InBytes    uint64
-	Drops      [15]uint64
+	Drops      [17]uint64
 }
 
 type programFlow struct {
@@ -55,8 +143,13 @@ type programFlow struct {
 	Seen            uint64
 	InitiatorPolicy uint64
 	ResponderPolicy uint64
+	Load            uint64
+	Vip             uint32
+	Client          uint32
+	Vport           uint16
 	FromB           uint8
-	Pad             [7]uint8
+	Closed          uint8
+	Pad             uint32
 }
 
 type programFlowKey struct {
@@ -95,6 +188,31 @@ type programFragmentKey struct {
 	}
 	Id    uint32
 	Proto uint32
+}
+
+type programListener struct {
+	_           structs.HostLayout
+	Id          uint64
+	Table       uint64
+	Policy      uint64
+	Slots       uint32
+	Timeout     uint32
+	Persistence uint32
+	Rules       uint16
+	Scheduler   uint8
+	Access      uint8
+	Guarded     uint8
+	Proxy       uint8
+	Pad         [6]uint8
+}
+
+type programListenerKey struct {
+	_     structs.HostLayout
+	Vpc   uint64
+	Vip   uint32
+	Port  uint16
+	Proto uint8
+	Pad   uint8
 }
 
 type programPort struct {
@@ -177,18 +295,41 @@ type programRuleKey struct {
 	Index     uint32
 }
 
+type programSlot struct {
+	_       structs.HostLayout
+	Backend uint64
+	Addr    uint32
+	Port    uint16
+	Weight  uint16
+}
+
+type programSlotKey struct {
+	_     structs.HostLayout
+	Table uint64
+	Index uint32
+	Pad   uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	programMapAddrs       = "addrs"
+	programMapBackends    = "backends"
 	programMapBuckets     = "buckets"
+	programMapChoices     = "choices"
+	programMapClients     = "clients"
+	programMapConns       = "conns"
 	programMapFlows       = "flows"
 	programMapFragments   = "fragments"
+	programMapListeners   = "listeners"
+	programMapLoads       = "loads"
 	programMapPorts       = "ports"
 	programMapRoutes      = "routes"
 	programMapRules       = "rules"
+	programMapSlots       = "slots"
 	programMapStats       = "stats"
+	programMapTurns       = "turns"
 	programProgFabricPort = "fabric_port"
 )
 
@@ -242,13 +383,21 @@ type programProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type programMapSpecs struct {
 	Addrs     *ebpf.MapSpec `ebpf:"addrs"`
+	Backends  *ebpf.MapSpec `ebpf:"backends"`
 	Buckets   *ebpf.MapSpec `ebpf:"buckets"`
+	Choices   *ebpf.MapSpec `ebpf:"choices"`
+	Clients   *ebpf.MapSpec `ebpf:"clients"`
+	Conns     *ebpf.MapSpec `ebpf:"conns"`
 	Flows     *ebpf.MapSpec `ebpf:"flows"`
 	Fragments *ebpf.MapSpec `ebpf:"fragments"`
+	Listeners *ebpf.MapSpec `ebpf:"listeners"`
+	Loads     *ebpf.MapSpec `ebpf:"loads"`
 	Ports     *ebpf.MapSpec `ebpf:"ports"`
 	Routes    *ebpf.MapSpec `ebpf:"routes"`
 	Rules     *ebpf.MapSpec `ebpf:"rules"`
+	Slots     *ebpf.MapSpec `ebpf:"slots"`
 	Stats     *ebpf.MapSpec `ebpf:"stats"`
+	Turns     *ebpf.MapSpec `ebpf:"turns"`
 }
 
 // programVariableSpecs contains global variables before they are loaded into the kernel.
@@ -278,25 +427,41 @@ func (o *programObjects) Close() error {
 // It can be passed to loadProgramObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programMaps struct {
 	Addrs     *ebpf.Map `ebpf:"addrs"`
+	Backends  *ebpf.Map `ebpf:"backends"`
 	Buckets   *ebpf.Map `ebpf:"buckets"`
+	Choices   *ebpf.Map `ebpf:"choices"`
+	Clients   *ebpf.Map `ebpf:"clients"`
+	Conns     *ebpf.Map `ebpf:"conns"`
 	Flows     *ebpf.Map `ebpf:"flows"`
 	Fragments *ebpf.Map `ebpf:"fragments"`
+	Listeners *ebpf.Map `ebpf:"listeners"`
+	Loads     *ebpf.Map `ebpf:"loads"`
 	Ports     *ebpf.Map `ebpf:"ports"`
 	Routes    *ebpf.Map `ebpf:"routes"`
 	Rules     *ebpf.Map `ebpf:"rules"`
+	Slots     *ebpf.Map `ebpf:"slots"`
 	Stats     *ebpf.Map `ebpf:"stats"`
+	Turns     *ebpf.Map `ebpf:"turns"`
 }
 
 func (m *programMaps) Close() error {
 	return _ProgramClose(
 		m.Addrs,
+		m.Backends,
 		m.Buckets,
+		m.Choices,
+		m.Clients,
+		m.Conns,
 		m.Flows,
 		m.Fragments,
+		m.Listeners,
+		m.Loads,
 		m.Ports,
 		m.Routes,
 		m.Rules,
+		m.Slots,
 		m.Stats,
+		m.Turns,
 	)
 }
 

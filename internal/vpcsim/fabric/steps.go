@@ -41,7 +41,7 @@ func (f *Fabric) createNamespaces(ctx context.Context, t *Topology) error {
 // instance is renamed.
 func (f *Fabric) freePath(in *Instance) string {
 	path := filepath.Join(f.opts.Dir, f.opts.Prefix+in.Name)
-	if nameForm.MatchString(in.Name) && path != f.switchPath() && !isNS(path) {
+	if nameForm.MatchString(in.Name) && !isReserved(in.Name) && !isNS(path) {
 		return path
 	}
 	return filepath.Join(f.opts.Dir, f.opts.Prefix+in.ID)

@@ -13,6 +13,7 @@ type Topology struct {
 	VSwitches      []VSwitch
 	RouteTables    []RouteTable
 	SecurityGroups []SecurityGroup
+	Balancers      []Balancer
 }
 
 // Instance is a guest: a network namespace.
@@ -49,6 +50,9 @@ type Port struct {
 	SourceDestCheck bool
 	SecurityGroups  []string
 	MTU             int
+
+	// balancer: the port is of a balancers' namespace.
+	balancer bool
 }
 
 // VSwitch is a subnet. Packets to addresses in it that no ENI has are dropped.
@@ -141,11 +145,14 @@ func (t *Topology) Validate() error {
 		if !vs.CIDR.IsValid() || !vs.CIDR.Addr().Is4() {
 			bad("vSwitch %s: CIDR %v must be an IPv4 range", vs.ID, vs.CIDR)
 		}
+		if vs.VPC == outsideName {
+			bad("vSwitch %s: the VPC %q is what the outside namespace is called", vs.ID, vs.VPC)
+		}
 		if vs.CIDR6.IsValid() && !vs.CIDR6.Addr().Is6() {
 			bad("vSwitch %s: CIDR6 %v must be an IPv6 range", vs.ID, vs.CIDR6)
 		}
 	}
-	ids := map[string]bool{"fabric": true}
+	ids := map[string]bool{}
 	enis := map[string]string{}
 	holders := map[string]string{}
 	for i := range t.Instances {
@@ -153,8 +160,8 @@ func (t *Topology) Validate() error {
 		if !nameForm.MatchString(in.ID) {
 			bad("instance %q: the id cannot name a namespace; letters, digits, '.', '_' and '-' can", in.ID)
 		}
-		if ids[in.ID] {
-			bad("instance %s is listed twice, or is called as the switch is", in.ID)
+		if ids[in.ID] || isReserved(in.ID) {
+			bad("instance %s is listed twice, or is called as a namespace of the fabric's own is", in.ID)
 		}
 		ids[in.ID] = true
 		primaries := 0
@@ -205,5 +212,6 @@ func (t *Topology) Validate() error {
 			}
 		}
 	}
+	t.validateBalancers(holders, bad)
 	return errors.Join(errs...)
 }
