@@ -191,6 +191,12 @@ func (s *Server) putConditions(now time.Time) {
 	if first || want.TypeBandwidth != s.conditions.TypeBandwidth {
 		s.cloud.SetTypeBandwidth(want.TypeBandwidth)
 	}
+	if first || want.StuckJobs != s.conditions.StuckJobs {
+		s.cloud.SetStuckJobs(want.StuckJobs)
+	}
+	if first || want.FailingJobs != s.conditions.FailingJobs {
+		s.cloud.SetFailingJobs(want.FailingJobs)
+	}
 	if first || len(want.VSwitchFull)+len(s.conditions.VSwitchFull) > 0 {
 		s.putFull(want.VSwitchFull)
 	}

@@ -75,9 +75,9 @@ func newServe() *cobra.Command {
 		Short: "Run the simulator until it is interrupted",
 		Long: `Run the simulator until it is interrupted.
 
-The endpoint serves ECS 2014-05-26, VPC 2016-04-28, STS 2015-04-01 and Location
-2015-06-12, so that SDKs and programs built on them work with their endpoint set
-to it. With --state the cloud and the access key survive a restart. Without
+The endpoint serves ECS 2014-05-26, VPC 2016-04-28, NLB 2022-04-30, STS 2015-04-01
+and Location 2015-06-12, so that SDKs and programs built on them work with their
+endpoint set to it. With --state the cloud and the access key survive a restart. Without
 --no-fabric (which needs root) instances are network namespaces and ENIs are
 devices in them. With --state they stay when the process ends, so that
 the next start finds them; otherwise they are removed.`,

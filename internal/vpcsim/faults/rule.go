@@ -57,6 +57,10 @@ type Rule struct {
 	StrictDetach bool `json:"strictDetach,omitempty"`
 	// TypeBandwidth holds each instance to the bandwidth of its type; what exceeds it is dropped.
 	TypeBandwidth bool `json:"typeBandwidth,omitempty"`
+	// StuckJobs keeps the jobs of NLB in Processing.
+	StuckJobs bool `json:"stuckJobs,omitempty"`
+	// FailingJobs makes the jobs of NLB fail: what they were to change stays as it was.
+	FailingJobs bool `json:"failingJobs,omitempty"`
 	// VSwitchFull are the ids of vSwitches that refuse new addresses.
 	VSwitchFull []string `json:"vSwitchFull,omitempty"`
 }
@@ -100,7 +104,7 @@ func (d *Duration) UnmarshalJSON(b []byte) error {
 
 // onState reports whether the rule changes the cloud rather than calls.
 func (r *Rule) onState() bool {
-	return r.StuckAttaching || r.FailingAttach || r.StrictDetach || r.TypeBandwidth || len(r.VSwitchFull) > 0
+	return r.StuckAttaching || r.FailingAttach || r.StrictDetach || r.TypeBandwidth || r.StuckJobs || r.FailingJobs || len(r.VSwitchFull) > 0
 }
 
 // check validates a rule.
@@ -110,11 +114,11 @@ func (r *Rule) check() error {
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	switch {
 	case !onCall && !r.onState():
-		bad("no effect: want one of latency, error, lostAnswer, stale, stuckAttaching, failingAttach, strictDetach, typeBandwidth, vSwitchFull")
+		bad("no effect: want one of latency, error, lostAnswer, stale, stuckAttaching, failingAttach, strictDetach, typeBandwidth, stuckJobs, failingJobs, vSwitchFull")
 	case onCall && r.onState():
 		bad("effects on calls and on the cloud in one rule: want two rules")
 	case r.onState() && (r.Action != "" || len(r.Match) > 0 || r.Probability != nil || r.Skip != 0 || r.Count != 0):
-		bad("stuckAttaching, failingAttach, strictDetach, typeBandwidth and vSwitchFull do not depend on calls: want no action, match, probability, skip or count")
+		bad("stuckAttaching, failingAttach, strictDetach, typeBandwidth, stuckJobs, failingJobs and vSwitchFull do not depend on calls: want no action, match, probability, skip or count")
 	}
 	if _, err := path.Match(r.Action, ""); err != nil {
 		bad("action %q: want a name, or PRODUCT:NAME, with * or ? as wildcards", r.Action)

@@ -26,6 +26,8 @@ type Conditions struct {
 	FailingAttach  bool
 	StrictDetach   bool
 	TypeBandwidth  bool
+	StuckJobs      bool
+	FailingJobs    bool
 	VSwitchFull    []string // sorted
 }
 
@@ -141,6 +143,8 @@ func (s *Set) Conditions(now time.Time) Conditions {
 			c.FailingAttach = c.FailingAttach || r.FailingAttach
 			c.StrictDetach = c.StrictDetach || r.StrictDetach
 			c.TypeBandwidth = c.TypeBandwidth || r.TypeBandwidth
+			c.StuckJobs = c.StuckJobs || r.StuckJobs
+			c.FailingJobs = c.FailingJobs || r.FailingJobs
 			c.VSwitchFull = append(c.VSwitchFull, r.VSwitchFull...)
 		}
 	}

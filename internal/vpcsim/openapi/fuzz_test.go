@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,8 +15,8 @@ import (
 )
 
 // No call makes the simulator panic or leaves a cloud that cannot be loaded again, whatever the
-// action and the parameters; each error has a code and a status. In a query "$vpc", "$vsw",
-// "$sg", "$eni", "$trunk", "$i", "$table" and "$rte" are replaced by existing ids.
+// action and the parameters; each error has a code and a status. In a query the names of
+// populated, such as "$vpc", are replaced by existing ids.
 func FuzzCalls(f *testing.F) {
 	known := byVersion(products())
 	var all []struct{ version, action string }
@@ -25,8 +26,12 @@ func FuzzCalls(f *testing.F) {
 		}
 	}
 	number := func(action string) uint16 {
+		version, name, ok := strings.Cut(action, " ")
+		if !ok {
+			version, name = "", action
+		}
 		for i, x := range all {
-			if x.action == action {
+			if x.action == name && (version == "" || x.version == version) {
 				return uint16(i)
 			}
 		}
@@ -55,6 +60,23 @@ func FuzzCalls(f *testing.F) {
 		"DescribeAvailableResource":           "DestinationResource=InstanceType&Memory=NaN",
 		"AllocateEipAddress":                  "IpAddress=203.0.113.255&ClientToken=a",
 		"AssumeRoleWithOIDC":                  "OIDCProviderArn=a&OIDCToken=e30.e30.e30",
+
+		"2022-04-30 CreateLoadBalancer":                  "VpcId=$vpc&AddressType=Internet&ZoneMappings.1.ZoneId=cn-hangzhou-i&ZoneMappings.1.VSwitchId=$vsw&ZoneMappings.2.ZoneId=cn-hangzhou-h&ZoneMappings.2.VSwitchId=$vsw2&Tag.1.Key=a",
+		"2022-04-30 UpdateLoadBalancerZones":             "LoadBalancerId=$nlb&ZoneMappings.1.ZoneId=cn-hangzhou-i&ZoneMappings.1.VSwitchId=$vsw&ZoneMappings.2.ZoneId=cn-hangzhou-g&ZoneMappings.2.VSwitchId=$vsw&ZoneMappings.2.PrivateIPv4Address=10.0.0.9",
+		"2022-04-30 UpdateLoadBalancerAddressTypeConfig": "LoadBalancerId=$nlb&AddressType=Internet",
+		"2022-04-30 LoadBalancerJoinSecurityGroup":       "LoadBalancerId=$nlb&SecurityGroupIds.1=$sg",
+		"2022-04-30 DeleteLoadBalancer":                  "LoadBalancerId=$nlb",
+		"2022-04-30 CreateListener":                      "LoadBalancerId=$nlb&ListenerProtocol=TCP&ListenerPort=81&ServerGroupId=$sgp&IdleTimeout=10&ProxyProtocolV2Config={}",
+		"2022-04-30 UpdateListenerAttribute":             "ListenerId=$lsn&ServerGroupId=$sgp&ListenerDescription=a",
+		"2022-04-30 StopListener":                        "ListenerId=$lsn",
+		"2022-04-30 GetListenerHealthStatus":             "ListenerId=$lsn",
+		"2022-04-30 CreateServerGroup":                   "VpcId=$vpc&ServerGroupName=ab&HealthCheckConfig.HealthCheckType=HTTP&HealthCheckConfig.HealthCheckHttpCode.1=http_2xx",
+		"2022-04-30 UpdateServerGroupAttribute":          `ServerGroupId=$sgp&HealthCheckConfig={"HealthCheckEnabled":false,"HealthCheckHttpCode":[]}`,
+		"2022-04-30 AddServersToServerGroup":             "ServerGroupId=$sgp&Servers.1.ServerId=$i&Servers.1.ServerType=Ecs&Servers.1.Port=80&Servers.2.ServerId=$trunk&Servers.2.ServerType=Eni&Servers.2.Port=80",
+		"2022-04-30 RemoveServersFromServerGroup":        "ServerGroupId=$sgp&Servers.1.ServerId=$trunk&Servers.1.ServerType=Eni&Servers.1.Port=80",
+		"2022-04-30 UpdateServerGroupServersAttribute":   "ServerGroupId=$sgp&Servers.1.ServerId=$trunk&Servers.1.ServerType=Eni&Servers.1.Port=80&Servers.1.Weight=0",
+		"2022-04-30 ListServerGroupServers":              "NextToken=YWZ0ZXI6eA&MaxResults=0",
+		"2022-04-30 ListTagResources":                    "ResourceType=servergroup&ResourceId.1=$sgp",
 	} {
 		f.Add(number(action), query, uint8(1))
 	}
@@ -151,7 +173,26 @@ func populated(t testing.TB) (*state.State, map[string]string) {
 	ok(s.AttachNetworkInterface(state.AttachNetworkInterfaceRequest{NetworkInterfaceId: trunk.NetworkInterfaceId, InstanceId: ids[0]}))
 	rte, err := s.CreateRouteEntry(state.CreateRouteEntryRequest{RouteTableId: vpc.RouteTableId, DestinationCidrBlock: "172.20.0.0/24", NextHopId: ids[0]})
 	ok(err)
+	vsw2, err := s.CreateVSwitch(state.CreateVSwitchRequest{VpcId: vpc.VpcId, ZoneId: "cn-hangzhou-h", CidrBlock: "10.0.0.64/28"})
+	ok(err)
+	nlb, err := s.NLBCreateLoadBalancer(state.NLBCreateLoadBalancerRequest{VpcId: vpc.VpcId, AddressType: state.NLBIntranet, ZoneMappings: []state.NLBZoneMappingRequest{
+		{ZoneId: "cn-hangzhou-i", VSwitchId: vsw}, {ZoneId: "cn-hangzhou-h", VSwitchId: vsw2},
+	}})
+	ok(err)
+	group := state.NLBCreateServerGroupRequest{VpcId: vpc.VpcId}
+	name := "group"
+	group.ServerGroupName = &name
+	sgp, err := s.NLBCreateServerGroup(group)
+	ok(err)
+	port := 80
+	listener := state.NLBCreateListenerRequest{LoadBalancerId: nlb, ListenerProtocol: "TCP", ListenerPort: &port}
+	listener.ServerGroupId = &sgp.Id
+	lsn, err := s.NLBCreateListener(listener)
+	ok(err)
+	_, err = s.NLBAddServersToServerGroup(state.NLBServersRequest{ServerGroupId: sgp.Id, Servers: []state.NLBServerRequest{{ServerId: trunk.NetworkInterfaceId, ServerType: state.NLBServerEni, Port: port}}})
+	ok(err)
 	return s, map[string]string{
+		"$vsw2": vsw2, "$nlb": nlb, "$sgp": sgp.Id, "$lsn": lsn.Id,
 		"$vpc": vpc.VpcId, "$vsw": vsw, "$sg": sg, "$eni": eni.NetworkInterfaceId, "$trunk": trunk.NetworkInterfaceId,
 		"$i": ids[0], "$table": vpc.RouteTableId, "$rte": rte,
 	}

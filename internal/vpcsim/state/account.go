@@ -43,6 +43,13 @@ type Limits struct {
 	PrivateIPsPerEnterprise int // 65536
 	TagsPerResource         int // 20
 	EIPs                    int // per region: 20
+
+	NLBs                      int // per region: 60
+	NLBListeners              int // of a load balancer: 50
+	NLBSecurityGroups         int // of a load balancer: 4
+	NLBServersPerLoadBalancer int // in the groups of all of its listeners: 400
+	NLBServerGroups           int // per region: 3000
+	NLBServersPerGroup        int // 400
 }
 
 func (l Limits) withDefaults() Limits {
@@ -63,6 +70,13 @@ func (l Limits) withDefaults() Limits {
 		PrivateIPsPerEnterprise: cmp.Or(l.PrivateIPsPerEnterprise, 65536),
 		TagsPerResource:         cmp.Or(l.TagsPerResource, 20),
 		EIPs:                    cmp.Or(l.EIPs, 20),
+
+		NLBs:                      cmp.Or(l.NLBs, 60),
+		NLBListeners:              cmp.Or(l.NLBListeners, 50),
+		NLBSecurityGroups:         cmp.Or(l.NLBSecurityGroups, 4),
+		NLBServersPerLoadBalancer: cmp.Or(l.NLBServersPerLoadBalancer, 400),
+		NLBServerGroups:           cmp.Or(l.NLBServerGroups, 3000),
+		NLBServersPerGroup:        cmp.Or(l.NLBServersPerGroup, 400),
 	}
 }
 

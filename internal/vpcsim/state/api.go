@@ -10,6 +10,7 @@ import (
 type API interface {
 	ECSActions
 	VPCActions
+	NLBActions
 	AccountActions
 	Simulation
 }
@@ -66,6 +67,11 @@ type Timing struct {
 	InstancePend  time.Duration // Pending → Starting, or Stopped
 	InstanceStart time.Duration // Starting → Running
 	InstanceStop  time.Duration // Stopping → Stopped, or gone
+
+	// Jobs of NLB, by what they change.
+	NLBLoadBalancer time.Duration
+	NLBListener     time.Duration
+	NLBServerGroup  time.Duration // and its servers
 }
 
 // DefaultTiming is close to what clients of the real service expect.
@@ -76,6 +82,7 @@ func DefaultTiming() Timing {
 		VPC: time.Second, VSwitch: time.Second,
 		RouteEntry: 2 * time.Second, RouteTable: time.Second,
 		InstancePend: 2 * time.Second, InstanceStart: 5 * time.Second, InstanceStop: 5 * time.Second,
+		NLBLoadBalancer: 5 * time.Second, NLBListener: time.Second, NLBServerGroup: 1500 * time.Millisecond,
 	}
 }
 

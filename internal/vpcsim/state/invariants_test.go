@@ -22,6 +22,7 @@ func (m *machine) invariants(t *rapid.T) {
 	m.checkSaved(t)
 	m.checkTrunks(t, enis)
 	m.checkIndex(t, enis)
+	m.checkNLB(t)
 }
 
 func (m *machine) checkAddresses(t *rapid.T, enis []state.NetworkInterface) {
@@ -70,6 +71,15 @@ func (m *machine) checkAddresses(t *rapid.T, enis []state.NetworkInterface) {
 		}
 		used[e.VSwitchId] += len(four)
 		perVPC[e.VpcId] += len(four)
+	}
+	for _, a := range m.held() {
+		v, key := vSwitches[a.VSwitchId], a.VpcId+" "+a.Address.String()
+		if !v.CidrBlock.Contains(a.Address) || v.VpcId != a.VpcId || holder[key] != "" {
+			t.Fatalf("load balancer %s has %s of vSwitch %+v, which %q has too", a.Id, a.Address, v, holder[key])
+		}
+		holder[key] = a.Id
+		used[a.VSwitchId]++
+		perVPC[a.VpcId]++
 	}
 	for id, v := range vSwitches {
 		want := 1<<(32-v.CidrBlock.Bits()) - 4 - used[id]
@@ -346,6 +356,11 @@ func (m *machine) checkPending(t *rapid.T, enis []state.NetworkInterface) {
 		pending += kinds + routes
 	}
 	attaching := 0
+	if m.stuckJobs {
+		attaching += m.pendingNLB(t)
+	} else {
+		pending += m.pendingNLB(t)
+	}
 	for _, e := range enis {
 		switch e.Status {
 		case state.ENIAvailable, state.ENIInUse:
@@ -361,7 +376,7 @@ func (m *machine) checkPending(t *rapid.T, enis []state.NetworkInterface) {
 		}
 	}
 	if _, due := m.NextDue(); due && pending+attaching == 0 || !due && pending > 0 {
-		t.Fatalf("%d resources are between two states, %d are Attaching, and an operation is due: %v", pending, attaching, due)
+		t.Fatalf("%d resources are between two states, %d are Attaching or stuck, and an operation is due: %v", pending, attaching, due)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"testing"
 	"time"
@@ -21,6 +22,8 @@ type machine struct {
 	clock   *clock
 	options state.Options
 	vpcs    []string
+	// stuckJobs: jobs of NLB do not end.
+	stuckJobs bool
 	// kept is what noting has saved, piece by piece.
 	noting *state.State
 	kept   []byte
@@ -37,6 +40,7 @@ func newMachine(t *rapid.T) *machine {
 			PrivateIPsPerVPC: 90, ENIs: 14, RouteEntriesPerTable: 3, SecurityGroups: 5, SecurityGroupsPerENI: 2,
 			RulesPerSecurityGroup: 3, RulesPerENI: 4, GroupRefsPerGroup: 1, PrivateIPsPerNormal: 25, PrivateIPsPerEnterprise: 40,
 			VSwitchesPerVPC: 4, RouteTablesPerVPC: 3, TagsPerResource: 3,
+			NLBs: 2, NLBListeners: 2, NLBSecurityGroups: 2, NLBServersPerLoadBalancer: 5, NLBServerGroups: 3, NLBServersPerGroup: 4,
 		},
 	}}
 	if rapid.Bool().Draw(t, "slow") {
@@ -68,6 +72,7 @@ func newMachine(t *rapid.T) *machine {
 				trunk = eni
 			}
 		}
+		m.furnishNLB(vsw, trunk)
 	}
 	return m
 }
@@ -169,7 +174,7 @@ func few(t *rapid.T, name string, most int) int { return rapid.IntRange(0, most)
 
 // actions are all possible changes; each returns its error.
 func (m *machine) actions() map[string]func(*rapid.T) error {
-	return map[string]func(*rapid.T) error{
+	all := map[string]func(*rapid.T) error{
 		"CreateNetworkInterface": func(t *rapid.T) error {
 			return errOf(m.CreateNetworkInterface(state.CreateNetworkInterfaceRequest{
 				ClientToken: token(t), VSwitchId: pick(t, "vSwitch", m.vSwitches()), SecurityGroupId: pick(t, "group", m.groups()),
@@ -402,6 +407,8 @@ func (m *machine) actions() map[string]func(*rapid.T) error {
 			return nil
 		},
 	}
+	maps.Copy(all, m.nlbActions())
+	return all
 }
 
 // seen returns the cloud as a data plane sees it, without the revision.
@@ -441,7 +448,7 @@ func TestMachine(t *testing.T) {
 // tearDown deletes everything, after which no address may be missing.
 func (m *machine) tearDown(t *rapid.T) {
 	m.SetStuckAttaching(false)
-	m.settle()
+	m.removeBalancers()
 	for {
 		entries := must(m.DescribeRouteTables(state.DescribeRouteTablesRequest{}))
 		var req state.DeleteRouteEntriesRequest

@@ -25,6 +25,9 @@ type product struct {
 	// checked returns one of its listeners of load balancers; ok is false if there is none. nil
 	// for a product without listeners.
 	checked func(d *data, listenerID string) (l checked, ok bool)
+	// usesGroup returns one of its resources that is in a security group, beside ENIs; "" if none
+	// is. nil for a product without such resources.
+	usesGroup func(d *data, groupID string) string
 	// tagged returns its resources with tags, by the ResourceType of the tag actions in lower
 	// case: those with the given ids that exist, or all if no ids are given.
 	tagged map[string]func(d *data, ids []string) []taggable
@@ -42,7 +45,7 @@ type completion struct {
 }
 
 // products are the products of the cloud. A product comes after those that it depends on.
-var products = []product{vpcProduct, ecsProduct}
+var products = []product{vpcProduct, ecsProduct, nlbProduct}
 
 // completionOf returns the completion of a kind; nil if no product has the kind.
 func completionOf(k kind) *completion {

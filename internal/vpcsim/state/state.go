@@ -41,12 +41,14 @@ type data struct {
 type few struct {
 	vpcFew
 	ecsFew
+	nlbFew
 }
 
 // many are the resources of which an account has many: Changes saves one at a time. The fields
 // of its parts are maps by id, each with a record in its product.
 type many struct {
 	ecsMany
+	nlbMany
 }
 
 // New returns an empty cloud.
