@@ -72,6 +72,8 @@ type Server struct {
 	api       *openapi.Handler
 	store     *store
 	planes    []Plane
+	// checksHealth: a plane checks the backends of load balancers.
+	checksHealth bool
 
 	listener net.Listener
 	http     *http.Server
@@ -114,6 +116,10 @@ func New(o Options) (*Server, error) {
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	if s.Fabric != nil {
 		s.planes = append(s.planes, s.Fabric, newGuests(s))
+		if b := newBalancers(s); b != nil {
+			s.planes = append(s.planes, b)
+			s.checksHealth = true
+		}
 	}
 	s.planes = append(s.planes, s.Planes...)
 	if err := s.start(); err != nil {
@@ -175,8 +181,7 @@ func (s *Server) stateOptions() state.Options {
 	return state.Options{
 		Now: s.Now, Seed: s.Seed, RegionId: s.RegionID, Zones: s.Zones, OwnerId: s.OwnerID,
 		Timing: s.Timing, Limits: s.Limits, Catalog: s.Catalog,
-		// No plane checks the backends of load balancers.
-		AssumeHealthy: true,
+		AssumeHealthy: !s.checksHealth,
 	}
 }
 

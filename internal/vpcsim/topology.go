@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 
+	"terway.dev/terway/internal/vpcsim/balance"
 	"terway.dev/terway/internal/vpcsim/fabric"
 	"terway.dev/terway/internal/vpcsim/state"
 )
@@ -70,7 +72,48 @@ func Topology(view *state.View) (fabric.Topology, error) {
 		}
 		t.SecurityGroups = append(t.SecurityGroups, g)
 	}
+	for i := range view.Balancers {
+		// Without a VPC there are no backends, and no namespace that could refuse connections.
+		if b := &view.Balancers[i]; b.VpcId != "" {
+			t.Balancers = append(t.Balancers, balancerOf(b))
+		}
+	}
 	return t, nil
+}
+
+func balancerOf(b *state.Balancer) fabric.Balancer {
+	out := fabric.Balancer{ID: b.LoadBalancerId, VPC: b.VpcId, SecurityGroups: b.SecurityGroupIds}
+	for _, a := range b.Addresses {
+		out.Addresses = append(out.Addresses, fabric.BalancerAddress{Address: a.Address, Public: a.Public})
+	}
+	for i := range b.Listeners {
+		l := &b.Listeners[i]
+		protocol, _ := protocols("TCP")
+		if l.Protocol == state.ProtocolUDP {
+			protocol, _ = protocols("UDP")
+		}
+		listener := fabric.Listener{
+			ID: l.ListenerId, Protocol: protocol, Port: l.Port, Proxy: isProxy(l), Scheduler: balance.SchedulerOf(l.Scheduler),
+			Persistence: l.Persistence, Timeout: l.EstablishedTimeout, Drain: l.ConnectionDrain,
+		}
+		if l.AccessList != nil {
+			listener.Access = &fabric.AccessList{Allow: l.AccessList.Allow, Ranges: l.AccessList.CIDRs}
+		}
+		for _, s := range l.Backends {
+			listener.Backends = append(listener.Backends, fabric.Backend{
+				Address: netip.AddrPortFrom(s.Address, s.Port), Weight: s.Weight,
+				Healthy: l.HealthCheck == nil || s.Health == state.Healthy,
+			})
+		}
+		out.Listeners = append(out.Listeners, listener)
+	}
+	return out
+}
+
+// isProxy reports whether the load balancer ends the clients' connections itself. UDP is always
+// forwarded, with the client's address.
+func isProxy(l *state.BalancerListener) bool {
+	return l.Protocol == state.ProtocolHTTP || l.Protocol == state.ProtocolTCP && !l.PreserveClientIP
 }
 
 func instanceOf(i *state.InstanceView) (fabric.Instance, error) {

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"reflect"
 	"testing"
+	"time"
 
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/vpcsim/fabric"
@@ -42,6 +43,25 @@ func TestTopology(t *testing.T) {
 				{Direction: state.DirectionIngress, IpProtocol: "TCP", Policy: state.PolicyAccept, Priority: 1, PortRange: "80/443", SourcePortRange: "-1/-1", Peer: pfx("10.0.0.0/8")},
 				{Direction: state.DirectionEgress, IpProtocol: "ICMPv6", Policy: state.PolicyDrop, Priority: 7, PortRange: "-1/-1", SourcePortRange: "-1/-1", PeerGroupId: "sg-2"},
 			}}},
+		Balancers: []state.Balancer{
+			{LoadBalancerId: "lb-1", VpcId: "vpc-1", SecurityGroupIds: []string{"sg-1"},
+				Addresses: []state.BalancerAddress{{Address: ip("10.0.0.9"), VSwitchId: "vsw-1"}, {Address: ip("198.51.100.1"), Public: true}},
+				Listeners: []state.BalancerListener{
+					{ListenerId: "lb-1/tcp/80", Protocol: state.ProtocolTCP, Port: 80, Scheduler: state.SchedulerWLC, PreserveClientIP: true,
+						Persistence: time.Minute, EstablishedTimeout: 2 * time.Minute, ConnectionDrain: 3 * time.Minute,
+						AccessList:  &state.AccessList{Allow: true, CIDRs: []netip.Prefix{pfx("192.0.2.0/24")}},
+						HealthCheck: &state.BalancerHealthCheck{},
+						Backends: []state.BalancerBackend{
+							{Key: "a", Address: ip("10.0.0.1"), Port: 8080, Weight: 1, BackendVerdict: state.BackendVerdict{Health: state.Healthy}},
+							{Key: "b", Address: ip("10.0.0.2"), Port: 8080, Weight: 2},
+						}},
+					{ListenerId: "lb-1/udp/53", Protocol: state.ProtocolUDP, Port: 53, Scheduler: state.SchedulerSCH,
+						Backends: []state.BalancerBackend{{Key: "a", Address: ip("10.0.0.1"), Port: 53, Weight: 1}}},
+					{ListenerId: "lb-1/http/81", Protocol: state.ProtocolHTTP, Port: 81, Scheduler: state.SchedulerWRR},
+					{ListenerId: "lb-1/tcp/82", Protocol: state.ProtocolTCP, Port: 82, Scheduler: state.SchedulerTCH},
+				}},
+			{LoadBalancerId: "lb-2", Addresses: []state.BalancerAddress{{Address: ip("198.51.100.2"), Public: true}}},
+		},
 	}
 	got, err := Topology(view)
 	if err != nil {
@@ -68,6 +88,21 @@ func TestTopology(t *testing.T) {
 			{Accept: true, Priority: 1, Protocol: 6, Ports: fabric.PortRange{From: 80, To: 443}, Peer: pfx("10.0.0.0/8")},
 			{Direction: fabric.Egress, Priority: 7, Protocol: 58, PeerGroup: "sg-2"},
 		}}},
+		Balancers: []fabric.Balancer{{ID: "lb-1", VPC: "vpc-1", SecurityGroups: []string{"sg-1"},
+			Addresses: []fabric.BalancerAddress{{Address: ip("10.0.0.9")}, {Address: ip("198.51.100.1"), Public: true}},
+			Listeners: []fabric.Listener{
+				{ID: "lb-1/tcp/80", Protocol: 6, Port: 80, Scheduler: fabric.LeastConnections,
+					Persistence: time.Minute, Timeout: 2 * time.Minute, Drain: 3 * time.Minute,
+					Access: &fabric.AccessList{Allow: true, Ranges: []netip.Prefix{pfx("192.0.2.0/24")}},
+					Backends: []fabric.Backend{
+						{Address: netip.MustParseAddrPort("10.0.0.1:8080"), Weight: 1, Healthy: true},
+						{Address: netip.MustParseAddrPort("10.0.0.2:8080"), Weight: 2},
+					}},
+				{ID: "lb-1/udp/53", Protocol: 17, Port: 53, Scheduler: fabric.SourceHash,
+					Backends: []fabric.Backend{{Address: netip.MustParseAddrPort("10.0.0.1:53"), Weight: 1, Healthy: true}}},
+				{ID: "lb-1/http/81", Protocol: 6, Port: 81, Proxy: true},
+				{ID: "lb-1/tcp/82", Protocol: 6, Port: 82, Proxy: true, Scheduler: fabric.TupleHash},
+			}}},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

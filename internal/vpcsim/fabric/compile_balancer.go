@@ -56,7 +56,7 @@ func publicVPCs(t *Topology) map[string]bool {
 func (img *image) compileBalancers(t *Topology, ifindex map[string]uint32, groups map[string]*SecurityGroup) error {
 	for i := range t.Balancers {
 		b := &t.Balancers[i]
-		index, ok := ifindex[balancerName(b.VPC)]
+		index, ok := ifindex[BalancersOf(b.VPC)]
 		if !ok {
 			return fmt.Errorf("balancer %s: its namespace has no port device", b.ID)
 		}

@@ -31,9 +31,10 @@ const (
 	ownGroup = "(own)"
 )
 
-// balancerName returns the id of the namespace of a VPC's balancers. It has the balancers'
-// addresses, and BalancerSource for its own connections to backends.
-func balancerName(vpc string) string { return balancerPrefix + vpc }
+// BalancersOf returns the id of the namespace of a VPC's balancers, which exists while the VPC
+// has one. It has the balancers' addresses, and BalancerSource for its own connections to
+// backends.
+func BalancersOf(vpc string) string { return balancerPrefix + vpc }
 
 // isReserved reports whether a namespace of the fabric's own may have this id.
 func isReserved(id string) bool {
@@ -77,7 +78,7 @@ func withOwn(t Topology) Topology {
 	for i := range t.Balancers {
 		if vpc := t.Balancers[i].VPC; !vpcs[vpc] {
 			vpcs[vpc] = true
-			add(balancerName(vpc), vpc, BalancerSource, true)
+			add(BalancersOf(vpc), vpc, BalancerSource, true)
 		}
 	}
 	if len(publicVPCs(&t)) > 0 {
@@ -142,7 +143,7 @@ func (f *Fabric) removeVIPs(t *Topology) error {
 
 // changeVIPs calls change with the addresses on lo of a balancers' namespace.
 func (f *Fabric) changeVIPs(vpc string, change func(*netlink.Handle, netlink.Link, map[netip.Addr]bool) error) error {
-	name := balancerName(vpc)
+	name := BalancersOf(vpc)
 	err := withHandle(f.namespaces[name], func(h *netlink.Handle, _ netns.NsHandle) error {
 		lo, err := h.LinkByName("lo")
 		if err != nil {
