@@ -64,6 +64,7 @@ type serveFlags struct {
 	throttle     float64
 	refuseReplay bool
 	roleLife     time.Duration
+	clbBatch     int
 	output       string
 	logLevel     string
 }
@@ -75,9 +76,9 @@ func newServe() *cobra.Command {
 		Short: "Run the simulator until it is interrupted",
 		Long: `Run the simulator until it is interrupted.
 
-The endpoint serves ECS 2014-05-26, VPC 2016-04-28, NLB 2022-04-30, STS 2015-04-01
-and Location 2015-06-12, so that SDKs and programs built on them work with their
-endpoint set to it. With --state the cloud and the access key survive a restart. Without
+The endpoint serves ECS 2014-05-26, VPC 2016-04-28, SLB 2014-05-15, NLB 2022-04-30,
+STS 2015-04-01 and Location 2015-06-12, so that SDKs and programs built on them work
+with their endpoint set to it. With --state the cloud and the access key survive a restart. Without
 --no-fabric (which needs root) instances are network namespaces and ENIs are
 devices in them. With --state they stay when the process ends, so that
 the next start finds them; otherwise they are removed.`,
@@ -103,6 +104,7 @@ the next start finds them; otherwise they are removed.`,
 	fs.Float64Var(&f.throttle, "throttle-scale", 1, "multiply the rates of all actions")
 	fs.BoolVar(&f.refuseReplay, "refuse-replay", false, "refuse calls whose clock is off by 15 minutes or whose nonce was used")
 	fs.DurationVar(&f.roleLife, "role-life", 6*time.Hour, "how long RAM role credentials of instances are valid")
+	fs.IntVar(&f.clbBatch, "clb-batch", 20, "how many backends one call may name at a CLB; the reference says 20, the service accepts 40")
 	fs.StringVarP(&f.output, "output", "o", "text", "what to print at the start: text or json (one line)")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error; debug logs every call")
 	return c
@@ -118,6 +120,9 @@ func serve(c *cobra.Command, f *serveFlags) error {
 	}
 	if f.throttle <= 0 {
 		return fmt.Errorf("--throttle-scale %v: want a number above 0", f.throttle)
+	}
+	if f.clbBatch < 1 {
+		return fmt.Errorf("--clb-batch %d: want a number from 1", f.clbBatch)
 	}
 	timing, err := parseTiming(f.timing)
 	if err != nil {
@@ -136,7 +141,7 @@ func serve(c *cobra.Command, f *serveFlags) error {
 	}
 	log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 	o := sim.Options{
-		Listen: f.listen, StateDir: f.stateDir, RegionID: f.region, Zones: f.zones, Seed: f.seed, Timing: timing,
+		Listen: f.listen, StateDir: f.stateDir, RegionID: f.region, Zones: f.zones, Seed: f.seed, Timing: timing, Limits: state.Limits{BackendsPerCall: f.clbBatch},
 		Catalog: types, Faults: rules, RefuseReplay: f.refuseReplay, RoleLife: f.roleLife, Log: log,
 	}
 	o.Throttle.Off, o.Throttle.Scale = f.noThrottling, f.throttle
@@ -218,6 +223,7 @@ func timings(t *state.Timing) []struct {
 		{"create", &t.CreateENI}, {"attach", &t.AttachENI}, {"detach", &t.DetachENI}, {"delete", &t.DeleteENI},
 		{"vpc", &t.VPC}, {"vswitch", &t.VSwitch}, {"route", &t.RouteEntry}, {"route-table", &t.RouteTable},
 		{"instance-pending", &t.InstancePend}, {"instance-start", &t.InstanceStart}, {"instance-stop", &t.InstanceStop},
+		{"listener", &t.Listener},
 	}
 }
 

@@ -61,6 +61,24 @@ func FuzzCalls(f *testing.F) {
 		"AllocateEipAddress":                  "IpAddress=203.0.113.255&ClientToken=a",
 		"AssumeRoleWithOIDC":                  "OIDCProviderArn=a&OIDCToken=e30.e30.e30",
 
+		"2014-05-15 CreateLoadBalancer":            "AddressType=intranet&VSwitchId=$vsw&Address=::ffff:10.0.0.9&Tag.1.Key=a&ClientToken=a",
+		"2014-05-15 DeleteLoadBalancer":            "LoadBalancerId=$lb",
+		"2014-05-15 DescribeLoadBalancers":         `Tags=[{"TagKey":"a"}]&ServerIntranetAddress=10.0.0.9&PageNumber=2147483647`,
+		"DescribeLoadBalancerAttribute":            "LoadBalancerId=$lb",
+		"CreateVServerGroup":                       `LoadBalancerId=$lb&VServerGroupName=g&BackendServers=[{"serverId":"$i","port":"80"}]`,
+		"AddVServerGroupBackendServers":            `VServerGroupId=$rsp&BackendServers.1.ServerId=$trunk&BackendServers.1.Type=eni&BackendServers.1.Port=81&BackendServers.1.ServerIp=::`,
+		"RemoveVServerGroupBackendServers":         "VServerGroupId=$rsp&BackendServers.1.ServerId=$trunk&BackendServers.1.Port=80",
+		"ModifyVServerGroupBackendServers":         "VServerGroupId=$rsp&OldBackendServers.1.ServerId=$trunk&OldBackendServers.1.Port=80&NewBackendServers.1.ServerId=$i&NewBackendServers.1.Port=80",
+		"SetVServerGroupAttribute":                 "VServerGroupId=$rsp&BackendServers.1.ServerId=$trunk&BackendServers.1.Port=80&BackendServers.1.Weight=0",
+		"CreateLoadBalancerTCPListener":            "LoadBalancerId=$lb&ListenerPort=81&VServerGroupId=$rsp&healthCheckInterval=9&HealthCheckConnectPort=-520",
+		"CreateLoadBalancerHTTPListener":           "LoadBalancerId=$lb&ListenerPort=82&VServerGroupId=$rsp&StickySession=on&StickySessionType=server&Cookie=a&XForwardedFor_proto=on",
+		"SetLoadBalancerTCPListenerAttribute":      "LoadBalancerId=$lb&ListenerPort=80&HealthCheckType=http&HealthCheckHttpCode=,&ConnectionDrain=on&ConnectionDrainTimeout=10",
+		"StopLoadBalancerListener":                 "LoadBalancerId=$lb&ListenerPort=80",
+		"DescribeLoadBalancerListeners":            "LoadBalancerId.1=$lb&MaxResults=-1&NextToken=YWZ0ZXI6eA",
+		"DescribeLoadBalancerTCPListenerAttribute": "LoadBalancerId=$lb&ListenerPort=80",
+		"DescribeHealthStatus":                     "LoadBalancerId=$lb&ListenerPort=80",
+		"2014-05-15 TagResources":                  "ResourceType=instance&ResourceId.1=$lb&Tag.1.Key=a",
+
 		"2022-04-30 CreateLoadBalancer":                  "VpcId=$vpc&AddressType=Internet&ZoneMappings.1.ZoneId=cn-hangzhou-i&ZoneMappings.1.VSwitchId=$vsw&ZoneMappings.2.ZoneId=cn-hangzhou-h&ZoneMappings.2.VSwitchId=$vsw2&Tag.1.Key=a",
 		"2022-04-30 UpdateLoadBalancerZones":             "LoadBalancerId=$nlb&ZoneMappings.1.ZoneId=cn-hangzhou-i&ZoneMappings.1.VSwitchId=$vsw&ZoneMappings.2.ZoneId=cn-hangzhou-g&ZoneMappings.2.VSwitchId=$vsw&ZoneMappings.2.PrivateIPv4Address=10.0.0.9",
 		"2022-04-30 UpdateLoadBalancerAddressTypeConfig": "LoadBalancerId=$nlb&AddressType=Internet",
@@ -191,7 +209,16 @@ func populated(t testing.TB) (*state.State, map[string]string) {
 	ok(err)
 	_, err = s.NLBAddServersToServerGroup(state.NLBServersRequest{ServerGroupId: sgp.Id, Servers: []state.NLBServerRequest{{ServerId: trunk.NetworkInterfaceId, ServerType: state.NLBServerEni, Port: port}}})
 	ok(err)
+	lb, err := s.CreateLoadBalancer(state.CreateLoadBalancerRequest{AddressType: state.AddressIntranet, VSwitchId: vsw})
+	ok(err)
+	rsp, err := s.CreateVServerGroup(state.CreateVServerGroupRequest{LoadBalancerId: lb.LoadBalancerId, VServerGroupName: "g", BackendServers: []state.BackendServerItem{
+		{ServerId: trunk.NetworkInterfaceId, Type: state.ServerENI, Port: port},
+	}})
+	ok(err)
+	ok(s.CreateLoadBalancerTCPListener(state.ListenerSettingsRequest{LoadBalancerId: lb.LoadBalancerId, ListenerPort: port, VServerGroupId: &rsp.VServerGroupId}))
+	ok(s.StartLoadBalancerListener(state.ListenerRequest{LoadBalancerId: lb.LoadBalancerId, ListenerPort: port}))
 	return s, map[string]string{
+		"$lb": lb.LoadBalancerId, "$rsp": rsp.VServerGroupId,
 		"$vsw2": vsw2, "$nlb": nlb, "$sgp": sgp.Id, "$lsn": lsn.Id,
 		"$vpc": vpc.VpcId, "$vsw": vsw, "$sg": sg, "$eni": eni.NetworkInterfaceId, "$trunk": trunk.NetworkInterfaceId,
 		"$i": ids[0], "$table": vpc.RouteTableId, "$rte": rte,

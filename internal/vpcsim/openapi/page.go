@@ -28,6 +28,8 @@ var (
 	eipPaging      = paging{defaultSize: 10, maxSize: 100}
 	statusPaging   = paging{defaultSize: 10, maxSize: 50}
 	vpcPaging      = paging{defaultSize: 10, maxSize: 50}
+	slbPaging      = paging{defaultSize: 10, maxSize: 100}
+	listenerPaging = paging{defaultSize: 20, maxResults: 100, minResults: 1, maxParam: "MaxResults"}
 	entryPaging    = paging{defaultSize: 10, maxResults: 100, minResults: 1, maxParam: "MaxResult"}
 )
 

@@ -13,7 +13,7 @@ type product struct {
 
 // products returns the products of the cloud.
 func products() []product {
-	return []product{ecsProduct(), vpcProduct(), nlbProduct(), locationProduct(), stsProduct()}
+	return []product{ecsProduct(), vpcProduct(), slbProduct(), nlbProduct(), locationProduct(), stsProduct()}
 }
 
 // byVersion returns the products by version.

@@ -44,6 +44,15 @@ type Limits struct {
 	TagsPerResource         int // 20
 	EIPs                    int // per region: 20
 
+	LoadBalancers            int // CLB, per account: 60
+	ListenersPerLoadBalancer int // CLB: 50
+	// BackendsPerLoadBalancer are the addresses that a CLB has as backends, whatever the ports:
+	// 200.
+	BackendsPerLoadBalancer int
+	// BackendsPerCall are the backends in one call of CLB: 20 as documented. The service accepts
+	// more; existing programs send 40.
+	BackendsPerCall int
+
 	NLBs                      int // per region: 60
 	NLBListeners              int // of a load balancer: 50
 	NLBSecurityGroups         int // of a load balancer: 4
@@ -70,6 +79,11 @@ func (l Limits) withDefaults() Limits {
 		PrivateIPsPerEnterprise: cmp.Or(l.PrivateIPsPerEnterprise, 65536),
 		TagsPerResource:         cmp.Or(l.TagsPerResource, 20),
 		EIPs:                    cmp.Or(l.EIPs, 20),
+
+		LoadBalancers:            cmp.Or(l.LoadBalancers, 60),
+		ListenersPerLoadBalancer: cmp.Or(l.ListenersPerLoadBalancer, 50),
+		BackendsPerLoadBalancer:  cmp.Or(l.BackendsPerLoadBalancer, 200),
+		BackendsPerCall:          cmp.Or(l.BackendsPerCall, 20),
 
 		NLBs:                      cmp.Or(l.NLBs, 60),
 		NLBListeners:              cmp.Or(l.NLBListeners, 50),

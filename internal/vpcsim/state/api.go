@@ -10,6 +10,7 @@ import (
 type API interface {
 	ECSActions
 	VPCActions
+	SLBActions
 	NLBActions
 	AccountActions
 	Simulation
@@ -67,6 +68,7 @@ type Timing struct {
 	InstancePend  time.Duration // Pending → Starting, or Stopped
 	InstanceStart time.Duration // Starting → Running
 	InstanceStop  time.Duration // Stopping → Stopped, or gone
+	Listener      time.Duration // of a load balancer: start, stop
 
 	// Jobs of NLB, by what they change.
 	NLBLoadBalancer time.Duration
@@ -82,6 +84,7 @@ func DefaultTiming() Timing {
 		VPC: time.Second, VSwitch: time.Second,
 		RouteEntry: 2 * time.Second, RouteTable: time.Second,
 		InstancePend: 2 * time.Second, InstanceStart: 5 * time.Second, InstanceStop: 5 * time.Second,
+		Listener:        500 * time.Millisecond,
 		NLBLoadBalancer: 5 * time.Second, NLBListener: time.Second, NLBServerGroup: 1500 * time.Millisecond,
 	}
 }

@@ -238,6 +238,11 @@ func (s *State) verdict(verdicts map[string]BackendVerdict, key string) BackendV
 	return v
 }
 
+// serverGone removes a deleted instance or ENI from the groups of all products.
+func (s *State) serverGone(id string) {
+	s.slbServerGone(id)
+}
+
 // pickVIP selects an address of a vSwitch for a load balancer: the named one, or a free one if
 // that is zero. ok is false if there is none. Take it with take.
 func (s *State) pickVIP(v *VSwitch, named netip.Addr) (a netip.Addr, ok bool) {

@@ -1,6 +1,6 @@
 // Package state is the state of the simulated cloud: a deterministic state machine of VPCs,
-// vSwitches, ENIs, instances, security groups, route tables, load balancers and tags, with the real service's
-// states, quotas and error codes.
+// vSwitches, ENIs, instances, security groups, route tables, load balancers and tags, with the
+// real service's states, quotas and error codes.
 //
 // It owns what the cloud contains and when an asynchronous operation is done. It must never
 // start a goroutine, read a clock or use randomness other than that of Options, touch a network
@@ -8,10 +8,10 @@
 //
 // # Products
 //
-// The cloud is divided like the real one: ECS (files ecs*.go), VPC (vpc*.go) and NLB (nlb*.go),
-// each with its actions, resources, requests and, in ecs.go, vpc.go and nlb.go, its row in the
-// table of products. The other files are common to all. Another product needs a file with such a row, and a line each
-// in products, API, View and few.
+// The cloud is divided like the real one: ECS (files ecs*.go), VPC (vpc*.go), SLB (slb*.go) and
+// NLB (nlb*.go), each with its actions, resources, requests and, in ecs.go and the like, its row
+// in the table of products. The other files are common to all. Another product needs a file with
+// such a row, and a line each in products, API, View, and few or many.
 //
 // # Use
 //

@@ -205,6 +205,7 @@ func (s *State) removeENI(eni *NetworkInterface) {
 	s.cancel(eni.NetworkInterfaceId)
 	s.giveBack(eni.VSwitchId, addressesOf(eni))
 	s.index.remove(eni)
+	s.serverGone(eni.NetworkInterfaceId)
 	s.touch(eni.NetworkInterfaceId)
 	delete(s.data.NetworkInterfaces, eni.NetworkInterfaceId)
 }

@@ -144,6 +144,7 @@ func (s *State) removeInstance(i *Instance) {
 		}
 	}
 	delete(s.data.Instances, i.InstanceId)
+	s.serverGone(i.InstanceId)
 	s.touch(i.InstanceId)
 }
 

@@ -22,6 +22,7 @@ func (m *machine) invariants(t *rapid.T) {
 	m.checkSaved(t)
 	m.checkTrunks(t, enis)
 	m.checkIndex(t, enis)
+	m.checkCLB(t)
 	m.checkNLB(t)
 }
 
@@ -355,6 +356,7 @@ func (m *machine) checkPending(t *rapid.T, enis []state.NetworkInterface) {
 		}
 		pending += kinds + routes
 	}
+	pending += m.pendingCLB()
 	attaching := 0
 	if m.stuckJobs {
 		attaching += m.pendingNLB(t)

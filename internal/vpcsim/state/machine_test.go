@@ -40,6 +40,7 @@ func newMachine(t *rapid.T) *machine {
 			PrivateIPsPerVPC: 90, ENIs: 14, RouteEntriesPerTable: 3, SecurityGroups: 5, SecurityGroupsPerENI: 2,
 			RulesPerSecurityGroup: 3, RulesPerENI: 4, GroupRefsPerGroup: 1, PrivateIPsPerNormal: 25, PrivateIPsPerEnterprise: 40,
 			VSwitchesPerVPC: 4, RouteTablesPerVPC: 3, TagsPerResource: 3,
+			LoadBalancers: 2, ListenersPerLoadBalancer: 2, BackendsPerLoadBalancer: 4, BackendsPerCall: 3,
 			NLBs: 2, NLBListeners: 2, NLBSecurityGroups: 2, NLBServersPerLoadBalancer: 5, NLBServerGroups: 3, NLBServersPerGroup: 4,
 		},
 	}}
@@ -72,6 +73,7 @@ func newMachine(t *rapid.T) *machine {
 				trunk = eni
 			}
 		}
+		m.furnishCLB(vsw, trunk)
 		m.furnishNLB(vsw, trunk)
 	}
 	return m
@@ -407,6 +409,7 @@ func (m *machine) actions() map[string]func(*rapid.T) error {
 			return nil
 		},
 	}
+	maps.Copy(all, m.clbActions())
 	maps.Copy(all, m.nlbActions())
 	return all
 }

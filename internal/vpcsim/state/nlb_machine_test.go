@@ -212,6 +212,9 @@ func (m *machine) held() []heldAddress {
 			all = append(all, heldAddress{b.VpcId, z.VSwitchId, z.PrivateIPv4Address, b.LoadBalancerId})
 		}
 	}
+	for _, l := range must(m.DescribeLoadBalancers(state.DescribeLoadBalancersRequest{AddressType: state.AddressIntranet})) {
+		all = append(all, heldAddress{l.VpcId, l.VSwitchId, l.Address, l.LoadBalancerId})
+	}
 	return all
 }
 
@@ -221,6 +224,7 @@ func (m *machine) removeBalancers() {
 	m.SetStuckJobs(false)
 	m.SetFailingJobs(false)
 	m.settle()
+	m.removeCLBs()
 	for _, id := range m.nlbs() {
 		check(m.NLBUpdateLoadBalancerProtection(state.NLBUpdateLoadBalancerProtectionRequest{LoadBalancerId: id, DeletionProtectionEnabled: ptr(false)}))
 		must(m.NLBDeleteLoadBalancer(state.NLBLoadBalancerRequest{LoadBalancerId: id}))

@@ -45,7 +45,7 @@ type completion struct {
 }
 
 // products are the products of the cloud. A product comes after those that it depends on.
-var products = []product{vpcProduct, ecsProduct, nlbProduct}
+var products = []product{vpcProduct, ecsProduct, slbProduct, nlbProduct}
 
 // completionOf returns the completion of a kind; nil if no product has the kind.
 func completionOf(k kind) *completion {

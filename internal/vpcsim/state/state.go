@@ -48,6 +48,7 @@ type few struct {
 // of its parts are maps by id, each with a record in its product.
 type many struct {
 	ecsMany
+	slbMany
 	nlbMany
 }
 
