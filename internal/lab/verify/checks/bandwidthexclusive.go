@@ -20,17 +20,7 @@ var bandwidthExclusive = verify.Check{
 	About:  "a pod with an exclusive ENI has one limit for both its devices: the ENI, and the one to its node",
 	NotFor: noLimitsOfFlannel,
 	Once:   true,
-	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
-		na, nb, err := e.TwoNodes()
-		if err != nil {
-			return "", err
-		}
-		if !e.Exclusive(nb.Name) {
-			if err := e.offerENIs(ctx, nb.Name, 1); err != nil {
-				return "", err
-			}
-			defer func() { err = errors.Join(err, e.takeBack(ctx, nb.Name)) }()
-		}
+	Run: run(withENI(func(ctx context.Context, e *env, na, nb lab.Machine) (string, error) {
 		spec := instruments.PlainSpec(nb.Name)
 		lab.AskForENI(&spec)
 		if err := e.CreateAnnotated(ctx, "own", map[string]string{bandwidth.Ingress: limitText, bandwidth.Egress: limitText}, spec, metav1.CreateOptions{}); err != nil {
@@ -82,7 +72,7 @@ var bandwidthExclusive = verify.Check{
 			}
 		}
 		return fmt.Sprintf("a pod of %s with a pod of %s and with its node at once: %s", nb.Name, na.Name, strings.Join(all, "; ")), nil
-	}),
+	})),
 }
 
 // together streams by two pairs at once, and returns the bits per second that arrived of both.

@@ -19,26 +19,13 @@ import (
 	"terway.dev/terway/internal/lab/verify"
 )
 
-// exclusiveENI makes a node offer one exclusive ENI, and withdraws it at the end. If all its
-// ENIs are exclusive, the node stays as it is.
 var exclusiveENI = verify.Check{
 	Name: "exclusive-eni",
 	About: "a pod that asks by annotation, or for aliyun/eni, has an ENI to itself as its eth0 and reaches, and is reached by, pods, nodes and a Service; " +
 		"a second one waits for it (in mode exclusive that is pod-limit's)",
 	NotFor: map[string]string{lab.NetworkFlannel: "Flannel's pods have no ENIs"},
 	Once:   true,
-	Run: run(func(ctx context.Context, e *env) (measured string, err error) {
-		na, nb, err := e.TwoNodes()
-		if err != nil {
-			return "", err
-		}
-		mixed := !e.Exclusive(nb.Name)
-		if mixed {
-			if err := e.offerENIs(ctx, nb.Name, 1); err != nil {
-				return "", err
-			}
-			defer func() { err = errors.Join(err, e.takeBack(ctx, nb.Name)) }()
-		}
+	Run: run(withENI(func(ctx context.Context, e *env, na, nb lab.Machine) (string, error) {
 		if err := e.askByAnnotation(ctx, "own", nb.Name); err != nil {
 			return "", err
 		}
@@ -64,12 +51,30 @@ var exclusiveENI = verify.Check{
 		if err := e.reachExclusive(ctx, na, nb, addr); err != nil {
 			return "", err
 		}
-		measured = fmt.Sprintf("%s on %s is eth0 of a pod on %s that asked by annotation, with %s; pods of both nodes, both nodes and a Service: all answered", eni.ID, eni.MAC, nb.Name, addr)
-		if !mixed {
+		measured := fmt.Sprintf("%s on %s is eth0 of a pod on %s that asked by annotation, with %s; pods of both nodes, both nodes and a Service: all answered", eni.ID, eni.MAC, nb.Name, addr)
+		if e.Exclusive(nb.Name) {
 			return measured + "; each of those pods has an ENI too; that the one for which none is left waits: see " + podLimitName, nil
 		}
 		return measured + fmt.Sprintf("; the next pod waited (Insufficient %s) and had the ENI after it", claims.ResourceENI), e.nextWaits(ctx, nb.Name)
-	}),
+	})),
+}
+
+// withENI is a check with two nodes, of which the second offers exclusive ENIs: one during the check, unless all its ENIs are exclusive.
+// Pods that take it are named own or next.
+func withENI(check func(ctx context.Context, e *env, na, nb lab.Machine) (string, error)) func(context.Context, *env) (string, error) {
+	return func(ctx context.Context, e *env) (measured string, err error) {
+		na, nb, err := e.TwoNodes()
+		if err != nil {
+			return "", err
+		}
+		if !e.Exclusive(nb.Name) {
+			if err := e.offerENIs(ctx, nb.Name, 1); err != nil {
+				return "", err
+			}
+			defer func() { err = errors.Join(err, e.takeBack(ctx, nb.Name)) }()
+		}
+		return check(ctx, e, na, nb)
+	}
 }
 
 // askByAnnotation creates a pod with only the annotation, and checks that the resource is

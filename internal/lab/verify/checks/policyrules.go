@@ -2,7 +2,6 @@ package checks
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -289,81 +288,72 @@ spec:
 
 var policyExclusiveENI = once(policyCheck("policy-exclusive-eni",
 	"a pod that has an ENI for itself is held to its policies on all ways, to and from pods of its node and of another one, nodes, an instance and Services: at first nothing may pass, then what rules name; its node's probes pass",
-	func(ctx context.Context, c *cast) (_ string, err error) {
-		e := c.e
-		na, nb, err := e.TwoNodes()
+	func(ctx context.Context, c *cast) (string, error) { return withENI(c.ownENI)(ctx, c.e) }))
+
+// ownENI tries the policies of pod own, which has an ENI of the second node.
+func (c *cast) ownENI(ctx context.Context, e *env, na, nb lab.Machine) (string, error) {
+	spec := instruments.PlainSpec(nb.Name)
+	lab.AskForENI(&spec)
+	if err := e.CreatePod(ctx, "own", spec); err != nil {
+		return "", err
+	}
+	if err := c.join(ctx, "own"); err != nil {
+		return "", err
+	}
+	eni, err := e.Holder(ctx, nb, c.addr["own"])
+	if err != nil {
+		return "", err
+	}
+	for _, app := range []string{"own", "near", "far"} {
+		s, err := e.service(ctx, app)
 		if err != nil {
 			return "", err
 		}
-		mixed := !e.Exclusive(nb.Name)
-		if mixed {
-			if err := e.offerENIs(ctx, nb.Name, 1); err != nil {
-				return "", err
-			}
-			defer func() { err = errors.Join(err, e.takeBack(ctx, nb.Name)) }()
-		}
-		spec := instruments.PlainSpec(nb.Name)
-		lab.AskForENI(&spec)
-		if err := e.CreatePod(ctx, "own", spec); err != nil {
-			return "", err
-		}
-		if err := c.join(ctx, "own"); err != nil {
-			return "", err
-		}
-		eni, err := e.Holder(ctx, nb, c.addr["own"])
-		if err != nil {
-			return "", err
-		}
-		for _, app := range []string{"own", "near", "far"} {
-			s, err := e.service(ctx, app)
-			if err != nil {
-				return "", err
-			}
-			c.addr["service-of-"+app] = s.Spec.ClusterIP
-		}
-		// near's and far's are those of the pods that rules name; service is near's way by the Service of own, whose client is the node that masquerades
-		// if near has an ENI for itself too.
-		rows := func(near, service, far, otherIn, toFar, otherOut string) string {
-			return fmt.Sprintf(`
-				near   > own             tcp/8080  %[3]s
-				near   > service-of-own  tcp/80    %[4]s
-				far    > own             tcp/8080  %[5]s
-				far    > service-of-own  tcp/80    %[5]s
-				near   > own             tcp/9000  %[6]s
-				server > own             tcp/8080  %[6]s
-				%[1]s  > own             tcp/8080  %[6]s
-				master > own             udp/9000  %[6]s
-				%[2]s  > own             tcp/8080  yes
-				own    > far             tcp/8080  %[7]s
-				own    > service-of-far  tcp/80    %[7]s
-				own    > far             udp/9000  %[8]s
-				own    > near            tcp/8080  %[8]s
-				own    > service-of-near tcp/80    %[8]s
-				own    > %[1]s           tcp/10256 %[8]s
-				own    > %[2]s           tcp/10256 %[8]s
-				near   > far             tcp/8080  yes`, na.Name, nb.Name, near, service, far, otherIn, toFar, otherOut)
-		}
-		service := "yes"
-		if !mixed {
-			service = "no"
-		}
-		for _, step := range []struct{ when, apply, rows string }{
-			{when: "without a policy", rows: rows("yes", "yes", "yes", "yes", "yes", "yes")},
-			{when: "with nothing let in", apply: strings.ReplaceAll(denyAll("Ingress"), "server", "own"), rows: rows("no", "no", "no", "no", "yes", "yes")},
-			{when: "with nothing let in or out", apply: strings.ReplaceAll(denyAll("Egress"), "server", "own"), rows: rows("no", "no", "no", "no", "no", "no")},
-			{when: "with rules", apply: ownRules, rows: rows("yes", service, "no", "no", "yes", "no")},
-		} {
-			if step.apply != "" {
-				if err := e.apply(ctx, step.apply); err != nil {
-					return "", err
-				}
-			}
-			if err := c.judged(ctx, step.when, step.rows); err != nil {
+		c.addr["service-of-"+app] = s.Spec.ClusterIP
+	}
+	// near's and far's are those of the pods that rules name; service is near's way by the Service of own, whose client is the node that masquerades
+	// if near has an ENI for itself too.
+	rows := func(near, service, far, otherIn, toFar, otherOut string) string {
+		return fmt.Sprintf(`
+			near   > own             tcp/8080  %[3]s
+			near   > service-of-own  tcp/80    %[4]s
+			far    > own             tcp/8080  %[5]s
+			far    > service-of-own  tcp/80    %[5]s
+			near   > own             tcp/9000  %[6]s
+			server > own             tcp/8080  %[6]s
+			%[1]s  > own             tcp/8080  %[6]s
+			master > own             udp/9000  %[6]s
+			%[2]s  > own             tcp/8080  yes
+			own    > far             tcp/8080  %[7]s
+			own    > service-of-far  tcp/80    %[7]s
+			own    > far             udp/9000  %[8]s
+			own    > near            tcp/8080  %[8]s
+			own    > service-of-near tcp/80    %[8]s
+			own    > %[1]s           tcp/10256 %[8]s
+			own    > %[2]s           tcp/10256 %[8]s
+			near   > far             tcp/8080  yes`, na.Name, nb.Name, near, service, far, otherIn, toFar, otherOut)
+	}
+	service := "yes"
+	if e.Exclusive(nb.Name) {
+		service = "no"
+	}
+	for _, step := range []struct{ when, apply, rows string }{
+		{when: "without a policy", rows: rows("yes", "yes", "yes", "yes", "yes", "yes")},
+		{when: "with nothing let in", apply: strings.ReplaceAll(denyAll("Ingress"), "server", "own"), rows: rows("no", "no", "no", "no", "yes", "yes")},
+		{when: "with nothing let in or out", apply: strings.ReplaceAll(denyAll("Egress"), "server", "own"), rows: rows("no", "no", "no", "no", "no", "no")},
+		{when: "with rules", apply: ownRules, rows: rows("yes", service, "no", "no", "yes", "no")},
+	} {
+		if step.apply != "" {
+			if err := e.apply(ctx, step.apply); err != nil {
 				return "", err
 			}
 		}
-		return fmt.Sprintf("%s is eth0 of the pod", eni.ID), nil
-	}))
+		if err := c.judged(ctx, step.when, step.rows); err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("%s is eth0 of the pod", eni.ID), nil
+}
 
 var policyMasquerade = policyCheck("policy-masquerade",
 	"a client whose address a node has replaced by its own (NodePort, policy Cluster) is no probe: it is judged, as the node; by policy Local the pod's rules see the client (with an exclusive ENI its node)",
