@@ -65,6 +65,7 @@ func verifyCommand(dir *string) *cobra.Command {
 	f.BoolVar(&trouble, "trouble", false, "run the checks that make trouble, too")
 	f.StringSliceVar(&r.Datapaths, "datapath", nil, "run the checks on each of these, moving the nodes there and back: "+
 		strings.Join(verify.Datapaths(), ", ")+"; or "+verify.AllDatapaths+" that the kernel has (default: what the nodes run)")
+	f.IntVar(&r.Parallel, "parallel", verify.DefaultParallel, "how many of the checks that change nothing for others run at a time (1: one after another)")
 	f.DurationVar(&r.Traffic, "traffic", verify.DefaultTraffic, "how long agent-upgrade sends at least")
 	outputFlag(cmd, &output)
 	cmd.Long = cmd.Short + `.
@@ -131,7 +132,7 @@ func prove(ctx context.Context, w io.Writer, s *lab.State) error {
 		return err
 	}
 	fmt.Fprintln(w)
-	groups, err := verify.Run(ctx, s, suite, verify.Request{Checks: picked, Traffic: verify.DefaultTraffic}, reportTo(w))
+	groups, err := verify.Run(ctx, s, suite, verify.Request{Checks: picked, Traffic: verify.DefaultTraffic, Parallel: verify.DefaultParallel}, reportTo(w))
 	return errors.Join(err, verdict(groups, nil))
 }
 

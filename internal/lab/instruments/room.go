@@ -3,6 +3,7 @@ package instruments
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -36,21 +37,43 @@ func (c *Cluster) Fullness(node *corev1.Node, pods []corev1.Pod) Fullness {
 	return kubelet
 }
 
+// rooms returns how many more pods each node accepts.
+func (c *Cluster) rooms(ctx context.Context) ([]int, error) {
+	nodes, err := c.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list nodes: %w", err)
+	}
+	pods, err := c.Client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list pods: %w", err)
+	}
+	var all []int
+	for i := range nodes.Items {
+		all = append(all, c.Fullness(&nodes.Items[i], pods.Items).Room())
+	}
+	return all, nil
+}
+
+// LeastRoom returns how many more pods every node accepts.
+func (c *Cluster) LeastRoom(ctx context.Context) (int, error) {
+	all, err := c.rooms(ctx)
+	if err != nil || len(all) == 0 {
+		return 0, err
+	}
+	return slices.Min(all), nil
+}
+
 // Burst returns how many pods a check starts at once: twenty, or as many as the nodes have room
 // for.
 func (c *Cluster) Burst(ctx context.Context) (int32, error) {
 	const want, least = 20, 4
-	nodes, err := c.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	all, err := c.rooms(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("list nodes: %w", err)
-	}
-	pods, err := c.Client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return 0, fmt.Errorf("list pods: %w", err)
+		return 0, err
 	}
 	room := 0
-	for i := range nodes.Items {
-		room += c.Fullness(&nodes.Items[i], pods.Items).Room()
+	for _, n := range all {
+		room += n
 	}
 	if room < least {
 		return 0, fmt.Errorf("the nodes have room for %d more pods, the check needs %d", room, least)

@@ -8,7 +8,7 @@ import (
 func TestSummary(t *testing.T) {
 	var b strings.Builder
 	if err := WriteSummary(&b, []*Group{
-		{Datapath: "route", Results: []Result{{OK: true, Seconds: 2}, {Seconds: 3}}},
+		{Datapath: "route", Results: []Result{{OK: true, Seconds: 4}, {Seconds: 3}}, Seconds: 5},
 		{Datapath: "netkit", Lacking: "node1: this kernel lacks netkit"},
 	}); err != nil {
 		t.Fatal(err)

@@ -20,6 +20,8 @@ type Request struct {
 	Datapaths []string
 	// Traffic is Env.Traffic.
 	Traffic time.Duration
+	// Parallel is how many of the checks that may run beside others run at a time; less than 2: one.
+	Parallel int
 }
 
 // Group is a datapath with the results of the checks on it.
@@ -32,6 +34,8 @@ type Group struct {
 	// Error is why no check has run, if the datapath is supported.
 	Error   string   `json:"error,omitempty"`
 	Results []Result `json:"-"`
+	// Seconds is how long the checks took, of which some may have run at the same time.
+	Seconds float64 `json:"seconds,omitempty"`
 }
 
 // Failed returns the number of failed checks.
@@ -56,7 +60,7 @@ type Report struct {
 // moveTimeout limits how long a switch to another datapath, with the system's pods, may take.
 const moveTimeout = 3 * time.Minute
 
-// Run runs the checks one after another on each datapath. The error is about the run itself;
+// Run runs the checks in their order on each datapath, neighbours that may run beside others at the same time. The error is about the run itself;
 // errors of checks and datapaths are in the groups.
 func Run(ctx context.Context, s *lab.State, suite Suite, r Request, report Report) (groups []*Group, err error) {
 	unlock, err := s.LockVerify()
@@ -68,7 +72,7 @@ func Run(ctx context.Context, s *lab.State, suite Suite, r Request, report Repor
 	if err != nil {
 		return nil, err
 	}
-	e := &Env{Cluster: *c, Traffic: r.Traffic, suite: suite}
+	e := &Env{Cluster: *c, Traffic: r.Traffic, suite: suite, parallel: r.Parallel}
 	if err := errors.Join(e.sweep(ctx), e.LookAtNodes(ctx)); err != nil {
 		return nil, err
 	}
@@ -134,13 +138,77 @@ func (e *Env) leave(ctx context.Context, report Report) error {
 }
 
 func (e *Env) runAll(ctx context.Context, checks []Check, g *Group, report Report) error {
-	for _, c := range checks {
-		r := e.run(ctx, c)
-		g.Results = append(g.Results, r)
-		report.Result(r)
+	began := time.Now()
+	defer func() { g.Seconds = time.Since(began).Seconds() }()
+	for len(checks) > 0 {
+		var next []Check
+		next, checks = neighbours(checks)
+		n, err := e.atOnce(ctx, len(next))
+		if err != nil {
+			return err
+		}
+		sideBySide(ctx, next, n, e.run, func(r Result) {
+			g.Results = append(g.Results, r)
+			report.Result(r)
+		})
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 	}
 	return nil
+}
+
+// neighbours splits off the first check, with those behind it that may run beside it.
+func neighbours(checks []Check) (next, rest []Check) {
+	n := 1
+	for checks[0].Beside && n < len(checks) && checks[n].Beside {
+		n++
+	}
+	return checks[:n], checks[n:]
+}
+
+// podsBeside is how many pods a check that may run beside others has on a node at most.
+const podsBeside = 2
+
+// atOnce returns how many of n checks run at a time: as many as were requested, but no more than the fullest node has room for. Checks that
+// wait for each other's pods to end would wait for ever.
+func (e *Env) atOnce(ctx context.Context, n int) (int, error) {
+	if n = min(n, e.parallel); n < 2 {
+		return 1, nil
+	}
+	room, err := e.LeastRoom(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return max(1, min(n, room/podsBeside)), nil
+}
+
+// sideBySide runs checks, n at a time, and reports their results in the order of the checks, each as soon as there is none before it. After
+// an interrupt no further check starts.
+func sideBySide(ctx context.Context, checks []Check, n int, run func(context.Context, Check) Result, report func(Result)) {
+	ended := make([]chan Result, len(checks))
+	for i := range ended {
+		ended[i] = make(chan Result, 1)
+	}
+	go func() {
+		free := make(chan struct{}, n)
+		for i, c := range checks {
+			free <- struct{}{}
+			if i > 0 && ctx.Err() != nil {
+				close(ended[i])
+				<-free
+				continue
+			}
+			go func() {
+				ended[i] <- run(ctx, c)
+				close(ended[i])
+				<-free
+			}()
+		}
+	}()
+	for _, c := range ended {
+		if r, ran := <-c; ran {
+			report(r)
+		}
+	}
 }

@@ -38,6 +38,9 @@ type Check struct {
 	// Once marks a check of what does not depend on the datapath: of several datapaths it runs on the first on which there is something
 	// to test.
 	Once bool
+	// Beside marks a check that may run beside others of the kind: it changes nothing outside its namespace, ends no process, needs
+	// few pods (podsBeside), and measures nothing that others' traffic or a busy machine would change.
+	Beside bool
 	// Run returns what was measured, and an error if the network does not work as it should.
 	Run func(ctx context.Context, e *Env) (measured string, err error)
 }
@@ -64,6 +67,8 @@ type Env struct {
 	Killed int
 
 	suite Suite
+	// parallel is Request.Parallel.
+	parallel int
 }
 
 // Suite is a set of checks.
@@ -79,6 +84,9 @@ const checkTimeout = 4 * time.Minute
 
 // DefaultTraffic is the default of Env.Traffic.
 const DefaultTraffic = time.Minute
+
+// DefaultParallel is the default of Request.Parallel.
+const DefaultParallel = 4
 
 func (e *Env) run(ctx context.Context, c Check) Result {
 	began := time.Now()

@@ -14,6 +14,7 @@ var addressFromVSwitch = verify.Check{
 	Name:   "address-from-vswitch",
 	About:  "a pod's address is of the pod vSwitch, the cloud has it on an interface of the pod's node, and the pod has no other",
 	NotFor: map[string]string{lab.NetworkFlannel: "pods have addresses of the pod CIDR: see address-from-block"},
+	Beside: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		pods, err := e.PodOn(ctx, e.Lab.Machines...)
 		if err != nil {

@@ -53,6 +53,7 @@ var addressFromBlock = verify.Check{
 	Name:   "address-from-block",
 	About:  "a pod's address is of its node's block of the pod CIDR, as the node's CNI configuration says, and the pod has no other",
 	NotFor: map[string]string{lab.NetworkTerway: vpcAddresses},
+	Beside: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		pods, err := e.PodOn(ctx, e.Lab.Machines...)
 		if err != nil {
@@ -90,6 +91,7 @@ var vpcRoutes = verify.Check{
 	Name:   "vpc-routes",
 	About:  "the VPC's route table has one entry for each node's block, to the node's instance, and none besides in the pod CIDR",
 	NotFor: map[string]string{lab.NetworkTerway: vpcAddresses},
+	Beside: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		blocks, err := e.blocks(ctx)
 		if err != nil {

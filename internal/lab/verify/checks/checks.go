@@ -13,15 +13,14 @@ import (
 	"terway.dev/terway/internal/lab/verify"
 )
 
-// All returns the checks of a lab's network in the order in which they run: the cheap ones
-// first.
+// All returns the checks of a lab's network in the order in which they run: the cheap ones first, those that may run beside others together.
 func All() verify.Suite {
 	return verify.Suite{Undo: func(ctx context.Context, e *verify.Env) error { return (&env{e}).undo(ctx) }, Checks: []verify.Check{
-		ownReport, addressFromVSwitch, addressFromBlock, vpcRoutes, samePod, crossNode, podToNode, podToService, dns, hostPort, outboundNAT,
-		nodePort, sameName, noSpoofing, bandwidthEgress, bandwidthIngress, bandwidthSameNode, bandwidthLiveChange, bandwidthExclusive,
-		bandwidthOfType, bandwidthWrongValue, bandwidthNoTrace, policyDeny, policyAllow,
-		policyCalicoOrder, policyTiers, policyCluster, policyServiceBackend, policyMasquerade, policyExclusiveENI, policyCIDRPods, policyCRDRoundtrip, policyPreview,
-		policyCompletedPod, policyRunningConnection, policyNoOpenWindow, policyFirstPacket, policyConnectionsFull, exclusiveENI, podLimit, release, agentRestart, policyAgentRestart, agentUpgrade, controllerRestart, nodeRemoved, nodeAnew,
+		samePod, ownReport, addressFromVSwitch, addressFromBlock, vpcRoutes, crossNode, podToNode, podToService, dns, hostPort, outboundNAT,
+		nodePort, noSpoofing, policyDeny, policyAllow, policyCalicoOrder, policyTiers, policyCluster, policyServiceBackend, policyMasquerade,
+		policyCIDRPods, policyCRDRoundtrip, policyPreview,
+		sameName, bandwidthEgress, bandwidthIngress, bandwidthSameNode, bandwidthLiveChange, bandwidthExclusive,
+		bandwidthOfType, bandwidthWrongValue, bandwidthNoTrace, policyExclusiveENI, policyCompletedPod, policyRunningConnection, policyNoOpenWindow, policyFirstPacket, policyConnectionsFull, exclusiveENI, podLimit, release, agentRestart, policyAgentRestart, agentUpgrade, controllerRestart, nodeRemoved, nodeAnew,
 		forwardPolicy, repair, registeredAgain, eniTaken, addressTaken, controllerAway, staleCloud, vswitchReplaced, kubeletKilled,
 		policyHubDown, policyOffNoLoad,
 	}}

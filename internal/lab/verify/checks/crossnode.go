@@ -11,8 +11,9 @@ import (
 )
 
 var crossNode = verify.Check{
-	Name:  "pod-to-pod-cross-node",
-	About: "pods on different nodes reach each other with their own addresses in the VPC and without encapsulation",
+	Name:   "pod-to-pod-cross-node",
+	About:  "pods on different nodes reach each other with their own addresses in the VPC and without encapsulation",
+	Beside: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		na, nb, pods, err := e.PodsOnTwo(ctx, 1)
 		if err != nil {

@@ -9,8 +9,9 @@ import (
 )
 
 var dns = verify.Check{
-	Name:  "dns",
-	About: "a pod on each node resolves Services by their long and short names and reaches one by name",
+	Name:   "dns",
+	About:  "a pod on each node resolves Services by their long and short names and reaches one by name",
+	Beside: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		svc, backends, err := e.web(ctx, 1)
 		if err != nil {

@@ -9,8 +9,9 @@ import (
 )
 
 var hostPort = verify.Check{
-	Name:  "hostport",
-	About: "a pod's hostPort answers on its node from another instance, from a pod of another node and from a pod beside it, and no longer once the pod is gone, until the next pod has it",
+	Name:   "hostport",
+	About:  "a pod's hostPort answers on its node from another instance, from a pod of another node and from a pod beside it, and no longer once the pod is gone, until the next pod has it",
+	Beside: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		na, nb, err := e.TwoNodes()
 		if err != nil {

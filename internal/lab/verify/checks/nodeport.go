@@ -18,6 +18,7 @@ var nodePort = verify.Check{
 	About: "through a NodePort with externalTrafficPolicy Cluster both nodes answer, and the pod sees the node's address; with Local only the pod's node does, " +
 		"and the pod sees the client's (with an exclusive ENI the node's)",
 	NotFor: map[string]string{lab.NetworkFlannel: "a pod sees the bridge's address in place of its node's"},
+	Beside: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		na, nb, err := e.TwoNodes()
 		if err != nil {

@@ -19,6 +19,7 @@ var outboundNAT = verify.Check{
 	Name:   "outbound-nat",
 	About:  "a pod reaches an instance of the VPC outside the cluster, which sees the address of the pod's node",
 	NotFor: map[string]string{lab.NetworkTerway: vpcAddresses},
+	Beside: true,
 	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
 		at, stop, err := e.echo()
 		if err != nil {

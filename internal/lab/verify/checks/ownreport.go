@@ -25,8 +25,9 @@ import (
 )
 
 var ownReport = verify.Check{
-	Name:  "own-report",
-	About: "the credential of an agent, or of a pod of kube-flannel, cannot report for another node, and a token of the same account without a pod cannot report at all",
+	Name:   "own-report",
+	About:  "the credential of an agent, or of a pod of kube-flannel, cannot report for another node, and a token of the same account without a pod cannot report at all",
+	Beside: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		a, b, err := e.TwoNodes()
 		if err != nil {

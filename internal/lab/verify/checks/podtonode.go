@@ -14,8 +14,9 @@ import (
 const proxyHealthPort = 10256
 
 var podToNode = verify.Check{
-	Name:  "pod-to-node",
-	About: "a pod reaches its own node and another one; each node reaches its own pods and another node's, with an address of its own",
+	Name:   "pod-to-node",
+	About:  "a pod reaches its own node and another one; each node reaches its own pods and another node's, with an address of its own",
+	Beside: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		na, nb, pods, err := e.PodsOnTwo(ctx, 1)
 		if err != nil {

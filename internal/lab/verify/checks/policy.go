@@ -54,7 +54,7 @@ func policyCheck(name, about string, check func(context.Context, *cast) (string,
 				return "", err
 			}
 			c.answered, c.silent = 0, 0
-			defer func() { err = errors.Join(err, e.removePolicies(context.WithoutCancel(ctx))) }()
+			defer func() { err = errors.Join(err, e.removePolicies(context.WithoutCancel(ctx), e.ownPolicies())) }()
 			said, err := check(ctx, c)
 			if c.answered+c.silent > 0 {
 				said += fmt.Sprintf("; %d connections answered, %d silent", c.answered, c.silent)
@@ -85,9 +85,14 @@ func (e *env) newCast(ctx context.Context) (*cast, error) {
 	return c, nil
 }
 
-// trouble marks a check as one of trouble, once as one of what does not depend on the datapath.
+// trouble marks a check as one of trouble, once as one of what does not depend on the datapath, beside as one that may run beside others.
 func trouble(c verify.Check) verify.Check {
 	c.Trouble = true
+	return c
+}
+
+func beside(c verify.Check) verify.Check {
+	c.Beside = true
 	return c
 }
 
@@ -196,8 +201,11 @@ var globalKinds = []struct{ group, kind string }{
 	{"projectcalico.org/v3", "GlobalNetworkSet"}, {"projectcalico.org/v3", "HostEndpoint"}, {"projectcalico.org/v3", "ClusterInformation"}, {"projectcalico.org/v3", "Tier"},
 }
 
-// ofCheck marks objects of checks that no namespace has.
+// ofCheck marks objects of checks that no namespace has. Its value is the namespace of the check.
 const ofCheck = "lab.terway.dev/check"
+
+// ownPolicies selects the objects of the check that no namespace has.
+func (e *env) ownPolicies() client.ListOption { return client.MatchingLabels{ofCheck: e.Namespace} }
 
 // documents parses manifests. NAMESPACE in them is the check's, which objects have whose kind has one.
 func (e *env) documents(manifests string) ([]*unstructured.Unstructured, error) {
@@ -221,7 +229,7 @@ func (e *env) documents(manifests string) ([]*unstructured.Unstructured, error) 
 			if labels == nil {
 				labels = map[string]string{}
 			}
-			labels[ofCheck] = "policy"
+			labels[ofCheck] = e.Namespace
 			o.SetLabels(labels)
 		}
 		list = append(list, o)
@@ -257,8 +265,8 @@ func (e *env) remove(ctx context.Context, manifests string) error {
 	return nil
 }
 
-// removePolicies removes objects of checks that no namespace has. What a namespace has goes with it.
-func (e *env) removePolicies(ctx context.Context) error {
+// removePolicies removes objects that no namespace has, of one check or of all. What a namespace has goes with it.
+func (e *env) removePolicies(ctx context.Context, of client.ListOption) error {
 	if !e.Lab.Options.Policy {
 		return nil
 	}
@@ -267,7 +275,7 @@ func (e *env) removePolicies(ctx context.Context) error {
 		list := &unstructured.UnstructuredList{}
 		list.SetAPIVersion(k.group)
 		list.SetKind(k.kind + "List")
-		if err := e.Objects.List(ctx, list, client.HasLabels{ofCheck}); err != nil {
+		if err := e.Objects.List(ctx, list, of); err != nil {
 			errs = append(errs, fmt.Errorf("list %s of checks: %w", k.kind, err))
 			continue
 		}

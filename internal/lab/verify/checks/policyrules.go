@@ -21,7 +21,7 @@ spec: {podSelector: {matchLabels: {app: server}}, policyTypes: [%s]}
 `, strings.ToLower(direction), direction)
 }
 
-var policyDeny = policyCheck("policy-deny",
+var policyDeny = beside(policyCheck("policy-deny",
 	"a NetworkPolicy without rules cuts a pod off from pods of its node and of another one, other nodes and instances, for each direction by itself; its node's probes pass; without the policy all pass again",
 	func(ctx context.Context, c *cast) (string, error) {
 		na, nb, err := c.e.TwoNodes()
@@ -68,9 +68,9 @@ var policyDeny = policyCheck("policy-deny",
 			return "", fmt.Errorf("the server was restarted %d times", n)
 		}
 		return "", nil
-	})
+	}))
 
-var policyAllow = once(policyCheck("policy-allow",
+var policyAllow = beside(once(policyCheck("policy-allow",
 	"rules of a NetworkPolicy let in what they name, by pod, namespace, protocol, port and port range, and nothing else; rules of egress do the same",
 	func(ctx context.Context, c *cast) (string, error) {
 		if err := c.e.apply(ctx, `
@@ -104,9 +104,9 @@ spec:
 			near   > far    tcp/8080 no
 			far    > near   tcp/8080 yes
 			server > far    tcp/9000 yes`)
-	}))
+	})))
 
-var policyCalicoOrder = once(policyCheck("policy-calico-order",
+var policyCalicoOrder = beside(once(policyCheck("policy-calico-order",
 	"of Calico's policies the one with the lower order decides, a NetworkPolicy of Kubernetes has order 1,000 among them, and a change of an order turns the verdict",
 	func(ctx context.Context, c *cast) (string, error) {
 		ordered := func(deny, allow int) string {
@@ -144,9 +144,9 @@ spec: {podSelector: {matchLabels: {app: server}}, ingress: [{ports: [{protocol: 
 			}
 		}
 		return "orders 10, 30 and 2,000 beside 20 and a NetworkPolicy's 1,000", nil
-	}))
+	})))
 
-var policyTiers = once(policyCheck("policy-tiers",
+var policyTiers = beside(once(policyCheck("policy-tiers",
 	"a tier of Calico before default: Allow and Deny decide there, Pass leaves it to default, whose NetworkPolicy denies the rest, and its own end denies; without its policies default decides alone",
 	func(ctx context.Context, c *cast) (string, error) {
 		const first = `
@@ -191,9 +191,9 @@ spec: {podSelector: {matchLabels: {app: server}}, ingress: [{from: [{podSelector
 			far    > server tcp/8080 no
 			near   > server tcp/8080 yes
 			near   > server udp/9000 yes`)
-	}))
+	})))
 
-var policyCluster = once(policyCheck("policy-cluster",
+var policyCluster = beside(once(policyCheck("policy-cluster",
 	"ClusterNetworkPolicies: tier Admin accepts and denies before the namespace's NetworkPolicy and passes to it, tier Baseline denies pods that none selects",
 	func(ctx context.Context, c *cast) (string, error) {
 		if err := c.e.apply(ctx, `
@@ -237,9 +237,9 @@ spec: {podSelector: {matchLabels: {app: server}}, ingress: [{from: [{podSelector
 			far    > near   udp/9000 no
 			far    > near   tcp/9000 yes
 			server > near   udp/9000 no`)
-	}))
+	})))
 
-var policyServiceBackend = policyCheck("policy-service-backend",
+var policyServiceBackend = beside(policyCheck("policy-service-backend",
 	"a pod that may reach one pod reaches it through a Service too, and not another pod by a Service; that it may reach a Service's address opens nothing",
 	func(ctx context.Context, c *cast) (string, error) {
 		for _, app := range []string{"server", "near"} {
@@ -272,7 +272,7 @@ spec:
 			far > server            tcp/8080 yes
 			far > service-of-near   tcp/80   no
 			far > near              tcp/8080 no`)
-	})
+	}))
 
 // ownRules lets near in and the pod own out to far; a Service's address opens nothing.
 const ownRules = `
@@ -355,7 +355,7 @@ func (c *cast) ownENI(ctx context.Context, e *env, na, nb lab.Machine) (string, 
 	return fmt.Sprintf("%s is eth0 of the pod", eni.ID), nil
 }
 
-var policyMasquerade = policyCheck("policy-masquerade",
+var policyMasquerade = beside(policyCheck("policy-masquerade",
 	"a client whose address a node has replaced by its own (NodePort, policy Cluster) is no probe: it is judged, as the node; by policy Local the pod's rules see the client (with an exclusive ENI its node)",
 	func(ctx context.Context, c *cast) (string, error) {
 		na, nb, err := c.e.TwoNodes()
@@ -404,9 +404,9 @@ spec: {podSelector: {matchLabels: {app: server}}, ingress: [{from: [{ipBlock: {c
 			}
 		}
 		return "", nil
-	})
+	}))
 
-var policyCIDRPods = once(policyCheck("policy-cidr-pods",
+var policyCIDRPods = beside(once(policyCheck("policy-cidr-pods",
 	"a network in a rule names pods and nodes with such an address too, at either end, and an except takes them out",
 	func(ctx context.Context, c *cast) (string, error) {
 		na, _, err := c.e.TwoNodes()
@@ -440,4 +440,4 @@ spec:
 			server > far    tcp/8080 no
 			server > %[1]s  tcp/10256 yes
 			server > master tcp/6443 no`, na.Name))
-	}))
+	})))

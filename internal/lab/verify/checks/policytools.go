@@ -27,10 +27,10 @@ import (
 var policyCRDRoundtrip = verify.Check{
 	Name:   "policy-crd-roundtrip",
 	About:  "an object of each kind of policy, all of them together with every field, is read from the API server as it was written (those that would select pods outside the check's namespace are only tried)",
-	Policy: true, Once: true,
+	Policy: true, Once: true, Beside: true,
 	NotFor: map[string]string{lab.NetworkFlannel: "with Flannel the chart installs no kinds of policies"},
 	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
-		defer func() { err = errors.Join(err, e.removePolicies(context.WithoutCancel(ctx))) }()
+		defer func() { err = errors.Join(err, e.removePolicies(context.WithoutCancel(ctx), e.ownPolicies())) }()
 		text, err := os.ReadFile(filepath.Join(e.Lab.Options.Source, "test", "api", "testdata", "all.yaml"))
 		if err != nil {
 			return "", err
@@ -102,7 +102,7 @@ func survived(at string, want, got any) (n int, lost []string) {
 	return n, lost
 }
 
-var policyPreview = once(policyCheck("policy-preview",
+var policyPreview = beside(once(policyCheck("policy-preview",
 	"terwayctl policy preview of what is in the cluster names the pods that a policy cuts off and those that it lets through, with exit status 2, and what it says comes true",
 	func(ctx context.Context, c *cast) (string, error) {
 		e := c.e
@@ -149,7 +149,7 @@ spec: {podSelector: {matchLabels: {app: server}}, ingress: [{from: [{podSelector
 			near > server tcp/8080 yes
 			near > server tcp/9000 no
 			near > far    tcp/8080 yes`)
-	}))
+	})))
 
 // switchedOff on the agents' DaemonSet says that a check has turned policies off.
 const switchedOff = "lab.terway.dev/policies-switched-off"

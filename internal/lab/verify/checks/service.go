@@ -45,8 +45,9 @@ func (e *env) web(ctx context.Context, pods int32) (*corev1.Service, []corev1.Po
 }
 
 var podToService = verify.Check{
-	Name:  "pod-to-service",
-	About: "a pod reaches a Service's pods on both nodes, and itself through the Service, with its own address (its node's, if it has an exclusive ENI); NodePorts work from the VPC",
+	Name:   "pod-to-service",
+	About:  "a pod reaches a Service's pods on both nodes, and itself through the Service, with its own address (its node's, if it has an exclusive ENI); NodePorts work from the VPC",
+	Beside: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		na, nb, err := e.TwoNodes()
 		if err != nil {

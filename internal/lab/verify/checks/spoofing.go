@@ -21,6 +21,7 @@ var noSpoofing = verify.Check{
 	Name:   "no-spoofing",
 	About:  "packets of a pod with a foreign source address do not leave its node, and the VPC drops a node's frames with a foreign MAC or address",
 	NotFor: map[string]string{lab.NetworkFlannel: "Flannel does not check what pods send: a pod with NET_ADMIN can take another's address"},
+	Beside: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		na, nb, err := e.TwoNodes()
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/retry"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/internal/lab"
 )
@@ -23,7 +24,7 @@ import (
 func (e *env) undo(ctx context.Context) error {
 	errs := []error{e.withdraw(ctx), e.Lab.Cloud.RemoveFault(ctx, faultName)}
 	if e.Lab.Options.Network == lab.NetworkTerway {
-		errs = append(errs, e.putVSwitchesBack(ctx), e.removeVSwitch(ctx), e.putControllerBack(ctx), e.putAgentsBack(ctx), e.putPoliciesBack(ctx), e.removePolicies(ctx))
+		errs = append(errs, e.putVSwitchesBack(ctx), e.removeVSwitch(ctx), e.putControllerBack(ctx), e.putAgentsBack(ctx), e.putPoliciesBack(ctx), e.removePolicies(ctx, client.HasLabels{ofCheck}))
 		for _, m := range e.Lab.Machines {
 			errs = append(errs, e.forward(m.Name, true))
 		}
