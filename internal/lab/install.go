@@ -59,7 +59,7 @@ func (s *State) chartValues() map[string]any {
 	}
 	controller["sweepPeriod"] = "10s"
 	// A short time, so that the return of addresses and ENIs can be watched.
-	controller["surplusAfter"] = "5s"
+	controller["surplusAfter"] = "2s"
 	values["policy"] = map[string]any{"enabled": s.Options.Policy}
 	return values
 }

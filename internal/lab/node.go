@@ -156,10 +156,13 @@ func (o *Options) kubeletConfig(m Machine) map[string]any {
 		// images because of another's use.
 		"evictionHard":                map[string]any{"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
 		"imageGCHighThresholdPercent": 100,
-		"nodeStatusUpdateFrequency":   "5s",
-		"registryPullQPS":             0,
-		"eventRecordQPS":              0,
-		"kubeAPIQPS":                  100, "kubeAPIBurst": 200,
+		// What a node offers is reported, and a container that has ended is started again, after a second: a lab changes the one and ends the other often.
+		"nodeStatusUpdateFrequency": "1s",
+		"nodeStatusReportFrequency": "5s",
+		"crashLoopBackOff":          map[string]any{"maxContainerRestartPeriod": "1s"},
+		"registryPullQPS":           0,
+		"eventRecordQPS":            0,
+		"kubeAPIQPS":                100, "kubeAPIBurst": 200,
 	}
 	return conf
 }

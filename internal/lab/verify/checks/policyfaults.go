@@ -51,10 +51,11 @@ var policyAgentRestart = once(policyCheck("policy-agent-restart",
 		for _, p := range []*instruments.Probe{allowed, denied} {
 			p.Start()
 		}
+		began := time.Now()
 		killed, err := instruments.Kill(agentName, c.e.Lab.Machines...)
 		c.e.Killed += killed
 		if err == nil {
-			err = c.e.agentsAgain(ctx)
+			err = c.e.agentsAgain(ctx, began)
 		}
 		if err == nil {
 			// The next agents have read what there is.
@@ -80,8 +81,8 @@ var policyAgentRestart = once(policyCheck("policy-agent-restart",
 			near > server udp/9000 yes`)
 	}))
 
-// agentsAgain waits until an agent that was killed runs again on each node.
-func (e *env) agentsAgain(ctx context.Context) error {
+// agentsAgain waits until an agent that was killed since then runs again on each node.
+func (e *env) agentsAgain(ctx context.Context, since time.Time) error {
 	return e.Poll(ctx, "an agent to run on each node", func() (bool, error) {
 		pods, err := e.Client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "app=" + agentName})
 		if err != nil {
@@ -92,7 +93,7 @@ func (e *env) agentsAgain(ctx context.Context) error {
 		for _, m := range e.Lab.Machines {
 			for _, p := range pods.Items {
 				if p.Spec.NodeName == m.Name && instruments.PodReady(&p) && len(p.Status.ContainerStatuses) == 1 {
-					if t := p.Status.ContainerStatuses[0].LastTerminationState.Terminated; t != nil && time.Since(t.FinishedAt.Time) < time.Minute {
+					if t := p.Status.ContainerStatuses[0].LastTerminationState.Terminated; t != nil && !t.FinishedAt.Time.Before(since.Truncate(time.Second)) {
 						ready++
 					}
 				}
