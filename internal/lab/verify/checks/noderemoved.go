@@ -136,7 +136,8 @@ func (e *env) removeForeign(ctx context.Context, dest netip.Prefix, to lab.Machi
 	return nil
 }
 
-// deleteNode deletes a node and waits until its pods are deleted too.
+// deleteNode deletes a node and its pods. Kubernetes' garbage collection would delete the pods with the same request, but waits
+// for a minute before, in case the node is registered again.
 func (e *env) deleteNode(ctx context.Context, m lab.Machine) error {
 	onNode := metav1.ListOptions{FieldSelector: "spec.nodeName=" + m.Name}
 	there, err := e.Client.CoreV1().Pods("").List(ctx, onNode)
@@ -145,6 +146,13 @@ func (e *env) deleteNode(ctx context.Context, m lab.Machine) error {
 	}
 	if err := e.Client.CoreV1().Nodes().Delete(ctx, m.Name, metav1.DeleteOptions{}); err != nil {
 		return fmt.Errorf("delete node %s: %w", m.Name, err)
+	}
+	for _, p := range there.Items {
+		at := metav1.DeleteOptions{GracePeriodSeconds: new(int64), Preconditions: metav1.NewUIDPreconditions(string(p.UID))}
+		err := e.Client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, at)
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			return fmt.Errorf("delete pod %s/%s: %w", p.Namespace, p.Name, err)
+		}
 	}
 	if err := e.Poll(ctx, "the pods of "+m.Name+" to be forgotten", func() (bool, error) {
 		for _, p := range there.Items {
