@@ -79,9 +79,17 @@ func (s *Server) fabricReport() (*FabricReport, error) {
 		}
 		out.Ports[eni] = PortReport{NetNS: ns, Device: device, Counters: c}
 	}
-	for _, i := range s.View().Instances {
-		if path, err := f.NetNSPath(i.InstanceId); err == nil {
-			out.Instances[i.InstanceId] = path
+	view := s.View()
+	ids := []string{fabric.OutsideID}
+	for _, i := range view.Instances {
+		ids = append(ids, i.InstanceId)
+	}
+	for _, b := range view.Balancers {
+		ids = append(ids, fabric.BalancersOf(b.VpcId))
+	}
+	for _, id := range ids {
+		if path, err := f.NetNSPath(id); err == nil {
+			out.Instances[id] = path
 		}
 	}
 	return out, nil

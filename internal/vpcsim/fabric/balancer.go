@@ -120,7 +120,7 @@ func (t *Topology) validateBalancers(holders map[string]string, bad func(string,
 			}
 			scopes := []string{b.VPC}
 			if a.Public {
-				scopes = append(scopes, outsideName)
+				scopes = append(scopes, OutsideID)
 			}
 			for _, scope := range scopes {
 				key := scope + " " + a.Address.String()

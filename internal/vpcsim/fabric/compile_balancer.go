@@ -34,7 +34,7 @@ const vip = 1 << 31
 
 // vpcID returns the id of a VPC; the outside namespace's is OUTSIDE of bpf/vpcsim_fabric.h.
 func vpcID(name string) uint64 {
-	if name == outsideName {
+	if name == OutsideID {
 		return 2
 	}
 	return hashID("vpc", name)
@@ -92,7 +92,7 @@ func (img *image) compileBalancers(t *Topology, ifindex map[string]uint32, group
 // scopes are the ids of the VPCs in which the address is reached.
 func (a BalancerAddress) scopes(vpc string) []uint64 {
 	if a.Public {
-		return []uint64{vpcID(vpc), vpcID(outsideName)}
+		return []uint64{vpcID(vpc), vpcID(OutsideID)}
 	}
 	return []uint64{vpcID(vpc)}
 }

@@ -22,9 +22,9 @@ import (
 // outside of all VPCs. They are instances that the fabric adds to the topology.
 
 const (
-	// outsideName is the id of the outside namespace, and its VPC. It exists while a balancer
+	// OutsideID is the id of the outside namespace, and of its VPC. It exists while a balancer
 	// has a public address, and can reach only such addresses.
-	outsideName = "internet"
+	OutsideID = "internet"
 	// balancerPrefix begins the ids of balancers' namespaces.
 	balancerPrefix = "slb-"
 	// ownGroup is a security group that accepts everything.
@@ -38,7 +38,7 @@ func BalancersOf(vpc string) string { return balancerPrefix + vpc }
 
 // isReserved reports whether a namespace of the fabric's own may have this id.
 func isReserved(id string) bool {
-	return id == "fabric" || id == outsideName || strings.HasPrefix(id, balancerPrefix)
+	return id == "fabric" || id == OutsideID || strings.HasPrefix(id, balancerPrefix)
 }
 
 var (
@@ -82,7 +82,7 @@ func withOwn(t Topology) Topology {
 		}
 	}
 	if len(publicVPCs(&t)) > 0 {
-		add(outsideName, outsideName, Outside, false)
+		add(OutsideID, OutsideID, Outside, false)
 	}
 	return t
 }

@@ -145,7 +145,7 @@ func (t *Topology) Validate() error {
 		if !vs.CIDR.IsValid() || !vs.CIDR.Addr().Is4() {
 			bad("vSwitch %s: CIDR %v must be an IPv4 range", vs.ID, vs.CIDR)
 		}
-		if vs.VPC == outsideName {
+		if vs.VPC == OutsideID {
 			bad("vSwitch %s: the VPC %q is what the outside namespace is called", vs.ID, vs.VPC)
 		}
 		if vs.CIDR6.IsValid() && !vs.CIDR6.Addr().Is6() {
