@@ -20,6 +20,7 @@ import (
 
 	"terway.dev/terway/internal/vpcsim"
 	"terway.dev/terway/internal/vpcsim/faults"
+	"terway.dev/terway/internal/vpcsim/state"
 )
 
 const nlbVersion = "2022-04-30"
@@ -496,4 +497,29 @@ func TestNLBFaults(t *testing.T) {
 	add(t, s, faults.Rule{Action: "Nlb:ListServerGroups", Error: &faults.Error{Code: "Throttling.User"}, Count: 1})
 	_, err := w.nlb.ListServerGroups(nlb.CreateListServerGroupsRequest())
 	wantError(t, err, "Throttling.User", 400)
+}
+
+// A job survives a restart of the simulator.
+func TestNLBJobAfterARestart(t *testing.T) {
+	clock := &manualClock{now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+	s := start(t, func(o *vpcsim.Options) {
+		o.StateDir, o.Now, o.Timing = t.TempDir(), clock.Now, state.Timing{NLBServerGroup: time.Minute}
+	})
+	w := newNLBWorld(t, s)
+	r := nlb.CreateCreateServerGroupRequest()
+	r.VpcId, r.ServerGroupName, r.ClientToken = w.network.vpc, "group", "token-1"
+	made := must(w.nlb.CreateServerGroup(r))(t)
+	s = reopen(t, s)
+	w.nlb.Domain = strings.TrimPrefix(s.Endpoint(), "http://")
+	job := nlb.CreateGetJobStatusRequest()
+	job.JobId = made.JobId
+	if got := must(w.nlb.GetJobStatus(job))(t).Status; got != "Processing" {
+		t.Errorf("the job is %s", got)
+	}
+	r.SetDomain(w.nlb.Domain)
+	if again := must(w.nlb.CreateServerGroup(r))(t); again.ServerGroupId != made.ServerGroupId || again.JobId != made.JobId {
+		t.Errorf("the token gave %s and %s, then %s and %s", made.ServerGroupId, made.JobId, again.ServerGroupId, again.JobId)
+	}
+	clock.Advance(time.Minute)
+	w.wait(made.JobId)
 }

@@ -76,11 +76,11 @@ func newServe() *cobra.Command {
 		Short: "Run the simulator until it is interrupted",
 		Long: `Run the simulator until it is interrupted.
 
-The endpoint serves ECS 2014-05-26, VPC 2016-04-28, SLB 2014-05-15, NLB 2022-04-30,
-STS 2015-04-01 and Location 2015-06-12, so that SDKs and programs built on them work
-with their endpoint set to it. With --state the cloud and the access key survive a restart. Without
---no-fabric (which needs root) instances are network namespaces and ENIs are
-devices in them. With --state they stay when the process ends, so that
+The endpoint serves ECS 2014-05-26, VPC 2016-04-28, SLB 2014-05-15, NLB
+2022-04-30, STS 2015-04-01 and Location 2015-06-12, so that SDKs and programs
+built on them work with their endpoint set to it. With --state the cloud and the
+access key survive a restart. Without --no-fabric (which needs root) instances
+are network namespaces and ENIs are devices in them. With --state they stay when the process ends, so that
 the next start finds them; otherwise they are removed.`,
 		Args:         cobra.NoArgs,
 		SilenceUsage: true,
@@ -223,7 +223,7 @@ func timings(t *state.Timing) []struct {
 		{"create", &t.CreateENI}, {"attach", &t.AttachENI}, {"detach", &t.DetachENI}, {"delete", &t.DeleteENI},
 		{"vpc", &t.VPC}, {"vswitch", &t.VSwitch}, {"route", &t.RouteEntry}, {"route-table", &t.RouteTable},
 		{"instance-pending", &t.InstancePend}, {"instance-start", &t.InstanceStart}, {"instance-stop", &t.InstanceStop},
-		{"listener", &t.Listener},
+		{"listener", &t.Listener}, {"nlb", &t.NLBLoadBalancer}, {"nlb-listener", &t.NLBListener}, {"nlb-group", &t.NLBServerGroup},
 	}
 }
 

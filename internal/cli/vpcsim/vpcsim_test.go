@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -159,6 +160,9 @@ func TestTiming(t *testing.T) {
 		if got, err := parseTiming(text); err != nil || got != want {
 			t.Errorf("%s: %+v, %v", text, got, err)
 		}
+	}
+	if names, fields := len(timings(new(state.Timing))), reflect.TypeFor[state.Timing]().NumField(); names != fields {
+		t.Errorf("%d of %d durations have a name", names, fields)
 	}
 	if got, err := parseTiming("fast"); err != nil || got.AttachENI != fast {
 		t.Errorf("fast: %+v, %v", got, err)

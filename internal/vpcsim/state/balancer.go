@@ -241,6 +241,7 @@ func (s *State) verdict(verdicts map[string]BackendVerdict, key string) BackendV
 // serverGone removes a deleted instance or ENI from the groups of all products.
 func (s *State) serverGone(id string) {
 	s.slbServerGone(id)
+	s.nlbServerGone(id)
 }
 
 // pickVIP selects an address of a vSwitch for a load balancer: the named one, or a free one if

@@ -261,3 +261,19 @@ func (s *State) NLBListServerGroupServers(req NLBListServerGroupServersRequest) 
 	}
 	return found, nil
 }
+
+// nlbServerGone removes a deleted instance or ENI from all groups, also from those on which a
+// job runs.
+func (s *State) nlbServerGone(id string) {
+	for groupID, g := range s.data.NLBServerGroups {
+		is := func(v NLBServer) bool { return v.ServerId == id }
+		if !slices.ContainsFunc(g.Servers, is) {
+			continue
+		}
+		if g.Servers = slices.DeleteFunc(g.Servers, is); len(g.Servers) == 0 {
+			g.Servers = nil
+		}
+		s.touch(groupID)
+		s.forgetNLBVerdicts(groupID)
+	}
+}

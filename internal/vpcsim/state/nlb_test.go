@@ -759,3 +759,28 @@ func TestNLBView(t *testing.T) {
 		t.Errorf("health check\n%s, want\n%s", got, want)
 	}
 }
+
+// A deleted ENI leaves the groups, even while a job adds it; an address that is unassigned stays.
+func TestNLBServerThatIsDeleted(t *testing.T) {
+	w := newNLBWorld(t, slowJobs)
+	w.listener("TCP", 80)
+	check(errOf(w.change(w.NLBAddServersToServerGroup, w.server(1, 8080), state.NLBServerRequest{ServerId: w.eni.InstanceId, ServerType: "Ecs", Port: 8080})))
+	w.settle()
+	check(w.UnassignPrivateIpAddresses(state.UnassignPrivateIpAddressesRequest{NetworkInterfaceId: w.eni.NetworkInterfaceId, PrivateIpAddress: []string{w.eni.PrivateIpAddresses[1].String()}}))
+	if got := w.servers(w.group); len(got) != 2 {
+		t.Errorf("servers %+v", got)
+	}
+	job := must(w.change(w.NLBAddServersToServerGroup, w.server(2, 8080)))
+	check(w.DetachNetworkInterface(state.DetachNetworkInterfaceRequest{NetworkInterfaceId: w.eni.NetworkInterfaceId, InstanceId: w.eni.InstanceId}))
+	w.Tick(w.clock.now)
+	check(w.DeleteNetworkInterface(state.DeleteNetworkInterfaceRequest{NetworkInterfaceId: w.eni.NetworkInterfaceId}))
+	w.settle()
+	if got := w.servers(w.group); len(got) != 1 || got[0].ServerType != "Ecs" || w.job(job) != state.NLBJobSucceeded {
+		t.Errorf("servers %+v, job %s", got, w.job(job))
+	}
+	check(w.DeleteInstances(state.DeleteInstancesRequest{InstanceId: []string{w.eni.InstanceId}, Force: true}))
+	w.settle()
+	if got := w.servers(w.group); len(got) != 0 || len(w.seen().Listeners[0].Backends) != 0 {
+		t.Errorf("servers %+v, backends %+v", got, w.seen().Listeners[0].Backends)
+	}
+}
