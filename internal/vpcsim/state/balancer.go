@@ -1,6 +1,7 @@
 package state
 
 import (
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -179,15 +180,29 @@ type BackendHealth struct {
 
 // backendKey returns BalancerBackend.Key.
 func backendKey(serverID string, a netip.Addr, port int) string {
-	return serverID + "/" + a.String() + ":" + strconv.Itoa(port)
+	// A view makes the keys of all backends, so without the strings between.
+	key := make([]byte, 0, len(serverID)+len("/255.255.255.255:65535"))
+	key = append(append(key, serverID...), '/')
+	key = append(a.AppendTo(key), ':')
+	return string(strconv.AppendInt(key, int64(port), 10))
 }
 
 // checked is a listener whose backends are checked.
 type checked struct {
 	// verdicts are those on its backends, by key.
 	verdicts *map[string]BackendVerdict
-	// has reports whether it has a backend.
-	has func(key string) bool
+	// keys are those of its backends.
+	keys iter.Seq[string]
+}
+
+// has reports whether a listener has a backend.
+func (l checked) has(key string) bool {
+	for k := range l.keys {
+		if k == key {
+			return true
+		}
+	}
+	return false
 }
 
 // ReportHealth records verdicts on backends. It ignores those on listeners and backends that do
@@ -223,8 +238,13 @@ func (s *State) checkedListener(id string) (checked, bool) {
 // forget drops the verdicts on backends that a listener has not any more: a backend that comes
 // back is checked anew.
 func (l checked) forget() {
-	maps.DeleteFunc(*l.verdicts, func(key string, _ BackendVerdict) bool { return !l.has(key) })
-	if len(*l.verdicts) == 0 {
+	kept := map[string]BackendVerdict{}
+	for key := range l.keys {
+		if v, ok := (*l.verdicts)[key]; ok {
+			kept[key] = v
+		}
+	}
+	if *l.verdicts = kept; len(kept) == 0 {
 		*l.verdicts = nil
 	}
 }

@@ -22,10 +22,15 @@ func checkedNLB(d *data, listenerID string) (checked, bool) {
 	if l == nil {
 		return checked{}, false
 	}
-	return checked{&l.Verdicts, func(key string) bool {
-		return l.Serves && slices.ContainsFunc(d.NLBServerGroups[l.ServerGroupId].Servers, func(v NLBServer) bool {
-			return v.Status != NLBServerAdding && v.key() == key
-		})
+	return checked{verdicts: &l.Verdicts, keys: func(yield func(string) bool) {
+		if !l.Serves {
+			return
+		}
+		for _, v := range d.NLBServerGroups[l.ServerGroupId].Servers {
+			if v.Status != NLBServerAdding && !yield(v.key()) {
+				return
+			}
+		}
 	}}, true
 }
 

@@ -112,3 +112,70 @@ func BenchmarkOneENI(b *testing.B) {
 		})
 	}
 }
+
+// The cost of a change of a group's backends, as it is made, saved and shown to a data plane,
+// with 2 and with 50 load balancers of two listeners and 200 backends each.
+func BenchmarkOneBackend(b *testing.B) {
+	for _, many := range []int{2, 50} {
+		s, enis := big(b, 50)
+		var group string
+		var items []state.BackendServerItem
+		for _, id := range enis[:20] {
+			for _, a := range must(s.DescribeNetworkInterfaceAttribute(id)).PrivateIpAddresses {
+				if len(items) < 180 {
+					items = append(items, state.BackendServerItem{ServerId: id, ServerIp: a.String(), Port: 80, Type: state.ServerENI})
+				}
+			}
+		}
+		for range many {
+			lb := must(s.CreateLoadBalancer(state.CreateLoadBalancerRequest{})).LoadBalancerId
+			group = must(s.CreateVServerGroup(state.CreateVServerGroupRequest{LoadBalancerId: lb, VServerGroupName: "g"})).VServerGroupId
+			for i := 0; i < len(items); i += 20 {
+				must(s.AddVServerGroupBackendServers(state.VServerGroupBackendServersRequest{VServerGroupId: group, BackendServers: items[i : i+20]}))
+			}
+			for _, port := range []int{80, 81} {
+				check(s.CreateLoadBalancerTCPListener(state.ListenerSettingsRequest{LoadBalancerId: lb, ListenerPort: port, VServerGroupId: &group}))
+				check(s.StartLoadBalancerListener(state.ListenerRequest{LoadBalancerId: lb, ListenerPort: port}))
+			}
+		}
+		due, _ := s.NextDue()
+		s.Tick(due)
+		var reports []state.BackendHealth
+		for _, balancer := range s.View().Balancers {
+			for _, l := range balancer.Listeners {
+				for _, x := range l.Backends {
+					reports = append(reports, state.BackendHealth{ListenerId: l.ListenerId, Key: x.Key, BackendVerdict: state.BackendVerdict{Health: state.Healthy}})
+				}
+			}
+		}
+		s.ReportHealth(reports)
+		check(errOf(s.Snapshot()))
+		one := state.VServerGroupBackendServersRequest{VServerGroupId: group, BackendServers: items[7:8]}
+		b.Run(fmt.Sprintf("change/balancers=%d", many), func(b *testing.B) {
+			for range b.N {
+				must(s.RemoveVServerGroupBackendServers(one))
+				must(s.AddVServerGroupBackendServers(one))
+			}
+		})
+		b.Run(fmt.Sprintf("change-and-save/balancers=%d", many), func(b *testing.B) {
+			for range b.N {
+				must(s.RemoveVServerGroupBackendServers(one))
+				must(s.Changes())
+				must(s.AddVServerGroupBackendServers(one))
+				must(s.Changes())
+			}
+		})
+		b.Run(fmt.Sprintf("report/balancers=%d", many), func(b *testing.B) {
+			for i := range b.N {
+				r := reports[i%len(reports)]
+				r.Health = []state.Health{state.Unhealthy, state.Healthy}[i/len(reports)%2]
+				s.ReportHealth([]state.BackendHealth{r})
+			}
+		})
+		b.Run(fmt.Sprintf("view/balancers=%d", many), func(b *testing.B) {
+			for range b.N {
+				s.View()
+			}
+		})
+	}
+}

@@ -111,9 +111,12 @@ func listenersIn(d *data) map[string]*Listener         { return d.Listeners }
 
 // checkedIn returns a listener as ReportHealth needs it.
 func checkedIn(d *data, l *Listener) checked {
-	return checked{verdicts: &l.Verdicts, has: func(key string) bool {
-		g := d.VServerGroups[l.VServerGroupId]
-		return slices.ContainsFunc(g.BackendServers, func(b BackendServer) bool { return b.Key() == key })
+	return checked{verdicts: &l.Verdicts, keys: func(yield func(string) bool) {
+		for _, b := range d.VServerGroups[l.VServerGroupId].BackendServers {
+			if !yield(b.Key()) {
+				return
+			}
+		}
 	}}
 }
 
