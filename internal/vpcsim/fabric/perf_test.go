@@ -5,7 +5,9 @@ package fabric_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
+	"net/netip"
 	"os/exec"
 	"slices"
 	"testing"
@@ -16,6 +18,7 @@ import (
 
 	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/testutil"
+	"terway.dev/terway/internal/vpcsim/fabric"
 )
 
 // TestThroughputAgainstPlainVeth prints the cost of the fabric: iperf3 between two of its
@@ -48,8 +51,8 @@ func TestThroughputAgainstPlainVeth(t *testing.T) {
 	} {
 		var ours, plain []float64
 		for range 3 {
-			ours = append(ours, m.value(runIperf(t, w.ns(1), w.ns(2), m.flags)))
-			plain = append(plain, m.value(runIperf(t, a.Path, b.Path, m.flags)))
+			ours = append(ours, m.value(runIperf(t, w.ns(1), w.ns(2), "10.1.0.2", m.flags)))
+			plain = append(plain, m.value(runIperf(t, a.Path, b.Path, "10.1.0.2", m.flags)))
 		}
 		slices.Sort(ours)
 		slices.Sort(plain)
@@ -57,8 +60,8 @@ func TestThroughputAgainstPlainVeth(t *testing.T) {
 	}
 	var ours, plain []float64
 	for range 5 {
-		ours = append(ours, roundTrips(t, [2]string{w.ns(1), w.ns(2)}))
-		plain = append(plain, roundTrips(t, [2]string{a.Path, b.Path}))
+		ours = append(ours, roundTrips(t, w.ns(1), w.ns(2), "10.1.0.2"))
+		plain = append(plain, roundTrips(t, a.Path, b.Path, "10.1.0.2"))
 	}
 	slices.Sort(ours)
 	slices.Sort(plain)
@@ -70,7 +73,7 @@ func TestThroughputAgainstPlainVeth(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stats.Close()
-	roundTrips(t, [2]string{w.ns(1), w.ns(2)})
+	roundTrips(t, w.ns(1), w.ns(2), "10.1.0.2")
 	_, programs := kernelState(t, w.opts.Prefix)
 	for id := range programs {
 		p, err := ebpf.NewProgramFromID(id)
@@ -82,6 +85,97 @@ func TestThroughputAgainstPlainVeth(t *testing.T) {
 		}
 		p.Close()
 	}
+}
+
+// TestThroughputThroughABalancer prints what a load balancer costs: the same client and server,
+// directly and through a balancer's address, alternately. It asserts nothing.
+func TestThroughputThroughABalancer(t *testing.T) {
+	w := newWorld(t, nil)
+	w.instance(1)
+	w.instance(2)
+	b := fabric.Balancer{ID: "lb-1", VPC: "vpc-1", Addresses: []fabric.BalancerAddress{{Address: addr(privateVIP)}}}
+	// New connections have a server each: one that closes first is in TIME_WAIT, in which it refuses
+	// the same client port by the other way, whose timestamps are others.
+	for port, to := range map[uint16]uint16{5201: 5201, 7009: 7009, 7010: 7011} {
+		b.Listeners = append(b.Listeners, fabric.Listener{
+			ID: fmt.Sprint("lb-1/tcp/", port), Protocol: tcp, Port: port,
+			Backends: []fabric.Backend{{Address: netip.AddrPortFrom(addr("10.1.0.2"), to), Weight: 100, Healthy: true}},
+		})
+	}
+	w.top.Balancers = []fabric.Balancer{b}
+	w.apply()
+	w.mustPing(1, "10.1.0.2")
+	for _, m := range []struct {
+		name, unit string
+		goal       float64
+		measure    func(address string) float64
+	}{
+		{"TCP stream", "Gbit/s", 0.9, func(a string) float64 {
+			return runIperf(t, w.ns(1), w.ns(2), a, nil).End.SumReceived.BitsPerSecond / 1e9
+		}},
+		{"round trips of a kept connection", "per second", 0.9, func(a string) float64 { return roundTrips(t, w.ns(1), w.ns(2), a) }},
+		{"new connections", "per second", 0.8, func(a string) float64 { return newConnections(t, w.ns(1), w.ns(2), a) }},
+	} {
+		var direct, balanced []float64
+		for range 5 {
+			direct = append(direct, m.measure("10.1.0.2"))
+			balanced = append(balanced, m.measure(privateVIP))
+		}
+		slices.Sort(direct)
+		slices.Sort(balanced)
+		t.Logf("load balancer, %s: %.2f, direct %.2f %s (medians of 5), ratio %.2f (goal %.1f); all %.2f %.2f",
+			m.name, balanced[2], direct[2], m.unit, balanced[2]/direct[2], m.goal, balanced, direct)
+	}
+}
+
+// newConnections returns the number of connections per second that are made, carry a byte each
+// way, and are closed.
+func newConnections(t *testing.T, from, to, address string) float64 {
+	t.Helper()
+	for _, port := range []string{"7010", "7011"} {
+		var l net.Listener
+		if err := kernel.InNSAt(to, func() (err error) {
+			l, err = net.Listen("tcp", "0.0.0.0:"+port)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				b := make([]byte, 1)
+				if _, err := c.Read(b); err == nil {
+					_, _ = c.Write(b)
+				}
+				c.Close()
+			}
+		}()
+	}
+	n := 0
+	start := time.Now()
+	if err := kernel.InNSAt(from, func() error {
+		for b := []byte{1}; time.Since(start) < time.Second; n++ {
+			c, err := net.Dial("tcp", address+":7010")
+			if err != nil {
+				return err
+			}
+			if _, err := c.Write(b); err != nil {
+				return err
+			}
+			if _, err := c.Read(b); err != nil {
+				return err
+			}
+			c.Close()
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return float64(n) / time.Since(start).Seconds()
 }
 
 type iperf struct {
@@ -97,7 +191,8 @@ type iperf struct {
 	} `json:"end"`
 }
 
-func runIperf(t *testing.T, from, to string, flags []string) (out iperf) {
+// runIperf sends from one namespace to address, behind which the other one serves.
+func runIperf(t *testing.T, from, to, address string, flags []string) (out iperf) {
 	t.Helper()
 	server := exec.Command("nsenter", "--net="+to, "iperf3", "-s", "-1", "--forceflush")
 	stdout, err := server.StdoutPipe()
@@ -120,7 +215,7 @@ func runIperf(t *testing.T, from, to string, flags []string) (out iperf) {
 			}
 		}
 	}()
-	args := append([]string{"--net=" + from, "iperf3", "-c", "10.1.0.2", "-t", "2", "-J"}, flags...)
+	args := append([]string{"--net=" + from, "iperf3", "-c", address, "-t", "2", "-J"}, flags...)
 	raw, err := exec.Command("nsenter", args...).Output()
 	if err != nil {
 		t.Fatalf("iperf3: %v %s", err, raw)
@@ -134,9 +229,9 @@ func runIperf(t *testing.T, from, to string, flags []string) (out iperf) {
 }
 
 // roundTrips returns the number of one-byte round trips per second.
-func roundTrips(t *testing.T, pair [2]string) float64 {
+func roundTrips(t *testing.T, from, to, address string) float64 {
 	t.Helper()
-	c := connectNS(t, pair[0], pair[1], "10.1.0.2:7009")
+	c := connectNS(t, from, to, address+":7009")
 	defer c.close()
 	go func() {
 		b := make([]byte, 1)
@@ -169,8 +264,12 @@ func connectNS(t *testing.T, from, to, address string) *connection {
 	t.Helper()
 	var l net.Listener
 	c := &connection{t: t}
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := kernel.InNSAt(to, func() (err error) {
-		l, err = net.Listen("tcp", address)
+		l, err = net.Listen("tcp", "0.0.0.0:"+port)
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -182,7 +281,6 @@ func connectNS(t *testing.T, from, to, address string) *connection {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	var err error
 	if c.server, err = l.Accept(); err != nil {
 		t.Fatal(err)
 	}
