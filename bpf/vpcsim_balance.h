@@ -14,6 +14,7 @@
 #include "vpcsim_route.h"
 
 #define UDP_TIMEOUT (90 * SECOND)
+#define TIME_WAIT (60 * SECOND)
 #define MAX_TRIES 16
 
 ALWAYS_INLINE __u32 mix(__u32 h)
@@ -36,7 +37,7 @@ struct choice {
 	__u64 load;
 	__u32 slots, start;
 	__u32 found;
-	__u32 pad;
+	__u32 sticky; /* a client keeps its backend if it can */
 };
 
 struct {
@@ -51,37 +52,49 @@ struct choosing {
 	struct choice *c;
 };
 
+enum taken { FREE = 0, CLOSED_LATELY, TAKEN };
+
 /*
- * The backend would see the connection of another listener, or one that did not pass a
- * balancer, under the same addresses and ports.
+ * TAKEN: the backend would see the connection of another listener, or one that did not pass a
+ * balancer, under the same addresses and ports. CLOSED_LATELY: it may still remember that one, in
+ * TIME_WAIT, and then answers only when the client has sent its SYN again.
  */
 ALWAYS_INLINE int is_taken(struct choice *c, const struct slot *s)
 {
 	struct flow *f;
+	__u64 age;
 
 	addr_from_v4(&c->q.dst, s->addr);
 	c->q.dport = s->port;
 	flow_key(&c->flow, c->vpc, &c->q);
 	f = bpf_map_lookup_elem(&flows, &c->flow);
-	if (!f || f->closed == CLOSED || (f->vip == c->q.vip && f->vport == c->q.vport))
-		return 0;
-	return c->now - f->seen < (c->q.proto == IPPROTO_TCP ? FLOW_TIMEOUT : UDP_TIMEOUT);
+	if (!f || (f->vip == c->q.vip && f->vport == c->q.vport))
+		return FREE;
+	age = c->now - f->seen;
+	if (f->closed == CLOSED)
+		return age < TIME_WAIT ? CLOSED_LATELY : FREE;
+	return age < (c->q.proto == IPPROTO_TCP ? FLOW_TIMEOUT : UDP_TIMEOUT) ? TAKEN : FREE;
 }
 
+/* The first slot that is free, else the first one that is not taken. */
 static long try_slot(__u32 i, struct choosing *of)
 {
 	struct choice *c = of->c;
 	struct slot *s;
+	int taken;
 
 	c->key.index = c->start + i;
 	if (c->key.index >= c->slots)
 		c->key.index -= c->slots;
 	s = bpf_map_lookup_elem(&slots, &c->key);
-	if (!s || is_taken(c, s))
+	if (!s)
+		return 0;
+	taken = is_taken(c, s);
+	if (taken == TAKEN || (taken == CLOSED_LATELY && c->found))
 		return 0;
 	c->slot = *s;
 	c->found = 1;
-	return 1;
+	return taken == FREE || c->sticky;
 }
 
 /* The fewest open connections for its weight. */
@@ -99,7 +112,7 @@ static long compare_slot(__u32 i, struct choosing *of)
 	load = open ? *open : 0;
 	if (c->found && load * c->slot.weight >= c->load * s->weight)
 		return 0;
-	if (is_taken(c, s))
+	if (is_taken(c, s) == TAKEN)
 		return 0;
 	c->slot = *s;
 	c->load = load;
@@ -122,6 +135,7 @@ ALWAYS_INLINE int choose(const struct listener *l, const struct packet *p, struc
 	struct client *last;
 
 	c->found = 0;
+	c->sticky = l->scheduler == SCHEDULE_SOURCE;
 	c->client.listener = l->id;
 	c->client.client = p->src.w[3];
 	c->key.table = l->table;
@@ -130,7 +144,7 @@ ALWAYS_INLINE int choose(const struct listener *l, const struct packet *p, struc
 		return 0;
 	if (l->persistence) {
 		last = bpf_map_lookup_elem(&clients, &c->client);
-		if (last && c->now < last->until && takes(last->slot.backend) && !is_taken(c, &last->slot)) {
+		if (last && c->now < last->until && takes(last->slot.backend) && is_taken(c, &last->slot) != TAKEN) {
 			c->slot = last->slot;
 			c->found = 1;
 		}

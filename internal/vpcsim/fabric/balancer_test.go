@@ -66,7 +66,7 @@ func backend(n, weight int) fabric.Backend {
 
 func (w *world) listener(i int) *fabric.Listener { return &w.top.Balancers[0].Listeners[i] }
 
-// serve starts instance n's servers.
+// serve starts instance n's servers. A connection ends after an echo of "bye".
 func (w *world) serve(n int) {
 	w.t.Helper()
 	var l net.Listener
@@ -87,7 +87,16 @@ func (w *world) serve(n int) {
 			go func() {
 				defer c.Close()
 				fmt.Fprintf(c, "i-%d %s\n", n, c.RemoteAddr())
-				_, _ = io.Copy(c, c)
+				buf := make([]byte, 65536)
+				for {
+					n, err := c.Read(buf)
+					if err != nil {
+						return
+					}
+					if _, err := c.Write(buf[:n]); err != nil || string(buf[:n]) == "bye\n" {
+						return
+					}
+				}
 			}()
 		}
 	}()
@@ -491,6 +500,34 @@ func TestOnePortToTwoAddressesOfABalancer(t *testing.T) {
 	}
 	if _, err := w.dial("i-1", "tcp", 40001, publicVIP+":80"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("without another backend: %v, want connection refused", err)
+	}
+}
+
+// A server that closed first is in TIME_WAIT, in which it refuses the same client port by another
+// address of the balancer: another backend is asked.
+func TestBackendInTimeWaitIsAvoided(t *testing.T) {
+	w := balanced(t, 2, nil)
+	for port := 40000; port < 40008; port++ {
+		first, err := w.dial("i-1", "tcp", port, privateVIP+":80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The server ends when it has echoed "bye", the client after it.
+		if err := first.echo([]byte("bye\n")); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := first.Read(make([]byte, 1)); err != io.EOF {
+			t.Fatalf("%d bytes, %v, want the end of the connection", n, err)
+		}
+		first.Close()
+		w.connections(1, privateVIP+":80") // the next turn is that of the same backend again
+		second, err := w.dial("i-1", "tcp", port, publicVIP+":80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if second.server == first.server {
+			t.Errorf("port %d: %s, which is in TIME_WAIT, got the next connection", port, first.server)
+		}
 	}
 }
 

@@ -91,7 +91,7 @@ type programChoice struct {
 	Slots  uint32
 	Start  uint32
 	Found  uint32
-	Pad    uint32
+	Sticky uint32
 }
 
 type programClient struct {
