@@ -198,13 +198,13 @@ func showNLB(c *call, b *state.NLBLoadBalancer) obj {
 			if z.Pending || b.LoadBalancerStatus == state.NLBProvisioning {
 				status = state.NLBProvisioning
 			}
-			public := addr(z.PublicIPv4Address)
+			public, eip := addr(z.PublicIPv4Address), z.AllocationId
 			if b.AddressType == state.NLBIntranet {
-				public = "" // it gets it when the job that changes its type ends
+				public, eip = "", "" // it gets them when the job that changes its type ends
 			}
 			return obj{"ZoneId": z.ZoneId, "VSwitchId": z.VSwitchId, "Status": status, "LoadBalancerAddresses": []obj{{
 				"PrivateIPv4Address": addr(z.PrivateIPv4Address), "PrivateIPv4HcStatus": "Healthy", "PrivateIPv6HcStatus": "",
-				"PublicIPv4Address": public, "AllocationId": "", "EniId": "", "Ipv6Address": "",
+				"PublicIPv4Address": public, "AllocationId": eip, "EniId": "", "Ipv6Address": "",
 			}}}
 		}, b.ZoneMappings),
 	}

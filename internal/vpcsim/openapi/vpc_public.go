@@ -7,7 +7,7 @@ import (
 )
 
 // publicActions returns the operations on connections to the internet. The simulated VPC has
-// none: EIPs can be allocated and never associated, and other resources do not exist.
+// none but by load balancers: EIPs can be allocated, and other resources do not exist.
 func publicActions() actions {
 	return actions{
 		"AllocateEipAddress": create(state.API.AllocateEipAddress, func(e *state.EIP) obj {
@@ -27,9 +27,13 @@ func publicActions() actions {
 func describeEIPs(c *call) (obj, error) {
 	a := list(state.API.DescribeEipAddresses, eipPaging, func(e state.EIP) string { return e.AllocationId },
 		"EipAddresses", "EipAddress", func(e state.EIP) obj {
+			kind := ""
+			if e.InstanceId != "" {
+				kind = "SlbInstance"
+			}
 			return obj{
 				"AllocationId": e.AllocationId, "IpAddress": addr(e.IpAddress), "Name": e.Name, "Description": e.Description,
-				"Status": state.StatusAvailable, "InstanceId": "", "InstanceType": "", "RegionId": c.region,
+				"Status": e.Status(), "InstanceId": e.InstanceId, "InstanceType": kind, "RegionId": c.region,
 				"Bandwidth": e.Bandwidth, "EipBandwidth": e.Bandwidth, "InternetChargeType": e.InternetChargeType,
 				"ChargeType": e.InstanceChargeType, "ISP": e.ISP, "BusinessStatus": "Normal", "Netmode": "public",
 				"ResourceGroupId": e.ResourceGroupId, "AllocationTime": stamp(e.AllocationTime), "Tags": vpcTags(nil),

@@ -122,7 +122,7 @@ func hasNLBJob(d *data, id string) bool {
 func checkNLB(d *data) error {
 	for id, b := range d.NLBLoadBalancers {
 		if b == nil || b.LoadBalancerId != id || !b.fits(d) {
-			return broken("network load balancer", id, "is in no VPC, or in a vSwitch or a security group that does not exist")
+			return broken("network load balancer", id, "is in no VPC, or has a vSwitch, an EIP or a security group that does not exist")
 		}
 	}
 	for id, g := range d.NLBServerGroups {
@@ -155,7 +155,7 @@ func checkNLB(d *data) error {
 func (b *NLBLoadBalancer) fits(d *data) bool {
 	return d.VPCs[b.VpcId] != nil &&
 		!slices.ContainsFunc(b.ZoneMappings, func(z NLBZoneMapping) bool {
-			return d.VSwitches[z.VSwitchId] == nil || !z.PrivateIPv4Address.Is4()
+			return d.VSwitches[z.VSwitchId] == nil || !z.PrivateIPv4Address.Is4() || z.AllocationId != "" && d.EIPs[z.AllocationId] == nil
 		}) &&
 		!slices.ContainsFunc(b.SecurityGroupIds, func(g string) bool { return d.SecurityGroups[g] == nil })
 }

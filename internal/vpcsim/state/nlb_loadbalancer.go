@@ -114,7 +114,9 @@ func (s *State) startNLB(action string, next *NLBLoadBalancer, failure *nlbResou
 		for _, z := range next.ZoneMappings {
 			at, found := zoneOf(now, z.ZoneId)
 			if found {
-				now.ZoneMappings[at].PublicIPv4Address = cmp.Or(now.ZoneMappings[at].PublicIPv4Address, z.PublicIPv4Address)
+				if has := &now.ZoneMappings[at]; !has.PublicIPv4Address.IsValid() {
+					has.PublicIPv4Address, has.AllocationId = z.PublicIPv4Address, z.AllocationId
+				}
 				continue
 			}
 			z.Pending = true
@@ -236,8 +238,8 @@ func (s *State) nlbZones(vpcID, addressType string, old []NLBZoneMapping, wanted
 	zones := make([]NLBZoneMapping, 0, len(wanted))
 	for _, w := range wanted {
 		switch {
-		case w.AllocationId != "":
-			return nil, nlbUnsupported("ZoneMappings.N.AllocationId: each zone of an Internet load balancer gets a public address by itself")
+		case w.EipType != "" && w.EipType != "Common":
+			return nil, nlbUnsupported("EipType " + w.EipType)
 		case w.Ipv6Address != "" || len(w.Ipv4LocalAddresses) > 0 || len(w.Ipv6LocalAddresses) > 0:
 			return nil, nlbUnsupported("IPv6 and local addresses of load balancers")
 		case w.ZoneId == "":
@@ -271,17 +273,48 @@ func (s *State) nlbZones(vpcID, addressType string, old []NLBZoneMapping, wanted
 		zones = append(zones, z)
 	}
 	slices.SortFunc(zones, func(a, b NLBZoneMapping) int { return strings.Compare(a.ZoneId, b.ZoneId) })
-	return zones, s.nlbPublic(addressType, zones)
+	return zones, s.nlbPublic(addressType, zones, wanted)
 }
 
-// nlbPublic gives zones the public addresses that a load balancer of the type has.
-func (s *State) nlbPublic(addressType string, zones []NLBZoneMapping) error {
+// nlbPublic gives zones the public addresses that a load balancer of the type has: those of the
+// EIPs that are wanted, and others of its own. A zone that has one keeps it.
+func (s *State) nlbPublic(addressType string, zones []NLBZoneMapping, wanted []NLBZoneMappingRequest) error {
+	eips := map[string]string{}
+	for _, w := range wanted {
+		if w.AllocationId == "" {
+			continue
+		}
+		if addressType == NLBIntranet {
+			return nlbIllegal("AllocationId", w.AllocationId, "none for an Intranet load balancer")
+		}
+		for _, other := range eips {
+			if other == w.AllocationId {
+				return badRequest("DuplicatedParam.AllocationId", "The param of AllocationId is duplicated: %s.", other)
+			}
+		}
+		eips[w.ZoneId] = w.AllocationId
+	}
 	missing := 0
 	for i := range zones {
-		if addressType == NLBIntranet {
-			zones[i].PublicIPv4Address = netip.Addr{}
-		} else if !zones[i].PublicIPv4Address.IsValid() {
+		z := &zones[i]
+		id := eips[z.ZoneId]
+		switch {
+		case addressType == NLBIntranet:
+			z.PublicIPv4Address, z.AllocationId = netip.Addr{}, ""
+		case z.PublicIPv4Address.IsValid() && id != "" && id != z.AllocationId:
+			return nlbIllegal("AllocationId", id, "the EIP that zone "+z.ZoneId+" has, or none")
+		case z.PublicIPv4Address.IsValid():
+		case id == "":
 			missing++
+		default:
+			e := s.data.EIPs[id]
+			if e == nil {
+				return nlbNotFound("AllocationId", id)
+			}
+			if user := s.index.public[e.IpAddress]; user != "" {
+				return badRequest("ResourceAlreadyAssociated.AllocationId", "The specified resource of %s is already associated: %s has it.", id, user)
+			}
+			z.PublicIPv4Address, z.AllocationId = e.IpAddress, id
 		}
 	}
 	public, ok := s.pickPublicVIPs(missing)
@@ -462,14 +495,14 @@ func (s *State) NLBUpdateLoadBalancerAddressTypeConfig(req NLBUpdateLoadBalancer
 			for _, w := range req.ZoneMappings {
 				at, ok := zoneOf(next, w.ZoneId)
 				switch {
-				case w.AllocationId != "":
-					return nlbUnsupported("ZoneMappings.N.AllocationId: each zone of an Internet load balancer gets a public address by itself")
+				case w.EipType != "" && w.EipType != "Common":
+					return nlbUnsupported("EipType " + w.EipType)
 				case !ok || next.ZoneMappings[at].VSwitchId != w.VSwitchId:
 					return badRequest("Mismatch.ZoneIdAndVswitchId", "The ZoneIdAndVswitchId is mismatched for %s and %s.", w.ZoneId, w.VSwitchId)
 				}
 			}
 			next.AddressType = req.AddressType
-			return s.nlbPublic(req.AddressType, next.ZoneMappings)
+			return s.nlbPublic(req.AddressType, next.ZoneMappings, req.ZoneMappings)
 		})
 	})
 }

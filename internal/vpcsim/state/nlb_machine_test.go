@@ -39,10 +39,27 @@ func (m *machine) someZones(t *rapid.T) []state.NLBZoneMappingRequest {
 		if few(t, "another zone", 9) == 0 {
 			z.ZoneId = rapid.SampledFrom(m.options.Zones).Draw(t, "zone")
 		}
+		if all := must(m.DescribeEipAddresses(state.DescribeEipAddressesRequest{})); len(all) > 0 && few(t, "EIP", 3) == 0 {
+			z.AllocationId = rapid.SampledFrom(all).Draw(t, "EIP").AllocationId
+		}
 		if few(t, "named", 3) == 0 {
 			z.PrivateIPv4Address = fmt.Sprintf("10.0.0.%d", few(t, "host", 100))
 		}
 		zones = append(zones, z)
+	}
+	return zones
+}
+
+// ownZones returns the zones of a load balancer, with EIPs, or nothing.
+func (m *machine) ownZones(t *rapid.T, id string) []state.NLBZoneMappingRequest {
+	all := must(m.DescribeEipAddresses(state.DescribeEipAddressesRequest{}))
+	b, err := m.NLBGetLoadBalancerAttribute(state.NLBLoadBalancerRequest{LoadBalancerId: id})
+	if err != nil || len(all) == 0 || rapid.Bool().Draw(t, "no EIPs") {
+		return nil
+	}
+	var zones []state.NLBZoneMappingRequest
+	for _, z := range b.ZoneMappings {
+		zones = append(zones, state.NLBZoneMappingRequest{ZoneId: z.ZoneId, VSwitchId: z.VSwitchId, AllocationId: rapid.SampledFrom(all).Draw(t, "EIP").AllocationId})
 	}
 	return zones
 }
@@ -110,7 +127,7 @@ func (m *machine) nlbActions() map[string]func(*rapid.T) error {
 			case 1:
 				return m.NLBUpdateLoadBalancerProtection(state.NLBUpdateLoadBalancerProtectionRequest{LoadBalancerId: id, DeletionProtectionEnabled: ptr(false)})
 			case 2:
-				return errOf(m.NLBUpdateLoadBalancerAddressTypeConfig(state.NLBUpdateLoadBalancerZonesRequest{LoadBalancerId: id, AddressType: addressType.Draw(t, "type")}))
+				return errOf(m.NLBUpdateLoadBalancerAddressTypeConfig(state.NLBUpdateLoadBalancerZonesRequest{LoadBalancerId: id, AddressType: addressType.Draw(t, "type"), ZoneMappings: m.ownZones(t, id)}))
 			}
 			return errOf(m.NLBUpdateLoadBalancerZones(state.NLBUpdateLoadBalancerZonesRequest{ClientToken: token(t), LoadBalancerId: id, ZoneMappings: m.someZones(t)}))
 		},
@@ -274,7 +291,16 @@ func (m *machine) checkNLB(t *rapid.T) {
 				t.Fatalf("load balancer %s of type %s has zone %+v", b.LoadBalancerId, b.AddressType, z)
 			}
 			if !z.PublicIPv4Address.IsValid() {
+				if z.AllocationId != "" {
+					t.Fatalf("load balancer %s has zone %+v", b.LoadBalancerId, z)
+				}
 				continue
+			}
+			if z.AllocationId != "" {
+				eip := must(m.DescribeEipAddresses(state.DescribeEipAddressesRequest{AllocationId: z.AllocationId}))
+				if len(eip) != 1 || eip[0].IpAddress != z.PublicIPv4Address || eip[0].InstanceId != b.LoadBalancerId {
+					t.Fatalf("load balancer %s has zone %+v and EIPs %+v", b.LoadBalancerId, z, eip)
+				}
 			}
 			if other := public[z.PublicIPv4Address]; other != "" {
 				t.Fatalf("load balancers %s and %s both have %s", other, b.LoadBalancerId, z.PublicIPv4Address)

@@ -360,7 +360,8 @@ func TestNLBAddresses(t *testing.T) {
 		"Mismatch.ZoneIdAndVswitchId":                        zones(i, state.NLBZoneMappingRequest{ZoneId: "cn-hangzhou-g", VSwitchId: w.other}),
 		"OperationDenied.ZoneVSwitchChanged":                 zones(elsewhere, h),
 		"OperationDenied.ProtectedPrivateIPv4AddressChanged": zones(moved, h),
-		"UnsupportedParameter":                               zones(i, state.NLBZoneMappingRequest{ZoneId: "cn-hangzhou-g", VSwitchId: third, AllocationId: "eip-1"}),
+		"IllegalParam.AllocationId":                          zones(i, state.NLBZoneMappingRequest{ZoneId: "cn-hangzhou-g", VSwitchId: third, AllocationId: "eip-1"}),
+		"UnsupportedParameter":                               zones(i, state.NLBZoneMappingRequest{ZoneId: "cn-hangzhou-g", VSwitchId: third, EipType: "Anycast"}),
 	} {
 		w.refused(400, code, func() error { return errOf(w.NLBUpdateLoadBalancerZones(req)) })
 	}
@@ -783,4 +784,56 @@ func TestNLBServerThatIsDeleted(t *testing.T) {
 	if got := w.servers(w.group); len(got) != 0 || len(w.seen().Listeners[0].Backends) != 0 {
 		t.Errorf("servers %+v, backends %+v", got, w.seen().Listeners[0].Backends)
 	}
+}
+
+// The public address of a zone may be an EIP, which is in use then.
+func TestNLBWithEIPs(t *testing.T) {
+	w := newNLBWorld(t)
+	one, two := must(w.AllocateEipAddress(state.AllocateEipAddressRequest{})), must(w.AllocateEipAddress(state.AllocateEipAddressRequest{}))
+	with := func(first, second string) state.NLBCreateLoadBalancerRequest {
+		return w.balancer(func(r *state.NLBCreateLoadBalancerRequest) {
+			r.AddressType = state.NLBInternet
+			r.ZoneMappings[0].AllocationId, r.ZoneMappings[1].AllocationId = first, second
+		})
+	}
+	w.refused(404, "ResourceNotFound.AllocationId", func() error { return errOf(w.NLBCreateLoadBalancer(with("eip-none", ""))) })
+	w.refused(400, "DuplicatedParam.AllocationId", func() error { return errOf(w.NLBCreateLoadBalancer(with(one.AllocationId, one.AllocationId))) })
+	// The other zone gets an address of its own.
+	w.nlb = must(w.NLBCreateLoadBalancer(with(one.AllocationId, "")))
+	w.refused(400, "ResourceAlreadyAssociated.AllocationId", func() error { return errOf(w.NLBCreateLoadBalancer(with("", one.AllocationId))) })
+	w.settle()
+	zones := w.get().ZoneMappings // by zone: the one with the EIP is the second
+	if z := zones[1]; z.AllocationId != one.AllocationId || z.PublicIPv4Address != one.IpAddress {
+		t.Errorf("zone %+v, want %+v", z, one)
+	}
+	if z := zones[0]; z.AllocationId != "" || !z.PublicIPv4Address.IsValid() || z.PublicIPv4Address == one.IpAddress {
+		t.Errorf("zone %+v, want an address of its own", z)
+	}
+	w.refused(400, "IncorrectEipStatus", func() error {
+		return w.ReleaseEipAddress(state.ReleaseEipAddressRequest{AllocationId: one.AllocationId})
+	})
+	for status, want := range map[string]*state.EIP{state.StatusInUse: one, state.StatusAvailable: two} {
+		if got := must(w.DescribeEipAddresses(state.DescribeEipAddressesRequest{Status: status})); len(got) != 1 || got[0].AllocationId != want.AllocationId || (got[0].InstanceId == w.nlb) != (want == one) {
+			t.Errorf("EIPs that are %s: %+v", status, got)
+		}
+	}
+	w.refused(400, "IllegalParam.AllocationId", func() error {
+		return errOf(w.NLBUpdateLoadBalancerZones(state.NLBUpdateLoadBalancerZonesRequest{LoadBalancerId: w.nlb, ZoneMappings: with(two.AllocationId, "").ZoneMappings}))
+	})
+	must(w.NLBUpdateLoadBalancerAddressTypeConfig(state.NLBUpdateLoadBalancerZonesRequest{LoadBalancerId: w.nlb, AddressType: state.NLBIntranet}))
+	w.settle()
+	check(w.ReleaseEipAddress(state.ReleaseEipAddressRequest{AllocationId: one.AllocationId}))
+	must(w.NLBUpdateLoadBalancerAddressTypeConfig(state.NLBUpdateLoadBalancerZonesRequest{
+		LoadBalancerId: w.nlb, AddressType: state.NLBInternet, ZoneMappings: with(two.AllocationId, "").ZoneMappings,
+	}))
+	w.refused(400, "IncorrectEipStatus", func() error {
+		return w.ReleaseEipAddress(state.ReleaseEipAddressRequest{AllocationId: two.AllocationId})
+	})
+	w.settle()
+	if !slices.ContainsFunc(w.seen().Addresses, func(a state.BalancerAddress) bool { return a.Public && a.Address == two.IpAddress }) {
+		t.Errorf("addresses %+v, want one of %s", w.seen().Addresses, two.IpAddress)
+	}
+	must(w.NLBDeleteLoadBalancer(state.NLBLoadBalancerRequest{LoadBalancerId: w.nlb}))
+	w.settle()
+	check(w.ReleaseEipAddress(state.ReleaseEipAddressRequest{AllocationId: two.AllocationId}))
 }

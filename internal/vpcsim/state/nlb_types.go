@@ -57,6 +57,9 @@ type NLBZoneMapping struct {
 	VSwitchId          string
 	PrivateIPv4Address netip.Addr
 	PublicIPv4Address  netip.Addr `json:",omitzero"`
+	// AllocationId is the EIP of which the public address is; "" for an address of the load
+	// balancer's own.
+	AllocationId string `json:",omitempty"`
 	// Pending: a running job adds the mapping.
 	Pending bool `json:",omitempty"`
 }

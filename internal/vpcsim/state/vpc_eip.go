@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// EIP is a public address of the account. The simulated VPC has no internet, so an EIP can be
-// allocated, listed and released, and never associated.
+// EIP is a public address of the account. It can be the address of a zone of a network load
+// balancer, and cannot be associated with anything else.
 type EIP struct {
 	AllocationId       string
 	Name               string
@@ -19,6 +19,17 @@ type EIP struct {
 	ISP                string
 	ResourceGroupId    string
 	AllocationTime     time.Time
+
+	// InstanceId is filled in results: the load balancer that has the address.
+	InstanceId string `json:",omitempty"`
+}
+
+// Status returns the status of an EIP in a result.
+func (e *EIP) Status() string {
+	if e.InstanceId != "" {
+		return StatusInUse
+	}
+	return StatusAvailable
 }
 
 // eipRange is the range of EIPs: TEST-NET-3 of RFC 5737, which is not used on the internet.
@@ -70,31 +81,37 @@ func (s *State) eip(id string) (*EIP, error) {
 	return e, nil
 }
 
-// ReleaseEipAddress releases a public address.
+// ReleaseEipAddress releases a public address that nothing uses.
 func (s *State) ReleaseEipAddress(req ReleaseEipAddressRequest) error {
 	e, err := s.eip(req.AllocationId)
 	if err != nil {
 		return err
+	}
+	if user := s.index.public[e.IpAddress]; user != "" {
+		return badRequest("IncorrectEipStatus", "EIP %s is InUse: %s has it.", e.AllocationId, user)
 	}
 	delete(s.data.EIPs, e.AllocationId)
 	s.changed()
 	return nil
 }
 
-// AssociateEipAddress is refused: there is no internet.
+// AssociateEipAddress is refused: actions on load balancers associate EIPs.
 func (s *State) AssociateEipAddress(req AssociateEipAddressRequest) error {
 	e, err := s.eip(req.AllocationId)
 	if err != nil {
 		return err
 	}
-	return badRequest("UnsupportedOperation", "EIP %s cannot be associated: the simulated VPC has no internet.", e.AllocationId)
+	return badRequest("UnsupportedOperation", "EIP %s can be associated only with a zone of a network load balancer, by the actions of NLB.", e.AllocationId)
 }
 
-// UnassociateEipAddress is refused: no EIP is ever associated.
+// UnassociateEipAddress is refused, as AssociateEipAddress.
 func (s *State) UnassociateEipAddress(req AssociateEipAddressRequest) error {
 	e, err := s.eip(req.AllocationId)
 	if err != nil {
 		return err
+	}
+	if user := s.index.public[e.IpAddress]; user != "" {
+		return badRequest("UnsupportedOperation", "EIP %s is of %s, which only the actions of NLB change.", e.AllocationId, user)
 	}
 	return badRequest("IncorrectEipStatus", "EIP %s is Available: it is not associated.", e.AllocationId)
 }
@@ -103,10 +120,11 @@ func (s *State) UnassociateEipAddress(req AssociateEipAddressRequest) error {
 func (s *State) DescribeEipAddresses(req DescribeEipAddressesRequest) ([]EIP, error) {
 	found := []EIP{}
 	for _, id := range sortedKeys(s.data.EIPs) {
-		e := s.data.EIPs[id]
+		e := *s.data.EIPs[id]
+		e.InstanceId = s.index.public[e.IpAddress]
 		if isOneOf(list(req.AllocationId), id) && isOneOf(list(req.EipAddress), e.IpAddress.String()) && is(req.EipName, e.Name) &&
-			is(req.Status, StatusAvailable) && req.AssociatedInstanceId == "" && is(req.ResourceGroupId, e.ResourceGroupId) {
-			found = append(found, *e)
+			is(req.Status, e.Status()) && is(req.AssociatedInstanceId, e.InstanceId) && is(req.ResourceGroupId, e.ResourceGroupId) {
+			found = append(found, e)
 		}
 	}
 	return found, nil

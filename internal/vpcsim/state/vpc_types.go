@@ -6,11 +6,13 @@ import (
 	"time"
 )
 
-// Status values of VPCs, vSwitches, route tables and route entries.
+// Status values of VPCs, vSwitches, route tables, route entries and EIPs.
 const (
 	StatusPending   = "Pending"
 	StatusAvailable = "Available"
 	StatusDeleting  = "Deleting"
+
+	StatusInUse = "InUse" // of EIPs
 )
 
 // VPC is a private network.
