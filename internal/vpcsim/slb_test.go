@@ -154,6 +154,12 @@ func TestEveryFieldOfSLB(t *testing.T) {
 	do("SetLoadBalancerTCPListenerAttribute", with(p{"ListenerPort": "80", "VServerGroup": "on", "PersistenceTimeout": "60", "ProxyProtocolV2Enabled": "false"}), slb.CreateSetLoadBalancerTCPListenerAttributeResponse())
 	do("SetLoadBalancerUDPListenerAttribute", with(p{"ListenerPort": "80", "VServerGroup": "on"}), slb.CreateSetLoadBalancerUDPListenerAttributeResponse())
 	do("SetLoadBalancerHTTPListenerAttribute", with(p{"ListenerPort": "81", "VServerGroup": "on", "XForwardedFor_SLBPORT": "on"}), slb.CreateSetLoadBalancerHTTPListenerAttributeResponse())
+	ids["acl"] = do("CreateAccessControlList", p{"AclName": "a", "Tag.1.Key": "k"}, slb.CreateCreateAccessControlListResponse())["AclId"].(string)
+	do("AddAccessControlListEntry", p{"AclId": "$acl", "AclEntrys": `[{"entry":"10.0.0.0/8","comment":"a"},{"entry":"10.1.0.1"}]`}, slb.CreateAddAccessControlListEntryResponse())
+	do("RemoveAccessControlListEntry", p{"AclId": "$acl", "AclEntrys": `[{"entry":"10.1.0.1/32"}]`}, slb.CreateRemoveAccessControlListEntryResponse())
+	do("SetLoadBalancerTCPListenerAttribute", p{"LoadBalancerId": "$lb", "ListenerPort": "80", "AclStatus": "on", "AclType": "white", "AclId": "$acl"}, slb.CreateSetLoadBalancerTCPListenerAttributeResponse())
+	do("DescribeAccessControlLists", p{"AclName": "a"}, slb.CreateDescribeAccessControlListsResponse())
+	do("DescribeAccessControlListAttribute", p{"AclId": "$acl"}, slb.CreateDescribeAccessControlListAttributeResponse())
 	do("StartLoadBalancerListener", p{"LoadBalancerId": "$lb", "ListenerPort": "80", "ListenerProtocol": "tcp"}, slb.CreateStartLoadBalancerListenerResponse())
 	do("StopLoadBalancerListener", p{"LoadBalancerId": "$lb", "ListenerPort": "81"}, slb.CreateStopLoadBalancerListenerResponse())
 
@@ -184,6 +190,7 @@ func TestEveryFieldOfSLB(t *testing.T) {
 	do("DeleteVServerGroup", p{"VServerGroupId": "$other"}, slb.CreateDeleteVServerGroupResponse())
 	do("SetLoadBalancerDeleteProtection", p{"LoadBalancerId": "$lb", "DeleteProtection": "off"}, slb.CreateSetLoadBalancerDeleteProtectionResponse())
 	do("DeleteLoadBalancer", p{"LoadBalancerId": "$lb"}, slb.CreateDeleteLoadBalancerResponse())
+	do("DeleteAccessControlList", p{"AclId": "$acl"}, slb.CreateDeleteAccessControlListResponse())
 
 	docs, err := os.ReadFile("../../docs/vpcsim.md")
 	if err != nil {
@@ -352,7 +359,7 @@ func TestSLBAsTheOthers(t *testing.T) {
 	refused("AddVServerGroupBackendServers", "InvalidParameter", 400, map[string]string{"VServerGroupId": rsp, "BackendServers": `[{"ServerId":"a","Port":1},{"ServerId":"b","Port":1}]`})
 	refused("AddVServerGroupBackendServers", "InvalidParameter", 400, map[string]string{"VServerGroupId": rsp, "BackendServers": "a"})
 	refused("CreateLoadBalancerHTTPSListener", "InvalidAction.NotFound", 404, nil)
-	refused("CreateAccessControlList", "InvalidAction.NotFound", 404, nil)
+	refused("CreateDomainExtension", "InvalidAction.NotFound", 404, nil)
 	must(raw(t, c, slbVersion, "DescribeHealthStatus", map[string]string{"LoadBalancerId": lb}))(t)
 	refused("DescribeHealthStatus", "Throttling", 400, map[string]string{"LoadBalancerId": lb})
 	if err := s.AddFaults(faults.Rule{Action: "Slb:DescribeVServerGroups", Error: &faults.Error{Code: "SystemBusy"}}); err != nil {

@@ -76,6 +76,8 @@ func FuzzCalls(f *testing.F) {
 		"StopLoadBalancerListener":                 "LoadBalancerId=$lb&ListenerPort=80",
 		"DescribeLoadBalancerListeners":            "LoadBalancerId.1=$lb&MaxResults=-1&NextToken=YWZ0ZXI6eA",
 		"DescribeLoadBalancerTCPListenerAttribute": "LoadBalancerId=$lb&ListenerPort=80",
+		"AddAccessControlListEntry":                `AclId=$acl&AclEntrys=[{"entry":"::/0"}]`,
+		"DeleteAccessControlList":                  "AclId=$acl",
 		"DescribeHealthStatus":                     "LoadBalancerId=$lb&ListenerPort=80",
 		"2014-05-15 TagResources":                  "ResourceType=instance&ResourceId.1=$lb&Tag.1.Key=a",
 
@@ -217,8 +219,10 @@ func populated(t testing.TB) (*state.State, map[string]string) {
 	ok(err)
 	ok(s.CreateLoadBalancerTCPListener(state.ListenerSettingsRequest{LoadBalancerId: lb.LoadBalancerId, ListenerPort: port, VServerGroupId: &rsp.VServerGroupId}))
 	ok(s.StartLoadBalancerListener(state.ListenerRequest{LoadBalancerId: lb.LoadBalancerId, ListenerPort: port}))
+	acl, err := s.CreateAccessControlList(state.CreateAccessControlListRequest{AclName: "a"})
+	ok(err)
 	return s, map[string]string{
-		"$lb": lb.LoadBalancerId, "$rsp": rsp.VServerGroupId,
+		"$acl": acl, "$lb": lb.LoadBalancerId, "$rsp": rsp.VServerGroupId,
 		"$vsw2": vsw2, "$nlb": nlb, "$sgp": sgp.Id, "$lsn": lsn.Id,
 		"$vpc": vpc.VpcId, "$vsw": vsw, "$sg": sg, "$eni": eni.NetworkInterfaceId, "$trunk": trunk.NetworkInterfaceId,
 		"$i": ids[0], "$table": vpc.RouteTableId, "$rte": rte,

@@ -70,6 +70,7 @@ func slbActions() actions {
 		"DescribeHealthStatus":      {run: describeHealth},
 		"DescribeAvailableResource": {run: describeSLBResources},
 	}
+	maps.Copy(a, aclActions())
 	maps.Copy(a, tagActions("slb:", "TagResource"))
 	return a
 }

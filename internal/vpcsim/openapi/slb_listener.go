@@ -36,18 +36,26 @@ func listenerCommon(l state.Listener) obj {
 		"Scheduler":          l.Scheduler,
 		"VServerGroupId":     l.VServerGroupId,
 		"BackendServerPort":  0,
-		"AclId":              "",
-		"AclStatus":          state.Off,
-		"AclType":            "",
+		"AclId":              l.AclId,
+		"AclStatus":          l.AclStatus,
+		"AclType":            l.AclType,
 		"ServiceManagedMode": "Unmanaged",
 	}
+}
+
+// aclIDs returns the access control lists of a listener, of which it has at most one.
+func aclIDs(l state.Listener) []string {
+	if l.AclId == "" {
+		return []string{}
+	}
+	return []string{l.AclId}
 }
 
 // showListener is the form in lists: the settings of its protocol are an object of their own.
 func showListener(l state.Listener) obj {
 	o := listenerCommon(l)
 	o["ListenerProtocol"] = l.ListenerProtocol
-	o["AclIds"] = []string{}
+	o["AclIds"] = aclIDs(l)
 	o["Tags"] = slbTags(l.Tags)
 	switch settings := listenerSettings(l); l.ListenerProtocol {
 	case "tcp", "udp":
@@ -73,7 +81,7 @@ func listenerAttribute(protocol string) action {
 		return api.DescribeLoadBalancerListenerAttribute(r)
 	}, func(_ *call, l *state.Listener) obj {
 		o := listenerCommon(*l).merge(listenerSettings(*l))
-		o["AclIds"] = obj{"AclId": []string{}}
+		o["AclIds"] = obj{"AclId": aclIDs(*l)}
 		o["Tags"] = obj{"Tag": slbTags(l.Tags)}
 		o["VpcIds"] = ""
 		if protocol == "http" {

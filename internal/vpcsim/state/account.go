@@ -51,7 +51,9 @@ type Limits struct {
 	BackendsPerLoadBalancer int
 	// BackendsPerCall are the backends in one call of CLB: 20 as documented. The service accepts
 	// more; existing programs send 40.
-	BackendsPerCall int
+	BackendsPerCall             int
+	AccessControlLists          int // CLB, per account: 50
+	EntriesPerAccessControlList int // 300
 
 	NLBs                      int // per region: 60
 	NLBListeners              int // of a load balancer: 50
@@ -80,10 +82,12 @@ func (l Limits) withDefaults() Limits {
 		TagsPerResource:         cmp.Or(l.TagsPerResource, 20),
 		EIPs:                    cmp.Or(l.EIPs, 20),
 
-		LoadBalancers:            cmp.Or(l.LoadBalancers, 60),
-		ListenersPerLoadBalancer: cmp.Or(l.ListenersPerLoadBalancer, 50),
-		BackendsPerLoadBalancer:  cmp.Or(l.BackendsPerLoadBalancer, 200),
-		BackendsPerCall:          cmp.Or(l.BackendsPerCall, 20),
+		LoadBalancers:               cmp.Or(l.LoadBalancers, 60),
+		ListenersPerLoadBalancer:    cmp.Or(l.ListenersPerLoadBalancer, 50),
+		BackendsPerLoadBalancer:     cmp.Or(l.BackendsPerLoadBalancer, 200),
+		BackendsPerCall:             cmp.Or(l.BackendsPerCall, 20),
+		AccessControlLists:          cmp.Or(l.AccessControlLists, 50),
+		EntriesPerAccessControlList: cmp.Or(l.EntriesPerAccessControlList, 300),
 
 		NLBs:                      cmp.Or(l.NLBs, 60),
 		NLBListeners:              cmp.Or(l.NLBListeners, 50),

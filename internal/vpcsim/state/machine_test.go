@@ -40,7 +40,7 @@ func newMachine(t *rapid.T) *machine {
 			PrivateIPsPerVPC: 90, ENIs: 14, RouteEntriesPerTable: 3, SecurityGroups: 5, SecurityGroupsPerENI: 2,
 			RulesPerSecurityGroup: 3, RulesPerENI: 4, GroupRefsPerGroup: 1, PrivateIPsPerNormal: 25, PrivateIPsPerEnterprise: 40,
 			VSwitchesPerVPC: 4, RouteTablesPerVPC: 3, TagsPerResource: 3,
-			LoadBalancers: 2, ListenersPerLoadBalancer: 2, BackendsPerLoadBalancer: 4, BackendsPerCall: 3,
+			LoadBalancers: 2, ListenersPerLoadBalancer: 2, BackendsPerLoadBalancer: 4, BackendsPerCall: 3, AccessControlLists: 2, EntriesPerAccessControlList: 2,
 			NLBs: 2, NLBListeners: 2, NLBSecurityGroups: 2, NLBServersPerLoadBalancer: 5, NLBServerGroups: 3, NLBServersPerGroup: 4,
 		},
 	}}

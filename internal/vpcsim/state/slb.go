@@ -46,6 +46,14 @@ type SLBActions interface {
 	DescribeLoadBalancerListeners(DescribeLoadBalancerListenersRequest) ([]Listener, error)
 	DescribeLoadBalancerListenerAttribute(ListenerRequest) (*Listener, error)
 	DescribeHealthStatus(DescribeHealthStatusRequest) ([]ServerHealth, error)
+
+	// Access control lists
+	CreateAccessControlList(CreateAccessControlListRequest) (aclId string, err error)
+	DeleteAccessControlList(AccessControlListRequest) error
+	DescribeAccessControlLists(DescribeAccessControlListsRequest) ([]AccessControlList, error)
+	DescribeAccessControlListAttribute(AccessControlListRequest) (*AccessControlList, error)
+	AddAccessControlListEntry(AccessControlListEntryRequest) error
+	RemoveAccessControlListEntry(AccessControlListEntryRequest) error
 }
 
 // slbMany are the resources of SLB, of which an account with many Services has many.
@@ -53,12 +61,15 @@ type slbMany struct {
 	LoadBalancers map[string]*LoadBalancer `json:",omitempty"`
 	VServerGroups map[string]*VServerGroup `json:",omitempty"`
 	Listeners     map[string]*Listener     `json:",omitempty"`
+
+	AccessControlLists map[string]*AccessControlList `json:",omitempty"`
 }
 
 // Prefixes of the ids of the service's resources.
 const (
 	idLoadBalancer = "lb-"
 	idVServerGroup = "rsp-"
+	idACL          = "acl-"
 )
 
 const (
@@ -71,6 +82,7 @@ var slbProduct = product{
 		ensure(&d.LoadBalancers)
 		ensure(&d.VServerGroups)
 		ensure(&d.Listeners)
+		ensure(&d.AccessControlLists)
 	},
 	check: checkSLB,
 	operations: map[kind]completion{
@@ -85,6 +97,7 @@ var slbProduct = product{
 		recordOf[LoadBalancer](func(m *many) *map[string]*LoadBalancer { return &m.LoadBalancers }),
 		recordOf[VServerGroup](func(m *many) *map[string]*VServerGroup { return &m.VServerGroups }),
 		recordOf[Listener](func(m *many) *map[string]*Listener { return &m.Listeners }),
+		recordOf[AccessControlList](func(m *many) *map[string]*AccessControlList { return &m.AccessControlLists }),
 	},
 	holds: func(d *data, hold func(string, netip.Addr, string)) {
 		for id, l := range d.LoadBalancers {
@@ -101,6 +114,7 @@ var slbProduct = product{
 	tagged: map[string]func(*data, []string) []taggable{
 		"slb:instance":     tagged(loadBalancersIn, func(l *LoadBalancer) *[]Tag { return &l.Tags }),
 		"slb:vservergroup": tagged(vServerGroupsIn, func(g *VServerGroup) *[]Tag { return &g.Tags }),
+		"slb:acl":          tagged(aclsIn, func(l *AccessControlList) *[]Tag { return &l.Tags }),
 	},
 	view: viewSLB,
 }
@@ -108,6 +122,7 @@ var slbProduct = product{
 func loadBalancersIn(d *data) map[string]*LoadBalancer { return d.LoadBalancers }
 func vServerGroupsIn(d *data) map[string]*VServerGroup { return d.VServerGroups }
 func listenersIn(d *data) map[string]*Listener         { return d.Listeners }
+func aclsIn(d *data) map[string]*AccessControlList     { return d.AccessControlLists }
 
 // checkedIn returns a listener as ReportHealth needs it.
 func checkedIn(d *data, l *Listener) checked {
@@ -140,6 +155,13 @@ func checkSLB(d *data) error {
 			return broken("listener", id, "is of no load balancer")
 		case d.VServerGroups[l.VServerGroupId] == nil:
 			return broken("listener", id, "has no server group")
+		case l.AclId != "" && d.AccessControlLists[l.AclId] == nil || l.AclStatus == On && l.AclId == "":
+			return broken("listener", id, "has an access control list that does not exist")
+		}
+	}
+	for id, l := range d.AccessControlLists {
+		if l == nil || l.AclId != id {
+			return broken("access control list", id, "is empty")
 		}
 	}
 	return nil
@@ -215,7 +237,7 @@ func (s *State) viewListener(l *Listener) BalancerListener {
 	b := BalancerListener{
 		ListenerId: l.ListenerId, Protocol: strings.ToUpper(l.ListenerProtocol), Port: uint16(l.ListenerPort), Scheduler: l.Scheduler,
 		Persistence: seconds(l.PersistenceTimeout), EstablishedTimeout: seconds(l.EstablishedTimeout),
-		PreserveClientIP: l.ListenerProtocol != protocolHTTP,
+		PreserveClientIP: l.ListenerProtocol != protocolHTTP, AccessList: s.accessList(l),
 	}
 	if l.ConnectionDrain == On {
 		b.ConnectionDrain = seconds(l.ConnectionDrainTimeout)

@@ -39,9 +39,6 @@ func (s *State) CreateVServerGroup(req CreateVServerGroupRequest) (*VServerGroup
 	if req.VServerGroupName == "" {
 		return nil, missing("VServerGroupName")
 	}
-	if err := checkName("VServerGroupName", req.VServerGroupName); err != nil {
-		return nil, err
-	}
 	if err := s.checkTags(nil, req.Tag); err != nil {
 		return nil, err
 	}
@@ -123,8 +120,8 @@ func (s *State) ModifyVServerGroupBackendServers(req ModifyVServerGroupBackendSe
 
 // SetVServerGroupAttribute changes the name, and the weights and descriptions of members.
 func (s *State) SetVServerGroupAttribute(req SetVServerGroupAttributeRequest) (*VServerGroup, error) {
-	if err := checkName("VServerGroupName", req.VServerGroupName); err != nil {
-		return nil, err
+	if req.VServerGroupName == "" && len(req.BackendServers) == 0 {
+		return nil, badRequest("MissingParameter", "The VServerGroupName or BackendServers is required at least one.")
 	}
 	return s.changeBackends(req.VServerGroupId, func(g *VServerGroup) ([]BackendServer, error) {
 		servers := slices.Clone(g.BackendServers)

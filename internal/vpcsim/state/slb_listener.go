@@ -130,7 +130,7 @@ func (s *State) listenersNamed(req ListenerRequest) ([]*Listener, error) {
 // defaultConfig is the configuration of a new listener as far as nothing else is given.
 func defaultConfig(protocol string) ListenerConfig {
 	c := ListenerConfig{
-		Bandwidth: -1, Scheduler: SchedulerWRR,
+		Bandwidth: -1, Scheduler: SchedulerWRR, AclStatus: Off,
 		HealthCheck: On, HealthCheckType: protocol, HealthCheckTimeout: 5, HealthCheckInterval: 2, HealthyThreshold: 3, UnhealthyThreshold: 3,
 		HealthCheckURI: "/", HealthCheckMethod: "head", HealthCheckHttpCode: "http_2xx",
 	}
@@ -189,6 +189,7 @@ func (s *State) configure(l *Listener, req ListenerSettingsRequest) (ListenerCon
 	} else {
 		p.transport(l.ListenerProtocol, &c, &req)
 	}
+	s.setAccess(&p, &c, &req)
 	return c, p.err
 }
 
@@ -254,8 +255,6 @@ func (req *ListenerSettingsRequest) unsupported() error {
 	switch {
 	case req.VServerGroup == Off:
 		given = "VServerGroup off"
-	case req.AclStatus != nil && *req.AclStatus == On:
-		given = "AclStatus on"
 	case req.ListenerForward != nil && *req.ListenerForward == On:
 		given = "ListenerForward on"
 	case isTrue(req.ProxyProtocolV2Enabled):
@@ -368,10 +367,12 @@ func (s *State) DescribeLoadBalancerListeners(req DescribeLoadBalancerListenersR
 			found = append(found, l.clone())
 		}
 	}
-	slices.SortFunc(found, func(a, b Listener) int {
-		return cmp.Or(strings.Compare(a.LoadBalancerId, b.LoadBalancerId), byPort(&a, &b))
-	})
+	slices.SortFunc(found, byBalancerAndPort)
 	return found, nil
+}
+
+func byBalancerAndPort(a, b Listener) int {
+	return cmp.Or(strings.Compare(a.LoadBalancerId, b.LoadBalancerId), byPort(&a, &b))
 }
 
 // DescribeLoadBalancerListenerAttribute returns one listener.

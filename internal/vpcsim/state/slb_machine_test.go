@@ -125,6 +125,24 @@ func (m *machine) clbActions() map[string]func(*rapid.T) error {
 				VServerGroupId: group, OldBackendServers: m.someBackends(t, group), NewBackendServers: m.someBackends(t, group),
 			}))
 		},
+		"CLBAccess": func(t *rapid.T) error {
+			all := must(m.DescribeAccessControlLists(state.DescribeAccessControlListsRequest{}))
+			id := pick(t, "ACL", idsOf(all, nil, func(l state.AccessControlList) string { return l.AclId }))
+			entries := state.AccessControlListEntryRequest{AclId: id, AclEntrys: []state.AclEntryItem{{Entry: rapid.SampledFrom([]string{"10.0.0.0/8", "10.0.0.1", "x"}).Draw(t, "entry")}}}
+			switch few(t, "what", 4) {
+			case 0:
+				return errOf(m.CreateAccessControlList(state.CreateAccessControlListRequest{AclName: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "name")}))
+			case 1:
+				return m.DeleteAccessControlList(state.AccessControlListRequest{AclId: id})
+			case 2:
+				return m.AddAccessControlListEntry(entries)
+			case 3:
+				return m.RemoveAccessControlListEntry(entries)
+			}
+			r := settings(t)
+			r.AclStatus, r.AclType, r.AclId = rapid.SampledFrom([]*string{ptr("on"), ptr("off")}).Draw(t, "status"), ptr("white"), &id
+			return m.SetLoadBalancerTCPListenerAttribute(r)
+		},
 		"CLBCreateTCP":      func(t *rapid.T) error { return m.CreateLoadBalancerTCPListener(settings(t)) },
 		"CLBCreateUDP":      func(t *rapid.T) error { return m.CreateLoadBalancerUDPListener(settings(t)) },
 		"CLBCreateHTTP":     func(t *rapid.T) error { return m.CreateLoadBalancerHTTPListener(settings(t)) },
@@ -171,6 +189,9 @@ func (m *machine) pendingCLB() int {
 // needs and no more.
 func (m *machine) checkCLB(t *rapid.T) {
 	limits := m.options.Limits
+	if n := len(must(m.DescribeAccessControlLists(state.DescribeAccessControlListsRequest{}))); n > limits.AccessControlLists {
+		t.Fatalf("%d access control lists", n)
+	}
 	enis, instances := m.enis(), m.instances()
 	all := must(m.DescribeLoadBalancers(state.DescribeLoadBalancersRequest{}))
 	if len(all) > limits.LoadBalancers {
@@ -251,6 +272,13 @@ func (m *machine) checkCLB(t *rapid.T) {
 			want, ok := running[l.ListenerId]
 			if delete(running, l.ListenerId); !ok || len(l.Backends) != len(groups[want.VServerGroupId].BackendServers) {
 				t.Fatalf("a data plane sees %+v of %+v", l, want)
+			}
+			acl := state.AccessControlList{}
+			if want.AclStatus == "on" {
+				acl = *must(m.DescribeAccessControlListAttribute(state.AccessControlListRequest{AclId: want.AclId}))
+			}
+			if (l.AccessList == nil) != (len(acl.AclEntrys) == 0) || l.AccessList != nil && len(l.AccessList.CIDRs) != len(acl.AclEntrys) {
+				t.Fatalf("a data plane sees %+v of %+v with %+v", l, want, acl)
 			}
 			for _, x := range l.Backends {
 				if x.BackendVerdict != want.Verdicts[x.Key] {

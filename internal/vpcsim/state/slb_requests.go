@@ -193,6 +193,9 @@ type ListenerSettingsRequest struct {
 	Description    *string
 	Bandwidth      *int
 	Scheduler      *string
+	AclStatus      *string
+	AclType        *string
+	AclId          *string
 
 	PersistenceTimeout     *int
 	EstablishedTimeout     *int
@@ -231,7 +234,6 @@ type ListenerSettingsRequest struct {
 	XForwardedForClientSrcPort *string `param:"XForwardedFor_ClientSrcPort"`
 
 	// What would change the path of packets, and is refused.
-	AclStatus                *string
 	ListenerForward          *string
 	ProxyProtocolV2Enabled   *bool
 	FullNatEnabled           *bool

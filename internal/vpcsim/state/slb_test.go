@@ -361,7 +361,10 @@ func TestListenerSettings(t *testing.T) {
 			r.StickySession, r.StickySessionType = ptr("on"), ptr("server")
 		}},
 		{"http", "UnsupportedParameter", func(r *state.ListenerSettingsRequest) { r.ListenerForward = ptr("on") }},
-		{"tcp", "UnsupportedParameter", func(r *state.ListenerSettingsRequest) { r.AclStatus = ptr("on") }},
+		{"tcp", "MissingParameter", func(r *state.ListenerSettingsRequest) { r.AclStatus = ptr("on") }},
+		{"tcp", "AclNotExist", func(r *state.ListenerSettingsRequest) {
+			r.AclStatus, r.AclType, r.AclId = ptr("on"), ptr("white"), ptr("acl-1")
+		}},
 		{"tcp", "UnsupportedParameter", func(r *state.ListenerSettingsRequest) { r.ProxyProtocolV2Enabled = ptr(true) }},
 		{"tcp", "UnsupportedParameter", func(r *state.ListenerSettingsRequest) { r.PortRange = make([]state.ListenerPortRange, 1) }},
 		{"tcp", "UnsupportedParameter", func(r *state.ListenerSettingsRequest) { r.MasterSlaveServerGroupId = "rsp-1" }},
@@ -410,6 +413,69 @@ HTTP 8080 wrr 0s 0s 0s false {RequestTimeout:1m0s IdleTimeout:20s StickySession:
 	if got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
+}
+
+func TestAccessControlLists(t *testing.T) {
+	w := newWorld(t, func(o *state.Options) { o.Limits.AccessControlLists, o.Limits.EntriesPerAccessControlList = 2, 3 })
+	create := func(name string) (string, error) {
+		return w.CreateAccessControlList(state.CreateAccessControlListRequest{AclName: name})
+	}
+	acl := must(create("a"))
+	w.refused(400, "AclNameExist", func() error { return errOf(create("a")) })
+	w.refused(400, "MissingParameter", func() error { return errOf(create("")) })
+	unused := must(create("b"))
+	w.refused(400, "AclNumberOverLimit", func() error { return errOf(create("c")) })
+	check(w.DeleteAccessControlList(state.AccessControlListRequest{AclId: unused}))
+	w.refused(400, "AclNotExist", func() error { return w.DeleteAccessControlList(state.AccessControlListRequest{AclId: unused}) })
+
+	lb := w.loadBalancer().LoadBalancerId
+	group := w.serverGroup(lb)
+	w.tcp(lb, group, 80)
+	access := func(status, kind string) {
+		check(w.SetLoadBalancerTCPListenerAttribute(state.ListenerSettingsRequest{LoadBalancerId: lb, ListenerPort: 80, AclStatus: &status, AclType: &kind, AclId: &acl}))
+	}
+	want := func(want string) {
+		t.Helper()
+		got := "all"
+		if l := w.View().Balancers[0].Listeners[0].AccessList; l != nil {
+			got = fmt.Sprint(*l)
+		}
+		if got != want {
+			t.Errorf("a data plane serves %s, want %s", got, want)
+		}
+	}
+	entries := func(texts ...string) state.AccessControlListEntryRequest {
+		r := state.AccessControlListEntryRequest{AclId: acl}
+		for _, e := range texts {
+			r.AclEntrys = append(r.AclEntrys, state.AclEntryItem{Entry: e, Comment: "c"})
+		}
+		return r
+	}
+	access("on", "white")
+	want("all") // a list without entries
+	before := w.Revision()
+	check(w.AddAccessControlListEntry(entries("10.0.0.0/8", "192.168.1.7")))
+	want("{true [10.0.0.0/8 192.168.1.7/32]}")
+	if w.Revision() == before {
+		t.Error("new entries are no change")
+	}
+	check(w.AddAccessControlListEntry(entries("192.168.1.7/32"))) // no other one
+	w.refused(400, "AclEntryNumberOverLimit", func() error { return w.AddAccessControlListEntry(entries("1.0.0.0/8", "2.0.0.0/8")) })
+	w.refused(400, "AclEntryEmpty", func() error { return w.AddAccessControlListEntry(entries()) })
+	w.refused(400, "InvalidParameter", func() error { return w.AddAccessControlListEntry(entries("10.0.0.1/8")) })
+	w.refused(400, "InvalidParameter", func() error { return w.AddAccessControlListEntry(entries("::1")) })
+	access("on", "black")
+	check(w.RemoveAccessControlListEntry(entries("10.0.0.0/8", "1.0.0.0/8")))
+	want("{false [192.168.1.7/32]}")
+	w.State = must(state.Load(options(w.clock), must(w.MarshalJSON())))
+	want("{false [192.168.1.7/32]}")
+	w.refused(400, "AclInUsed", func() error { return w.DeleteAccessControlList(state.AccessControlListRequest{AclId: acl}) })
+	if got := must(w.DescribeAccessControlListAttribute(state.AccessControlListRequest{AclId: acl})); len(got.AclEntrys) != 1 || len(got.RelatedListeners) != 1 || got.RelatedListeners[0].AclType != "black" {
+		t.Errorf("%+v", got)
+	}
+	access("off", "")
+	want("all")
+	check(w.DeleteAccessControlList(state.AccessControlListRequest{AclId: acl}))
 }
 
 // A verdict lasts as long as the backend is in the group and the listener runs.

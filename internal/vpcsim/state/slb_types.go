@@ -123,6 +123,10 @@ type ListenerConfig struct {
 	Description    string `json:",omitempty"`
 	Bandwidth      int    // Mbit/s; -1: unlimited
 	Scheduler      string
+	// AclType and AclId are empty while AclStatus is off.
+	AclStatus string
+	AclType   string `json:",omitempty"`
+	AclId     string `json:",omitempty"`
 
 	PersistenceTimeout     int    `json:",omitempty"`
 	EstablishedTimeout     int    `json:",omitempty"`
