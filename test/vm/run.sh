@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs the tests of the datapaths in virtual machines (see main.go), as many at a time as
-# there are processors: each machine has one. The tag vm adds the tests that need such a
+# Runs the tests of the datapaths in virtual machines (see main.go), VMS of them at a time, by default as
+# many as there are processors: each machine has one. The tag vm adds the tests that need such a
 # machine's kernel.
 # With arguments it runs those alone: run.sh 6.12 -run TestIPVS ./internal/datapath/netkit
 set -eu
@@ -81,4 +81,4 @@ mkdir bin/vm-tests
 # Each is linked once, for all kernels.
 d=./internal/datapath
 go test -c -tags vm -o bin/vm-tests/ $d/ipvlan $d/netkit $d/ebpf $d/route $d/exclusive $d/nft $d/policymap $d/monitor $d/firewall $d/node
-printf '%s' "$list" | xargs -P "$(nproc)" -L 1 sh test/vm/job.sh
+printf '%s' "$list" | xargs -P "${VMS:-$(nproc)}" -L 1 sh test/vm/job.sh
