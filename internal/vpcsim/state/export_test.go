@@ -6,8 +6,17 @@ import (
 	"reflect"
 )
 
-// CheckIndex compares the index with a new one.
+// CheckIndex compares the index with a new one, and checks that there are no verdicts on servers
+// that are gone.
 func (s *State) CheckIndex() error {
+	for id, l := range s.data.NLBListeners {
+		c, _ := checkedNLB(&s.data, id)
+		for key := range l.Verdicts {
+			if !c.has(key) {
+				return fmt.Errorf("listener %s has a verdict on %s, which is none of its servers", id, key)
+			}
+		}
+	}
 	want := newIndex(&s.data)
 	for id, p := range s.index.pools {
 		v := s.data.VSwitches[id]

@@ -478,6 +478,19 @@ func TestNLBProtectionAndGroups(t *testing.T) {
 	check(w.DeleteSecurityGroup(state.DeleteSecurityGroupRequest{SecurityGroupId: five[0]}))
 
 	// Tags, which a running job does not undo.
+	lsn := w.listener("TCP", 80)
+	must(w.NLBUpdateListenerAttribute(state.NLBUpdateListenerAttributeRequest{ListenerId: lsn}))
+	must(w.NLBUpdateServerGroupAttribute(state.NLBUpdateServerGroupAttributeRequest{ServerGroupId: w.group}))
+	for kind, id := range map[string]string{"nlb:listener": lsn, "nlb:servergroup": w.group} {
+		check(w.TagResources(state.TagResourcesRequest{ResourceType: kind, ResourceId: []string{id}, Tag: []state.Tag{{"k", "v"}}}))
+	}
+	w.settle()
+	if found := must(w.NLBListListeners(state.NLBListListenersRequest{Tag: []state.Tag{{"k", "v"}}})); len(found) != 1 {
+		t.Errorf("listeners by tag: %+v", found)
+	}
+	if found := must(w.NLBListServerGroups(state.NLBListServerGroupsRequest{Tag: []state.Tag{{"k", "v"}}})); len(found) != 1 {
+		t.Errorf("server groups by tag: %+v", found)
+	}
 	must(w.NLBUpdateLoadBalancerAttribute(state.NLBUpdateLoadBalancerAttributeRequest{LoadBalancerId: id, CrossZoneEnabled: ptr(false)}))
 	check(w.TagResources(state.TagResourcesRequest{ResourceType: "nlb:loadbalancer", ResourceId: []string{id}, Tag: []state.Tag{{"k", "v"}}}))
 	w.settle()
@@ -764,9 +777,12 @@ func TestNLBView(t *testing.T) {
 // A deleted ENI leaves the groups, even while a job adds it; an address that is unassigned stays.
 func TestNLBServerThatIsDeleted(t *testing.T) {
 	w := newNLBWorld(t, slowJobs)
-	w.listener("TCP", 80)
+	listener := w.listener("TCP", 80)
 	check(errOf(w.change(w.NLBAddServersToServerGroup, w.server(1, 8080), state.NLBServerRequest{ServerId: w.eni.InstanceId, ServerType: "Ecs", Port: 8080})))
 	w.settle()
+	for _, b := range w.seen().Listeners[0].Backends {
+		w.ReportHealth([]state.BackendHealth{{ListenerId: listener, Key: b.Key, BackendVerdict: state.BackendVerdict{Health: state.Healthy}}})
+	}
 	check(w.UnassignPrivateIpAddresses(state.UnassignPrivateIpAddressesRequest{NetworkInterfaceId: w.eni.NetworkInterfaceId, PrivateIpAddress: []string{w.eni.PrivateIpAddresses[1].String()}}))
 	if got := w.servers(w.group); len(got) != 2 {
 		t.Errorf("servers %+v", got)
