@@ -523,3 +523,108 @@ func TestNLBJobAfterARestart(t *testing.T) {
 	clock.Advance(time.Minute)
 	w.wait(made.JobId)
 }
+
+// An existing controller's calls for a Service with two ports, in its order and with what it
+// waits for: jobs take their time, and listeners are made without waiting for each other.
+func TestNLBCallsOfAController(t *testing.T) {
+	const job = 30 * time.Millisecond
+	s := start(t, func(o *vpcsim.Options) {
+		o.Timing = state.Timing{NLBLoadBalancer: job, NLBListener: job, NLBServerGroup: job}
+	})
+	w := newNLBWorld(t, s)
+	client := acs3(t, s, s.Account().AccessKeySecret)
+	type p = map[string]any
+	do := func(action string, params p) p {
+		t.Helper()
+		a, err := client.call(nlbVersion, action, nil, params)
+		if err != nil {
+			t.Fatalf("%s: %v", action, err)
+		}
+		return a
+	}
+	list := func(action, field string, params p) []any {
+		t.Helper()
+		return do(action, params)[field].([]any)
+	}
+	// A job that is not in the list counts as done.
+	batch := func(jobs ...any) {
+		t.Helper()
+		eventually(t, "the jobs have ended", func() bool {
+			for _, j := range list("ListAsynJobs", "Jobs", p{"JobIds": jobs}) {
+				if status := j.(p)["Status"]; status == "Failed" {
+					t.Fatalf("job %v", j)
+				} else if status != "Succeeded" {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	tag := []p{{"Key": "kubernetes.do.not.delete", "Value": "a1"}}
+
+	if found := list("ListLoadBalancers", "LoadBalancers", p{"Tag": tag}); len(found) != 0 {
+		t.Fatalf("load balancers %v", found)
+	}
+	id := do("CreateLoadBalancer", p{
+		"VpcId": w.network.vpc, "AddressType": "Internet", "LoadBalancerName": "a1", "ClientToken": "t1", "Tag": tag,
+		"ZoneMappings":                 []p{{"ZoneId": "cn-hangzhou-i", "VSwitchId": w.vswitch}, {"ZoneId": "cn-hangzhou-h", "VSwitchId": w.other}},
+		"DeletionProtectionConfig":     p{"Enabled": true},
+		"ModificationProtectionConfig": p{"Status": "ConsoleProtection", "Reason": "managed.by.ack"},
+	})["LoadbalancerId"]
+	eventually(t, "the load balancer is not Provisioning", func() bool {
+		return do("GetLoadBalancerAttribute", p{"LoadBalancerId": id})["LoadBalancerStatus"] != "Provisioning"
+	})
+	groups := []any{}
+	for _, port := range []string{"80", "443"} {
+		made := do("CreateServerGroup", p{
+			"VpcId": w.network.vpc, "ServerGroupName": "k8s." + port + ".TCP.web.default.c1", "Tag": tag, "Protocol": "TCP", "ServerGroupType": "Instance", "AddressIPVersion": "ipv4", "Scheduler": "Wrr",
+		})
+		w.wait(made["JobId"].(string))
+		groups = append(groups, made["ServerGroupId"])
+	}
+	for _, group := range groups {
+		if g := list("ListServerGroups", "ServerGroups", p{"ServerGroupIds": []any{group}})[0].(p); fmt.Sprint(g["ServerCount"]) != "0" {
+			t.Fatalf("server group %v", g)
+		}
+		w.wait(do("AddServersToServerGroup", p{"ServerGroupId": group, "Servers": []p{
+			{"ServerId": w.eni, "ServerIp": w.ip, "ServerType": "Eni", "Port": 8080, "Weight": 100, "Description": "k8s.80.TCP.web.default.c1"},
+		}})["JobId"].(string))
+	}
+	var jobs []any
+	for i, port := range []int{80, 443} {
+		made := do("CreateListener", p{
+			"LoadBalancerId": id, "ListenerProtocol": "TCP", "ListenerPort": port, "ServerGroupId": groups[i], "ListenerDescription": fmt.Sprintf("k8s.%d.TCP.web.default.c1", port),
+		})
+		jobs = append(jobs, made["JobId"])
+	}
+	batch(jobs...)
+	jobs = nil
+	for _, l := range list("ListListeners", "Listeners", p{"LoadBalancerIds": []any{id}, "MaxResults": 100}) {
+		if l := l.(p); l["ListenerStatus"] != "Running" {
+			t.Errorf("listener %v", l)
+		} else {
+			jobs = append(jobs, do("UpdateListenerAttribute", p{"ListenerId": l["ListenerId"], "IdleTimeout": 60})["JobId"])
+		}
+	}
+	batch(jobs...)
+	// A pod goes: weight 0, then out.
+	server := p{"ServerId": w.eni, "ServerIp": w.ip, "ServerType": "Eni", "Port": 8080, "Weight": 0}
+	w.wait(do("UpdateServerGroupServersAttribute", p{"ServerGroupId": groups[0], "Servers": []p{server}})["JobId"].(string))
+	delete(server, "Weight")
+	w.wait(do("RemoveServersFromServerGroup", p{"ServerGroupId": groups[0], "Servers": []p{server}})["JobId"].(string))
+
+	// The Service goes.
+	found := list("ListLoadBalancers", "LoadBalancers", p{"Tag": tag})
+	if len(found) != 1 || found[0].(p)["LoadBalancerId"] != id {
+		t.Fatalf("load balancers %v", found)
+	}
+	do("UpdateLoadBalancerProtection", p{"LoadBalancerId": id, "DeletionProtectionEnabled": false})
+	do("UpdateLoadBalancerProtection", p{"LoadBalancerId": id, "ModificationProtectionStatus": "NonProtection"})
+	w.wait(do("DeleteLoadBalancer", p{"LoadBalancerId": id})["JobId"].(string))
+	for _, g := range list("ListServerGroups", "ServerGroups", p{"Tag": tag, "MaxResults": 100}) {
+		w.wait(do("DeleteServerGroup", p{"ServerGroupId": g.(p)["ServerGroupId"]})["JobId"].(string))
+	}
+	if left := list("ListServerGroups", "ServerGroups", nil); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
