@@ -43,13 +43,14 @@ type image struct {
 	buckets map[programBucketKey]programBucket
 
 	listeners map[programListenerKey]programListener
-	slots     map[programSlotKey]programSlot
+	tables    map[uint64][]programSlot // of slots
 	backends  map[uint64]programBackend
 	turns     map[uint64]uint64
 }
 
-// compile is a pure function of the topology, the options and the ports' ifindexes.
-func compile(t *Topology, opts *Options, ifindex map[string]uint32) (*image, error) {
+// compile is a pure function of the topology, the options and the ports' ifindexes. known are
+// slot tables of an earlier image, which it need not compute again.
+func compile(t *Topology, opts *Options, ifindex map[string]uint32, known map[uint64][]programSlot) (*image, error) {
 	img := &image{
 		ports:   map[uint32]programPort{},
 		addrs:   map[programAddrKey]uint32{},
@@ -58,7 +59,7 @@ func compile(t *Topology, opts *Options, ifindex map[string]uint32) (*image, err
 		buckets: map[programBucketKey]programBucket{},
 
 		listeners: map[programListenerKey]programListener{},
-		slots:     map[programSlotKey]programSlot{},
+		tables:    map[uint64][]programSlot{},
 		backends:  map[uint64]programBackend{},
 		turns:     map[uint64]uint64{},
 	}
@@ -112,7 +113,7 @@ func compile(t *Topology, opts *Options, ifindex map[string]uint32) (*image, err
 		}
 	}
 	img.compileRoutes(t, ifindex)
-	if err := img.compileBalancers(t, ifindex, groups); err != nil {
+	if err := img.compileBalancers(t, ifindex, groups, known); err != nil {
 		return nil, err
 	}
 	return img, nil

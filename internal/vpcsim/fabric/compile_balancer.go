@@ -53,7 +53,7 @@ func publicVPCs(t *Topology) map[string]bool {
 	return out
 }
 
-func (img *image) compileBalancers(t *Topology, ifindex map[string]uint32, groups map[string]*SecurityGroup) error {
+func (img *image) compileBalancers(t *Topology, ifindex map[string]uint32, groups map[string]*SecurityGroup, known map[uint64][]programSlot) error {
 	for i := range t.Balancers {
 		b := &t.Balancers[i]
 		index, ok := ifindex[BalancersOf(b.VPC)]
@@ -66,7 +66,7 @@ func (img *image) compileBalancers(t *Topology, ifindex map[string]uint32, group
 			return fmt.Errorf("balancer %s: %w", b.ID, err)
 		}
 		for j := range b.Listeners {
-			compiled := img.compileListener(&b.Listeners[j])
+			compiled := img.compileListener(&b.Listeners[j], known)
 			if len(ids) > 0 {
 				compiled.Guarded, compiled.Policy, compiled.Rules = 1, policy, counts[Ingress]
 			}
@@ -97,7 +97,7 @@ func (a BalancerAddress) scopes(vpc string) []uint64 {
 	return []uint64{vpcID(vpc)}
 }
 
-func (img *image) compileListener(l *Listener) programListener {
+func (img *image) compileListener(l *Listener, known map[uint64][]programSlot) programListener {
 	id := hashID("listener", l.ID)
 	timeout := l.Timeout
 	switch {
@@ -124,17 +124,16 @@ func (img *image) compileListener(l *Listener) programListener {
 		return out
 	}
 	img.turns[id] = 0
-	table := SlotTable(l.Scheduler, l.Backends)
-	digest := sha256.New()
-	compiled := make([]programSlot, len(table))
-	for i, b := range table {
-		compiled[i] = programSlot{Backend: backendID(l, b.Address), Addr: words(b.Address.Addr())[3], Port: wire(b.Address.Port()), Weight: uint16(b.Weight)}
-		fmt.Fprintf(digest, "%d %d\n", compiled[i].Backend, b.Weight)
+	out.Table = tableID(l)
+	slots, ok := known[out.Table]
+	if !ok {
+		for _, b := range SlotTable(l.Scheduler, l.Backends) {
+			slots = append(slots, programSlot{
+				Backend: backendID(l, b.Address), Addr: words(b.Address.Addr())[3], Port: wire(b.Address.Port()), Weight: uint16(b.Weight),
+			})
+		}
 	}
-	out.Table, out.Slots = binary.LittleEndian.Uint64(digest.Sum(nil)), uint32(len(table))
-	for i := range compiled {
-		img.slots[programSlotKey{Table: out.Table, Index: uint32(i)}] = compiled[i]
-	}
+	img.tables[out.Table], out.Slots = slots, uint32(len(slots))
 	for _, b := range l.Backends {
 		key := backendID(l, b.Address)
 		compiled := img.backends[key] // by another name of the same server
@@ -148,6 +147,17 @@ func (img *image) compileListener(l *Listener) programListener {
 		img.backends[key] = compiled
 	}
 	return out
+}
+
+// tableID names a listener's slot table by what it is computed from, so a table with a name never
+// changes.
+func tableID(l *Listener) uint64 {
+	digest := sha256.New()
+	fmt.Fprintf(digest, "%q %d", l.ID, l.Scheduler)
+	for _, b := range taking(l.Backends) {
+		fmt.Fprintf(digest, " %s=%d", b.Address, b.Weight)
+	}
+	return binary.LittleEndian.Uint64(digest.Sum(nil))
 }
 
 const (

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -54,7 +55,7 @@ func TestImageOfListeners(t *testing.T) {
 		}
 		own := withOwn(*top)
 		index := map[string]uint32{"eni-1": 1, "eni-2": 2, "slb-vpc-1": 3, "internet": 4}
-		img, err := compile(&own, &Options{}, index)
+		img, err := compile(&own, &Options{}, index, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,11 +73,10 @@ func TestImageOfListeners(t *testing.T) {
 				t.Errorf("key %+v", key)
 			}
 			seen := map[uint32]bool{}
-			for i := range l.Slots {
-				s, ok := img.slots[programSlotKey{Table: l.Table, Index: i}]
-				if !ok {
-					t.Fatalf("slot %d of %d is missing", i, l.Slots)
-				}
+			if int(l.Slots) != len(img.tables[l.Table]) {
+				t.Fatalf("%d slots, want %d", len(img.tables[l.Table]), l.Slots)
+			}
+			for i, s := range img.tables[l.Table] {
 				if img.backends[s.Backend].Flags != backendTakes|backendKeeps {
 					t.Errorf("slot %d has a backend with the flags %d", i, img.backends[s.Backend].Flags)
 				}
@@ -88,6 +88,10 @@ func TestImageOfListeners(t *testing.T) {
 		}
 		if len(img.backends) != len(backends) {
 			t.Errorf("%d of %d backends", len(img.backends), len(backends))
+		}
+		again, err := compile(&own, &Options{}, index, img.tables)
+		if err != nil || !reflect.DeepEqual(again, img) {
+			t.Errorf("with the tables of an earlier image another one is made, %v", err)
 		}
 	})
 }

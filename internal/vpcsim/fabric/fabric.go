@@ -51,7 +51,7 @@ type Fabric struct {
 	buckets *table[programBucketKey, programBucket]
 
 	balancerListeners *table[programListenerKey, programListener]
-	slots             *table[programSlotKey, programSlot]
+	tables            *slotTables
 	backends          *table[uint64, programBackend]
 	turns             *table[uint64, uint64]
 }
@@ -116,7 +116,7 @@ func (f *Fabric) apply(ctx context.Context, t *Topology) error {
 	for eni, d := range f.devices {
 		ifindex[eni] = d.ifindex
 	}
-	img, err := compile(t, &f.opts, ifindex)
+	img, err := compile(t, &f.opts, ifindex, f.tables.have)
 	if err != nil {
 		return err
 	}
@@ -221,7 +221,7 @@ func (f *Fabric) openProgram(h *netlink.Handle) error {
 		settled: func(b programBucket) programBucket { return programBucket{Rate: b.Rate, Burst: b.Burst} },
 	}
 	f.balancerListeners = &table[programListenerKey, programListener]{name: "listeners", m: objs.Listeners}
-	f.slots = &table[programSlotKey, programSlot]{name: "slots", m: objs.Slots}
+	f.tables = &slotTables{m: objs.Slots}
 	f.backends = &table[uint64, programBackend]{name: "backends", m: objs.Backends}
 	f.turns = &table[uint64, uint64]{name: "turns", m: objs.Turns, settled: func(uint64) uint64 { return 0 }}
 	f.program = objs
@@ -249,7 +249,7 @@ func (f *Fabric) writeMaps(img *image) error {
 		// A listener gets its new slots when they and their backends are complete.
 		f.backends.put(img.backends),
 		f.turns.put(img.turns),
-		f.slots.put(img.slots),
+		f.tables.put(img.tables),
 		f.balancerListeners.put(img.listeners),
 		f.balancerListeners.prune(img.listeners),
 		f.backends.prune(img.backends),
@@ -262,7 +262,7 @@ func (f *Fabric) pruneMaps(img *image) error {
 		f.ports.prune(img.ports),
 		f.rules.prune(img.rules),
 		f.buckets.prune(img.buckets),
-		f.slots.prune(img.slots),
+		f.tables.prune(img.tables),
 		f.turns.prune(img.turns),
 		f.pruneLoads(img.backends),
 	)

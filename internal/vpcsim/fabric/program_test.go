@@ -47,7 +47,7 @@ type fataler interface {
 // set fills the maps with a topology of one sender and one receiver, and clears the flows.
 func (b *bench) set(t fataler, top *Topology) {
 	t.Helper()
-	img, err := compile(top, &Options{Strict: true}, map[string]uint32{"eni-1": sendingPort, "eni-2": receivingPort})
+	img, err := compile(top, &Options{Strict: true}, map[string]uint32{"eni-1": sendingPort, "eni-2": receivingPort}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

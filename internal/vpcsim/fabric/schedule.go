@@ -113,23 +113,29 @@ func maglev(names []uint64, weights []int) []int {
 	}
 }
 
+// taking returns the backends that take new connections, sorted.
+func taking(backends []Backend) []Backend {
+	var out []Backend
+	for _, b := range backends {
+		if b.takes() {
+			out = append(out, b)
+		}
+	}
+	slices.SortFunc(out, func(a, b Backend) int { return a.Address.Compare(b.Address) })
+	// A server and its ENI may both be listed: one backend with the sum of the weights.
+	for i := len(out) - 1; i > 0; i-- {
+		if out[i].Address == out[i-1].Address {
+			out[i-1].Weight += out[i].Weight
+			out = slices.Delete(out, i, i+1)
+		}
+	}
+	return out
+}
+
 // SlotTable returns the backends that take new connections, in the order of the listener's
 // slots: the order of turns, or what hashes index.
 func SlotTable(scheduler Scheduler, backends []Backend) []Backend {
-	var taking []Backend
-	for _, b := range backends {
-		if b.takes() {
-			taking = append(taking, b)
-		}
-	}
-	slices.SortFunc(taking, func(a, b Backend) int { return a.Address.Compare(b.Address) })
-	// A server and its ENI may both be listed: one backend with the sum of the weights.
-	for i := len(taking) - 1; i > 0; i-- {
-		if taking[i].Address == taking[i-1].Address {
-			taking[i-1].Weight += taking[i].Weight
-			taking = slices.Delete(taking, i, i+1)
-		}
-	}
+	taking := taking(backends)
 	if len(taking) == 0 {
 		return nil
 	}

@@ -3,6 +3,7 @@ package fabric
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 )
@@ -68,5 +69,71 @@ func (t *table[K, V]) prune(want map[K]V) error {
 		}
 		delete(t.have, k)
 	}
+	return nil
+}
+
+// slotTables keeps the map slots. A table's name is the hash of what it is computed from, so a
+// change costs as much as the tables that are new.
+type slotTables struct {
+	m    *ebpf.Map
+	have map[uint64][]programSlot // what was written; nil: see the map
+}
+
+// put adds tables.
+func (t *slotTables) put(want map[uint64][]programSlot) error {
+	if t.have == nil {
+		if err := t.read(); err != nil {
+			return err
+		}
+	}
+	for id, slots := range want {
+		if slices.Equal(t.have[id], slots) {
+			continue
+		}
+		for i, s := range slots {
+			if err := t.m.Put(programSlotKey{Table: id, Index: uint32(i)}, s); err != nil {
+				t.have = nil
+				return fmt.Errorf("write slot %d of table %x to the map slots: %w", i, id, err)
+			}
+		}
+		t.have[id] = slots
+	}
+	return nil
+}
+
+// prune removes tables that are not in want.
+func (t *slotTables) prune(want map[uint64][]programSlot) error {
+	for id, slots := range t.have {
+		if _, ok := want[id]; ok {
+			continue
+		}
+		for i := range slots {
+			if err := t.m.Delete(programSlotKey{Table: id, Index: uint32(i)}); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				t.have = nil
+				return fmt.Errorf("delete slot %d of table %x from the map slots: %w", i, id, err)
+			}
+		}
+		delete(t.have, id)
+	}
+	return nil
+}
+
+// read reads the map. A table that was not written to its end has empty slots, or is too short.
+func (t *slotTables) read() error {
+	have := map[uint64][]programSlot{}
+	var key programSlotKey
+	var slot programSlot
+	it := t.m.Iterate()
+	for it.Next(&key, &slot) {
+		slots := have[key.Table]
+		if missing := int(key.Index) + 1 - len(slots); missing > 0 {
+			slots = append(slots, make([]programSlot, missing)...)
+		}
+		slots[key.Index], have[key.Table] = slot, slots
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("read the map slots: %w", err)
+	}
+	t.have = have
 	return nil
 }
