@@ -97,6 +97,10 @@ type NodeNetworkSpec struct {
 	HostStackCIDRs []string `json:"hostStackCIDRs,omitempty"`
 	// MasqueradeOutside makes the node masquerade pod traffic that leaves the VPC.
 	MasqueradeOutside bool `json:"masqueradeOutside,omitempty"`
+	// ENIMbit is the rate in Mbit/s that each shared ENI may send, so that packets wait on the node, where
+	// their pods' network priority counts; 0: it counts nowhere.
+	// +kubebuilder:validation:Minimum=0
+	ENIMbit int `json:"eniMbit,omitempty"`
 
 	Limits Limits `json:"limits,omitempty"`
 	Pool   Pool   `json:"pool,omitempty"`

@@ -44,7 +44,7 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 		}
 	}
 
-	limits, err := limitsOf(r)
+	limits, priority, err := limitsOf(r)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 	}
 	e := &journal.Entry{
 		Key: k, Datapath: kind, State: journal.Allocating, Namespace: r.Namespace, Name: r.Name, UID: r.UID,
-		NetNS: r.NetNS, Addresses: lease.Addresses, ENI: lease.ENI, Limits: limits, Network: r.Network, Since: a.Now(),
+		NetNS: r.NetNS, Addresses: lease.Addresses, ENI: lease.ENI, Limits: limits, Priority: priority, Network: r.Network, Since: a.Now(),
 	}
 	if exclusive {
 		e.Uncounted, e.Unsure = !counted, !sure

@@ -375,7 +375,7 @@ func holder(e *journal.Entry) pool.Holder {
 func PodOf(e *journal.Entry) datapath.Pod {
 	p := datapath.Pod{
 		Sandbox: e.Sandbox, IfName: e.IfName, NetNS: e.NetNS, Namespace: e.Namespace, Name: e.Name,
-		Addresses: e.Addresses, ENI: e.ENI, Exclusive: e.Exclusive, Kind: e.Datapath, Limits: e.Limits,
+		Addresses: e.Addresses, ENI: e.ENI, Exclusive: e.Exclusive, Kind: e.Datapath, Limits: e.Limits, Priority: e.Priority,
 	}
 	switch {
 	case e.Exclusive != nil:

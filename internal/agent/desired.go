@@ -79,6 +79,7 @@ func ParseDesired(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Desired
 		Node: datapath.Node{
 			Addresses:         nodeAddresses,
 			MasqueradeOutside: nn.Spec.MasqueradeOutside,
+			ENIMbit:           max(nn.Spec.ENIMbit, 0),
 		},
 	}
 	w.Node.VPCCIDRs = prefixes("spec.vpcCIDRs", nn.Spec.VPCCIDRs, &errs)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,17 +17,18 @@ import (
 	"terway.dev/terway/internal/datapath/object"
 )
 
-// limitsOf returns the limits of a new pod's bandwidth, nil if it has none. A pod with a wrong value,
-// which was created while no webhook answered, gets no network.
-func limitsOf(r *request.Request) (*bandwidth.Limits, error) {
-	l, err := bandwidth.Of(r.Annotations)
-	if err != nil {
-		return nil, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("pod %s/%s: %v", r.Namespace, r.Name, err), "")
+// limitsOf returns the limits of a new pod's bandwidth, nil if it has none, and its network priority. A pod
+// with a wrong value, which was created while no webhook answered, gets no network.
+func limitsOf(r *request.Request) (*bandwidth.Limits, bandwidth.Priority, error) {
+	l, wrong := bandwidth.Of(r.Annotations)
+	p, err := bandwidth.PriorityOf(r.Annotations)
+	if err = errors.Join(wrong, err); err != nil {
+		return nil, "", types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("pod %s/%s: %v", r.Namespace, r.Name, err), "")
 	}
 	if l == (bandwidth.Limits{}) {
-		return nil, nil
+		return nil, p, nil
 	}
-	return &l, nil
+	return &l, p, nil
 }
 
 // limitsNow returns what the controller says of a pod's limits, or else what is known already: the

@@ -21,6 +21,13 @@ const (
 	maxHostStack = 16
 )
 
+// Bounds of network_priority.eni_mbit. At less than 100 Mbit/s one packet of many segments (64 KiB), for which a
+// guaranteed pod may have to wait, takes more than 5 ms; no instance type has more than 1 Tbit/s.
+const (
+	minENIMbit = 100
+	maxENIMbit = 1_000_000
+)
+
 func (c *Config) check() (errs []error) {
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if !id(c.ClusterID) {
@@ -54,6 +61,9 @@ func (c *Config) check() (errs []error) {
 	}
 	if len(c.HostStackCIDRs) > maxHostStack {
 		bad("host_stack_cidrs has %d entries: want at most %d", len(c.HostStackCIDRs), maxHostStack)
+	}
+	if n := c.NetworkPriority.ENIMbit; n != 0 && (n < minENIMbit || n > maxENIMbit) {
+		bad("network_priority.eni_mbit %d: want %d to %d, for example 1000 (1 Gbit/s), or leave network_priority out", n, minENIMbit, maxENIMbit)
 	}
 	c.checkFlannel(bad)
 	if len(c.VSwitches) == 0 && c.Network == claims.NetworkTerway {

@@ -57,6 +57,8 @@ type Config struct {
 	HostStackCIDRs []string `json:"host_stack_cidrs,omitempty"`
 	// Datapath is "auto" or a datapath's name.
 	Datapath string `json:"datapath"`
+	// NetworkPriority is what pods' network priority needs to have an effect.
+	NetworkPriority NetworkPriority `json:"network_priority,omitzero"`
 	// NetworkPolicy enables enforcement. When it is off, policies are not read.
 	NetworkPolicy bool `json:"network_policy"`
 	// PolicyAllowLoadBalancerProbes lets the health checks of load balancers (100.64.0.0/10) reach
@@ -67,6 +69,12 @@ type Config struct {
 
 	serviceCIDRs []netip.Prefix
 	podRange     netip.Prefix
+}
+
+// NetworkPriority is the value of the key network_priority.
+type NetworkPriority struct {
+	// ENIMbit is the rate in Mbit/s that each shared ENI may send; 0: priorities have no effect.
+	ENIMbit int `json:"eni_mbit"`
 }
 
 // Defaults. The cooling period is longer than a peer's connection tracking

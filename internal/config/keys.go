@@ -28,6 +28,7 @@ var keys = []key{
 	{name: "warm_enis", terway: true},
 	{name: "host_stack_cidrs", terway: true},
 	{name: "datapath", terway: true},
+	{name: "network_priority", terway: true},
 	{name: "network_policy", terway: true},
 	{name: "policy_allow_load_balancer_probes", terway: true},
 	{name: "vswitches", terway: true},

@@ -134,7 +134,7 @@ func pluginKeys() map[string]oldKey {
 		"auto_mtu":                     dropped("a pod has the MTU of its ENI"),
 		"bandwidth_mode":               dropped("the annotations of pods suffice, with every datapath"),
 		"capabilities":                 dropped("the agent writes the file; bandwidth limits need none"),
-		"enable_network_priority":      lost("network priorities are not supported yet", "false"),
+		"enable_network_priority":      lost("an ENI's queue needs a rate, below what the instance may send, to act: write network_priority: {eni_mbit: …}", "false"),
 		"debug":                        moved("agent.extraArgs: --verbose"),
 		"symmetric_routing":            lost("answers leave by the pod's ENI", "false"),
 		"symmetric_routing_config":     lost("answers leave by the pod's ENI"),

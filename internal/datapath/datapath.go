@@ -33,6 +33,9 @@ type Node struct {
 	// Kind is the kind of new pods with shared ENIs: what it needs on the node is made before the
 	// first pod starts.
 	Kind string
+	// ENIMbit is the rate in Mbit/s that each ENI may send, at which pods' priorities take effect; 0:
+	// they have none.
+	ENIMbit int
 	// MasqueradeOutside makes pod traffic to anywhere else leave with the node's address by the
 	// node's own default route.
 	MasqueradeOutside bool
@@ -56,7 +59,7 @@ func (n Node) Families() []int {
 
 // Equal reports whether both nodes are programmed in the same way. Every ADD calls it.
 func (n Node) Equal(o Node) bool {
-	return n.Kind == o.Kind && n.MasqueradeOutside == o.MasqueradeOutside && slices.Equal(n.Addresses, o.Addresses) &&
+	return n.Kind == o.Kind && n.ENIMbit == o.ENIMbit && n.MasqueradeOutside == o.MasqueradeOutside && slices.Equal(n.Addresses, o.Addresses) &&
 		slices.Equal(n.VPCCIDRs, o.VPCCIDRs) && slices.Equal(n.ServiceCIDRs, o.ServiceCIDRs) && slices.Equal(n.HostStackCIDRs, o.HostStackCIDRs) &&
 		slices.EqualFunc(n.ENIs, o.ENIs, ENI.equal)
 }
@@ -112,6 +115,8 @@ type Pod struct {
 	Kind string
 	// Limits are those of the pod's bandwidth; nil if it never had one. A limit that was removed is 0.
 	Limits *bandwidth.Limits
+	// Priority is that of what the pod sends by a shared ENI; empty means bandwidth.Burstable.
+	Priority bandwidth.Priority
 	// State is the state of the wiring.
 	State State
 }

@@ -108,7 +108,7 @@ func TestAdmissionHasTheControllersNames(t *testing.T) {
 	}
 	var webhook admissionv1.MutatingWebhookConfiguration
 	into(t, all["MutatingWebhookConfiguration "+admit.Name], &webhook)
-	annotations := map[string][]string{admit.PathExclusiveENI: {claims.AnnotationExclusiveENI}, admit.PathBandwidth: bandwidth.Annotations}
+	annotations := map[string][]string{admit.PathExclusiveENI: {claims.AnnotationExclusiveENI}, admit.PathBandwidth: append([]string{bandwidth.NetworkPriority}, bandwidth.Annotations...)}
 	for _, w := range webhook.Webhooks {
 		s := w.ClientConfig.Service
 		if s == nil || s.Name != admit.Name || s.Namespace != "kube-system" || s.Path == nil || annotations[*s.Path] == nil {

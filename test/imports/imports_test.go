@@ -238,7 +238,7 @@ func TestBasicPackages(t *testing.T) {
 		"datapath/ipvlan":    "datapath/node datapath/fastpath",
 		"datapath/netkit":    "datapath/ebpf",
 		// Nor does a feature that is the same for all of them.
-		"datapath/shaping": "datapath/node",
+		"datapath/shaping": "datapath/node datapath/tcfilter",
 		"datapath/kinds":   "datapath/route datapath/exclusive datapath/netkit datapath/ipvlan datapath/shaping",
 	}
 	var below func(pkg string) []string

@@ -73,6 +73,9 @@ type Entry struct {
 	Datapath string `json:",omitempty"`
 	// Limits are those of the pod's bandwidth; nil if it never had one.
 	Limits *bandwidth.Limits `json:",omitempty"`
+	// Priority is that of what the pod sends by a shared ENI; empty if an earlier version has written the
+	// entry, and then the usual one.
+	Priority bandwidth.Priority `json:",omitempty"`
 	// Network is the CNI network's name. GC frees only attachments of its own network.
 	Network string
 	// Result is the CNI result of Ready entries, in the agent's own version.

@@ -2,7 +2,7 @@
 // its annotations:
 //   - a pod requests an exclusive ENI, the webhook adds the resource that the scheduler counts, and
 //     rejects contradictory pods; package podeni makes the decision;
-//   - a pod's bandwidth is limited: wrong values are rejected, also when a pod is changed; package
+//   - a pod's bandwidth is limited, or it has a network priority: wrong values are rejected, also when a pod is changed; package
 //     bandwidth makes the decision.
 //
 // It owns the contents of the Secret terway-webhook and the caBundle of the

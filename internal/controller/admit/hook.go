@@ -67,7 +67,7 @@ func withENI(raw []byte) ([]byte, error) {
 	return json.Marshal(pod)
 }
 
-// HandleBandwidth answers a request about a pod that is being created or changed. A pod that already
+// HandleBandwidth answers a request about a pod with limits or a network priority that is being created or changed. A pod that already
 // has a wrong value, because no webhook answered then, may still be changed otherwise: its finalizers
 // have to go at last.
 func HandleBandwidth(_ context.Context, req admission.Request) admission.Response {
@@ -79,12 +79,20 @@ func HandleBandwidth(_ context.Context, req admission.Request) admission.Respons
 		if err := json.Unmarshal(raw, &old); err != nil {
 			return admission.Errored(http.StatusBadRequest, fmt.Errorf("the old object is not a pod: %w", err))
 		}
-		if bandwidth.Same(pod.Annotations, old.Annotations) {
+		if bandwidth.Same(pod.Annotations, old.Annotations) && samePriority(pod.Annotations, old.Annotations) {
 			return admission.Allowed("")
 		}
 	}
-	if _, err := bandwidth.Of(pod.Annotations); err != nil {
+	_, wrong := bandwidth.Of(pod.Annotations)
+	_, err := bandwidth.PriorityOf(pod.Annotations)
+	if err := errors.Join(wrong, err); err != nil {
 		return admission.Denied(err.Error())
 	}
 	return admission.Allowed("")
+}
+
+func samePriority(a, b map[string]string) bool {
+	x, inA := a[bandwidth.NetworkPriority]
+	y, inB := b[bandwidth.NetworkPriority]
+	return x == y && inA == inB
 }

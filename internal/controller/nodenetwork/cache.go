@@ -260,6 +260,7 @@ func (w *work) settings() {
 	s.Datapath, s.MasqueradeOutside = w.cfg.Datapath, w.cfg.MasqueradeOutside
 	s.Pool = v1alpha1.Pool{Min: w.cfg.MinPoolSize, Max: w.cfg.MaxPoolSize, CoolingSeconds: w.cfg.CoolingSeconds}
 	s.HostStackCIDRs = w.cfg.HostStackCIDRs
+	s.ENIMbit = w.cfg.NetworkPriority.ENIMbit
 	w.split()
 }
 

@@ -62,8 +62,10 @@ func TestNumbersDiffer(t *testing.T) {
 		"slots":                       {MaxENIs, SlotStranded, SlotOutside},
 		"rule priorities":             {RulePriorityLocal, RulePriorityStray, RulePriorityENI},
 		"device groups":               {GroupPod, GroupDying, GroupExclusive},
-		"priorities of tc filters":    {PrefEBPF, PrefIPvlan},
+		"priorities of tc filters":    {PrefEBPF, PrefIPvlan, PrefPriority, PrefShaping},
 		"bits of a connection's mark": {ConnMarkByENI, ConnMarkToNode},
+		// A packet's priority names a class by both.
+		"majors of queueing disciplines": {QdiscHTB, QdiscFQCodel, QdiscFIFO, QdiscTBF, QdiscENI, QdiscENI + 1, QdiscENI + 2, QdiscENI + 3, PriorityUnknown >> 16},
 	} {
 		seen := map[int]bool{}
 		for _, n := range list {

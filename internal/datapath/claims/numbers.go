@@ -30,6 +30,9 @@ const (
 	// run before or after them by their own priorities.
 	PrefEBPF   = 84
 	PrefIPvlan = 85
+	// PrefPriority is the priority of the tc filter with the program of bpf/priority.c, on ENIs. It
+	// sees what those of the kinds let leave.
+	PrefPriority = 86
 	// PrefShaping is the priority of tc filters in pods that send packets to the device of their
 	// bandwidth limit. They take the packets from all filters after them.
 	PrefShaping = 0xff00
@@ -40,6 +43,11 @@ const (
 	QdiscFQCodel = 0x7479
 	QdiscFIFO    = 0x747a
 	QdiscTBF     = 0x747b
+
+	// QdiscENI is the major number of the queueing discipline of a shared ENI by which pods' network
+	// priorities take effect; those of its classes' queues are the three numbers after it. None is
+	// the upper half of PriorityUnknown or PriorityDenied.
+	QdiscENI = 0x747c
 
 	// MarkShift and MarkMask are the bits of the packet's mark that hold the slot. kube-proxy uses
 	// 0x4000 and 0x8000, portmap 0x2000: they do not overlap. Tailscale's mask is 0x00ff0000, but

@@ -20,6 +20,7 @@ import (
 	"terway.dev/terway/internal/datapath/nft"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
+	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/datapath/tcfilter"
 	"terway.dev/terway/internal/netlinkx"
 )
@@ -160,8 +161,8 @@ func (k *Kind) Spoofed() (uint64, error) {
 func (*Policy) Name() string { return "network policies" }
 
 // Sync implements node.Feature.
-func (p *Policy) Sync(h *netlink.Handle, _ datapath.Node) (repairs []string, err error) {
-	k := p.kind
+func (p *Policy) Sync(s *object.Site, _ datapath.Node, _ []netlink.Link, _ []routing.ENI) (repairs []string, err error) {
+	k, h := p.kind, s.Node
 	k.Lock()
 	defer k.Unlock()
 	if !k.policed {

@@ -20,6 +20,7 @@ import (
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
+	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/netlinkx"
 )
@@ -54,7 +55,7 @@ func (f *feature) do(work func(*nftables.Conn) error) error {
 func (f *feature) Name() string { return "trivial" }
 
 // Sync implements node.Feature.
-func (f *feature) Sync(*netlink.Handle, datapath.Node) (repairs []string, err error) {
+func (f *feature) Sync(*object.Site, datapath.Node, []netlink.Link, []routing.ENI) (repairs []string, err error) {
 	err = f.do(func(c *nftables.Conn) error {
 		if _, err := c.GetSetElements(set); err == nil {
 			return nil

@@ -37,7 +37,7 @@ func New(o Options) (n *node.Node, policy *ebpf.Policy, err error) {
 	has := func(name string) bool { return o.Lacking[name] == nil && o.Lacking[claims.Route] == nil }
 	list := []node.Kind{route.New(), exclusive.New()}
 	var choices []string
-	features := []node.Feature{shaping.New()}
+	features := []node.Feature{shaping.New(), shaping.NewPriorities()}
 	var policies ipvlan.Policies
 	if has(claims.EBPF) {
 		programs := ebpf.New(0)

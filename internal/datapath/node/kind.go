@@ -72,8 +72,9 @@ type Feature interface {
 	// Name is for people.
 	Name() string
 	// Sync corrects the feature's node-wide objects, before it handles pods, and returns what it
-	// repaired.
-	Sync(h *netlink.Handle, node datapath.Node) ([]string, error)
+	// repaired. enis are the ENIs that have devices, links all devices; without links the node may be
+	// older than that of the last call, and nothing is removed.
+	Sync(s *object.Site, node datapath.Node, links []netlink.Link, enis []routing.ENI) ([]string, error)
 	// Objects returns a pod's objects. They are put when the node's side is complete and the pod
 	// cannot send yet, and stay until the pod is deleted; those that embed object.Addressed are also
 	// deleted for an address that it does not have any more. Of an unknown pod, which is to be

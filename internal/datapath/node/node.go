@@ -294,15 +294,15 @@ func (n *Node) ensureNode(ctx context.Context, h *netlink.Handle, node datapath.
 	for _, k := range n.kinds {
 		k.Choose(node.Kind)
 	}
-	features := func() {
+	features := func(links []netlink.Link, enis []routing.ENI) {
 		for _, f := range n.features {
-			note(f.Sync(h, node))
+			note(f.Sync(n.site(ctx, h), node, links, enis))
 		}
 	}
 	seen, err := n.routing.Ensure(ctx, h, node, n.state().enis, n.receivers, prune)
 	note(seen.Repairs, err)
 	if seen.ENIs == nil {
-		features() // nothing of theirs is an ENI's
+		features(nil, nil) // it is not known which ENIs there are
 		return repairs, errors.Join(errs...)
 	}
 	rs, err := nft.NewRuleset(node)
@@ -325,11 +325,11 @@ func (n *Node) ensureNode(ctx context.Context, h *netlink.Handle, node datapath.
 	for _, k := range n.kinds {
 		note(k.Sync(h, links, enis))
 	}
-	features()
+	features(links, enis)
 
 	err = errors.Join(errs...)
 	state := nodeState{enis: seen.ENIs}
-	if err == nil {
+	if _, _, failed := datapath.Sort(err); failed == nil { // with an obstacle it is programmed
 		done := node.Clone()
 		state.done = &done
 	}

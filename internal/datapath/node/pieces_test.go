@@ -343,7 +343,7 @@ type lockedFeature struct{ k *locked }
 func (lockedFeature) Name() string                          { return "locked" }
 func (lockedFeature) Objects(*Pod, []Point) []object.Object { return nil }
 func (f lockedFeature) Teardown(*netlink.Handle) error      { f.k.note("teardown"); return nil }
-func (f lockedFeature) Sync(*netlink.Handle, datapath.Node) ([]string, error) {
+func (f lockedFeature) Sync(*object.Site, datapath.Node, []netlink.Link, []routing.ENI) ([]string, error) {
 	f.k.note("sync")
 	return nil, nil
 }
@@ -397,9 +397,11 @@ func TestTeardownWaitsUnlocked(t *testing.T) {
 // addressed is a feature with an object for each address of a pod; it records which are deleted.
 type addressed struct{ deleted *[]netip.Addr }
 
-func (addressed) Name() string                                          { return "addressed" }
-func (addressed) Sync(*netlink.Handle, datapath.Node) ([]string, error) { return nil, nil }
-func (addressed) Teardown(*netlink.Handle) error                        { return nil }
+func (addressed) Name() string { return "addressed" }
+func (addressed) Sync(*object.Site, datapath.Node, []netlink.Link, []routing.ENI) ([]string, error) {
+	return nil, nil
+}
+func (addressed) Teardown(*netlink.Handle) error { return nil }
 func (f addressed) Objects(p *Pod, _ []Point) (list []object.Object) {
 	for _, a := range p.Addresses {
 		list = append(list, ofAddress{Object: object.Loopback(), address: a, deleted: f.deleted})

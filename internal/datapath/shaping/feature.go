@@ -11,6 +11,7 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
+	"terway.dev/terway/internal/datapath/routing"
 )
 
 // Feature limits the bandwidth of a node's pods. It implements node.Feature.
@@ -44,7 +45,9 @@ func New() *Feature { return &Feature{} }
 func (*Feature) Name() string { return "bandwidth limits" }
 
 // Sync implements node.Feature: nothing is the node's.
-func (*Feature) Sync(*netlink.Handle, datapath.Node) ([]string, error) { return nil, nil }
+func (*Feature) Sync(*object.Site, datapath.Node, []netlink.Link, []routing.ENI) ([]string, error) {
+	return nil, nil
+}
 
 // Teardown implements node.Feature.
 func (*Feature) Teardown(*netlink.Handle) error { return nil }

@@ -38,7 +38,7 @@ var (
 	fqCodel   = netlink.MakeHandle(claims.QdiscFQCodel, 0)
 )
 
-// quantum is not needed with one class; without it the kernel computes one and warns that it is too
+// quantum is not needed where no two classes have one prio; without it the kernel computes one and warns that it is too
 // large or small.
 const quantum = 60000
 
@@ -255,7 +255,7 @@ func (f *Feature) put(d device, s shape) error {
 	}
 	for {
 		children := f.children(d, s)
-		refused, err := d.b.Do(append([]*nl.NetlinkRequest{d.htb(), d.class(s)}, children...))
+		refused, err := d.b.Do(append([]*nl.NetlinkRequest{d.htb(onlyClass), d.class(limitedTo(s))}, children...))
 		if err != nil {
 			return err
 		}
@@ -292,21 +292,28 @@ func (f *Feature) put(d device, s shape) error {
 // TBF that never delays: all that TBF does is to take apart packets of several segments that are too large for
 // the queue and the burst. Its numbers, other than its kind, can be changed while packets wait.
 func (f *Feature) children(d device, s shape) []*nl.NetlinkRequest {
-	const flags = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
-	fair := func(parent uint32) *nl.NetlinkRequest {
-		return d.request(unix.RTM_NEWQDISC, flags, "fq_codel", fqCodel, parent, nil)
-	}
 	switch {
 	case !f.tbf.lacks():
 		list := []*nl.NetlinkRequest{d.tbf(shape{rate: never, queue: s.queue, largest: s.largest}, fifo, onlyClass)}
 		if !f.fqCodel.lacks() {
-			list = append(list, fair(inFIFO))
+			list = append(list, d.fqCodel(fqCodel, inFIFO))
 		}
 		return list
 	case !f.fqCodel.lacks():
-		return []*nl.NetlinkRequest{fair(onlyClass)}
+		return []*nl.NetlinkRequest{d.fqCodel(fqCodel, onlyClass)}
 	}
-	return []*nl.NetlinkRequest{d.request(unix.RTM_NEWQDISC, flags, "bfifo", fifo, onlyClass, nl.NewRtAttr(nl.TCA_OPTIONS, nl.Uint32Attr(max(s.queue, 2*segmented))))}
+	return []*nl.NetlinkRequest{d.bfifo(s, fifo, onlyClass)}
+}
+
+// bfifo is one queue, which has room for packets of many segments.
+func (d device) bfifo(s shape, handle, parent uint32) *nl.NetlinkRequest {
+	return d.request(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, "bfifo", handle, parent,
+		nl.NewRtAttr(nl.TCA_OPTIONS, nl.Uint32Attr(max(s.queue, 2*segmented))))
+}
+
+// fqCodel has a queue for each flow.
+func (d device) fqCodel(handle, parent uint32) *nl.NetlinkRequest {
+	return d.request(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, "fq_codel", handle, parent, nil)
 }
 
 // never is a rate at which the kernel computes 0 ns for any packet, in bytes per second.
@@ -340,27 +347,41 @@ func (d device) tbf(s shape, handle, parent uint32) *nl.NetlinkRequest {
 	return d.request(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, "tbf", handle, parent, options)
 }
 
-// htb is the root discipline. A packet without a class (which only its priority can say) has the only
+// htb is the root discipline of classes. A packet without a class (which only its priority can say) has this
 // one. A packet whose priority is the discipline's handle, which a pod can set, would leave at once:
 // with a direct queue of length 0 it is dropped.
-func (d device) htb() *nl.NetlinkRequest {
+func (d device) htb(usual uint32) *nl.NetlinkRequest {
 	options := nl.NewRtAttr(nl.TCA_OPTIONS, nil)
-	glob := nl.TcHtbGlob{Version: 3, Rate2Quantum: 10, Defcls: onlyClass & 0xffff}
+	glob := nl.TcHtbGlob{Version: 3, Rate2Quantum: 10, Defcls: usual & 0xffff}
 	options.AddRtAttr(nl.TCA_HTB_INIT, glob.Serialize())
 	options.AddRtAttr(nl.TCA_HTB_DIRECT_QLEN, nl.Uint32Attr(0))
-	return d.request(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_EXCL, "htb", rootHTB, netlink.HANDLE_ROOT, options)
+	return d.request(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_EXCL, "htb", usual&0xffff0000, netlink.HANDLE_ROOT, options)
 }
 
-func (d device) class(s shape) *nl.NetlinkRequest {
+// class is a class of HTB. It has rate; up to ceil it gets what other classes of its parent leave, those of
+// a lower prio first.
+type class struct {
+	handle, parent, prio uint32
+	rate, ceil           shape
+}
+
+// limitedTo is the only class of a pod's queue.
+func limitedTo(s shape) class { return class{handle: onlyClass, parent: rootHTB, rate: s, ceil: s} }
+
+func (d device) class(c class) *nl.NetlinkRequest {
 	options := nl.NewRtAttr(nl.TCA_OPTIONS, nil)
-	burst := ticks(s.burst)
-	parms := nl.TcHtbCopt{Rate: rateSpec(s.rate), Ceil: rateSpec(s.rate), Buffer: burst, Cbuffer: burst, Quantum: quantum}
-	options.AddRtAttr(nl.TCA_HTB_PARMS, parms.Serialize())
-	if s.rate > math.MaxUint32 {
-		options.AddRtAttr(nl.TCA_HTB_RATE64, nl.Uint64Attr(s.rate))
-		options.AddRtAttr(nl.TCA_HTB_CEIL64, nl.Uint64Attr(s.rate))
+	parms := nl.TcHtbCopt{
+		Rate: rateSpec(c.rate.rate), Ceil: rateSpec(c.ceil.rate), Buffer: ticks(c.rate.burst), Cbuffer: ticks(c.ceil.burst),
+		Quantum: quantum, Prio: c.prio,
 	}
-	return d.request(unix.RTM_NEWTCLASS, unix.NLM_F_CREATE, "htb", onlyClass, rootHTB, options)
+	options.AddRtAttr(nl.TCA_HTB_PARMS, parms.Serialize())
+	if c.rate.rate > math.MaxUint32 {
+		options.AddRtAttr(nl.TCA_HTB_RATE64, nl.Uint64Attr(c.rate.rate))
+	}
+	if c.ceil.rate > math.MaxUint32 {
+		options.AddRtAttr(nl.TCA_HTB_CEIL64, nl.Uint64Attr(c.ceil.rate))
+	}
+	return d.request(unix.RTM_NEWTCLASS, unix.NLM_F_CREATE, "htb", c.handle, c.parent, options)
 }
 
 // remove removes our root discipline. What waits in it would be lost: first the rate is opened, and
@@ -374,7 +395,7 @@ func (d device) remove(is found) error {
 		handle = rootTBF
 	}
 	if is.root == "htb" && !is.spoiled && is.backlog && is.rate != open {
-		refused, err := d.b.Do([]*nl.NetlinkRequest{d.class(shape{rate: open, burst: longBurst})})
+		refused, err := d.b.Do([]*nl.NetlinkRequest{d.class(limitedTo(shape{rate: open, burst: longBurst}))})
 		return errors.Join(append(refused, err)...)
 	}
 	refused, err := d.b.Do([]*nl.NetlinkRequest{d.request(unix.RTM_DELQDISC, 0, kind, handle, netlink.HANDLE_ROOT, nil)})
