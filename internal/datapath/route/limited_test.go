@@ -5,10 +5,16 @@ import (
 
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/suite/limited"
+	"terway.dev/terway/internal/datapath/suite/prioritized"
 	"terway.dev/terway/internal/datapath/suite/world"
 )
 
 // What limits of their bandwidth do to pods of this kind.
 func TestLimits(t *testing.T) {
 	limited.Run(t, kit, func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, f) })
+}
+
+// What their network priority does to pods of this kind.
+func TestPriorities(t *testing.T) {
+	prioritized.Run(t, kit, func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, f) })
 }

@@ -73,37 +73,27 @@ func (q eniQueue) classes() []class {
 // queueOf is the handle of the queue of a rank's class.
 func queueOf(rank int) uint32 { return netlink.MakeHandle(claims.QdiscENI+1+uint16(rank), 0) }
 
-// state is what an ENI has.
-type state int
-
-const (
-	none state = iota
-	ours
-	// spoiled: it is ours, but cannot be made right by changes.
-	spoiled
-)
-
-// look returns what an ENI has, and what is missing or wrong, or "". It is an error if another program has given
-// the ENI a queueing discipline.
-func (q eniQueue) look(s *object.Site) (is state, problem string, err error) {
+// look returns what is missing or wrong, or "", and the root discipline if it has to be made anew. It is an error if
+// another program has given the ENI one.
+func (q eniQueue) look(s *object.Site) (problem string, spoiled netlink.Qdisc, err error) {
 	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: q.eni.Index}}
 	qdiscs, err := netlinkx.List(s.Ctx, "queueing disciplines of "+q.eni.Device, func() ([]netlink.Qdisc, error) { return s.Node.QdiscList(link) })
 	if err != nil {
-		return none, "", err
+		return "", nil, err
 	}
 	root := slices.IndexFunc(qdiscs, func(d netlink.Qdisc) bool { return d.Attrs().Parent == netlink.HANDLE_ROOT })
 	switch {
 	case root < 0 || qdiscs[root].Attrs().Handle == 0: // the kernel's own
-		return none, "it was missing", nil
+		return "it was missing", nil, nil
 	case qdiscs[root].Attrs().Handle != rootENI:
-		return none, "", fmt.Errorf("another program has given it the queueing discipline %s; delete that: tc qdisc del dev %s root", qdiscs[root].Type(), q.eni.Device)
+		return "", nil, fmt.Errorf("another program has given it the queueing discipline %s; delete that: tc qdisc del dev %s root", qdiscs[root].Type(), q.eni.Device)
 	}
 	if htb, ok := qdiscs[root].(*netlink.Htb); !ok || htb.Defcls != usual&0xffff || htb.DirectQlen == nil || *htb.DirectQlen != 0 {
-		return spoiled, "it was another", nil
+		return "it was another", qdiscs[root], nil
 	}
 	have, err := netlinkx.List(s.Ctx, "classes of "+q.eni.Device, func() ([]netlink.Class, error) { return s.Node.ClassList(link, 0) })
 	if err != nil {
-		return none, "", err
+		return "", nil, err
 	}
 	of := map[uint32]*netlink.HtbClass{}
 	for _, c := range have {
@@ -122,7 +112,7 @@ func (q eniQueue) look(s *object.Site) (is state, problem string, err error) {
 		}
 	}
 	if len(of) > 0 {
-		return spoiled, "it had classes of others", nil
+		return "it had classes of others", qdiscs[root], nil
 	}
 	for i := range ranks {
 		if !slices.ContainsFunc(qdiscs, func(d netlink.Qdisc) bool {
@@ -131,17 +121,12 @@ func (q eniQueue) look(s *object.Site) (is state, problem string, err error) {
 			problem = "a class had another queue"
 		}
 	}
-	return ours, problem, nil
+	return problem, nil, nil
 }
 
 // put makes the queue, or changes its numbers in place.
-func (q eniQueue) put(d device, is state) error {
-	var requests []*nl.NetlinkRequest
-	if is == spoiled {
-		requests = append(requests, d.request(unix.RTM_DELQDISC, 0, "htb", rootENI, netlink.HANDLE_ROOT, nil))
-	}
-	root := len(requests)
-	requests = append(requests, d.htb(usual))
+func (q eniQueue) put(d device) error {
+	requests := []*nl.NetlinkRequest{d.htb(usual)}
 	for _, c := range q.classes() {
 		requests = append(requests, d.class(c))
 	}
@@ -149,13 +134,13 @@ func (q eniQueue) put(d device, is state) error {
 	if err != nil {
 		return err
 	}
-	for i, err := range refused {
-		if err == nil || i < root && netlinkx.Gone(err) || i == root && errors.Is(err, unix.EEXIST) {
-			continue
-		}
-		if i == root && isUnknown(err) {
-			return fmt.Errorf("the kernel lacks HTB (CONFIG_NET_SCH_HTB): %w", err)
-		}
+	switch root := refused[0]; {
+	case errors.Is(root, unix.EEXIST):
+		refused[0] = nil
+	case root != nil && isUnknown(root):
+		return fmt.Errorf("the kernel lacks HTB (CONFIG_NET_SCH_HTB): %w", root)
+	}
+	if err := errors.Join(refused...); err != nil {
 		return fmt.Errorf("make qdisc htb and its classes: %w", err)
 	}
 	return q.putQueues(d)

@@ -124,11 +124,16 @@ func (f *Priorities) prepare(s *object.Site, e routing.ENI, bits uint64) (repair
 		return nil, err
 	}
 	q := eniQueue{f, e, bits}
-	is, problem, err := q.look(s)
+	problem, spoiled, err := q.look(s)
 	if err != nil || problem == "" {
 		return repairs, err
 	}
-	if err := q.put(device{b, int32(e.Index)}, is); err != nil {
+	if spoiled != nil {
+		if err := s.Node.QdiscDel(spoiled); err != nil && !netlinkx.Gone(err) {
+			return repairs, fmt.Errorf("remove the queue: %w", err)
+		}
+	}
+	if err := q.put(device{b, int32(e.Index)}); err != nil {
 		return repairs, err
 	}
 	return append(repairs, fmt.Sprintf("made the queue of %s for network priorities: %s", e.Device, problem)), nil

@@ -61,6 +61,8 @@ type Kit struct {
 	Exclusive bool
 	// Limits are those of all pods; nil for none.
 	Limits *bandwidth.Limits
+	// ENIMbit is the node's total for each ENI; 0 for none.
+	ENIMbit int
 	// Except are scenarios that the datapath does not support, with the reason.
 	Except map[string]string
 }

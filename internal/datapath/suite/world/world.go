@@ -149,7 +149,7 @@ func (w *World) addNode(i, enis int) *Node {
 	if w.kit.Exclusive { // routing by address needs all of them
 		n.Desired.ServiceCIDRs = append(n.Desired.ServiceCIDRs, netip.MustParsePrefix(ServiceCIDR6))
 	}
-	n.Desired.Kind = w.kit.Kind
+	n.Desired.Kind, n.Desired.ENIMbit = w.kit.Kind, w.kit.ENIMbit
 	for e := range enis {
 		n.Desired.ENIs = append(n.Desired.ENIs, n.ENI(e+1))
 	}
