@@ -334,6 +334,8 @@ type UsedAddress struct {
 	Sandbox string `json:"sandbox,omitempty"`
 	// Limits are those of the pod's bandwidth that the node enforces; nil if it has none.
 	Limits *PodLimits `json:"limits,omitempty"`
+	// Priority is the pod's network priority, if that has an effect and is not the usual one.
+	Priority string `json:"priority,omitempty"`
 }
 
 const (

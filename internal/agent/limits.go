@@ -177,3 +177,11 @@ func reportLimits(e *journal.Entry) *v1alpha1.PodLimits {
 	}
 	return &v1alpha1.PodLimits{UID: e.UID, Ingress: int64(e.Limits.Ingress), Egress: int64(e.Limits.Egress)}
 }
+
+// reportPriorityLocked returns an attachment's network priority for the report.
+func (a *Agent) reportPriorityLocked(e *journal.Entry) string {
+	if a.desired.Node.ENIMbit == 0 || e == nil || e.Exclusive != nil || e.Priority == bandwidth.Burstable {
+		return ""
+	}
+	return string(e.Priority)
+}

@@ -58,9 +58,55 @@ func TestLimitsReachTheDatapath(t *testing.T) {
 	}
 }
 
+// So does its network priority, and the node's total.
+func TestPrioritiesReachTheDatapath(t *testing.T) {
+	e := newEnv(t, 3)
+	for sandbox, want := range map[string]bandwidth.Priority{"a": bandwidth.Guaranteed, "b": bandwidth.Burstable} {
+		annotations := map[string]string{"other": "x"}
+		if want != bandwidth.Burstable { // the usual one
+			annotations[bandwidth.NetworkPriority] = string(want)
+		}
+		if r := e.do(context.Background(), "ADD", limited(t, sandbox, annotations)); r.Error != nil {
+			t.Fatal(r.Error)
+		}
+		if got := e.dp.wired[sandbox].Priority; got != want {
+			t.Errorf("%s: priority %q, want %q", sandbox, got, want)
+		}
+	}
+	e.restart()
+	if got := PodOf(e.a.lookup(e.key("a"))).Priority; got != bandwidth.Guaranteed {
+		t.Errorf("priority %q after a restart", got)
+	}
+	reported := func() (list []string) {
+		for _, u := range e.a.Status(v1alpha1.NodeNetworkStatus{}).Used {
+			if u.Priority != "" {
+				list = append(list, u.Sandbox+" "+u.Priority)
+			}
+		}
+		return list
+	}
+	if got := reported(); len(got) != 0 {
+		t.Errorf("without a total the report has %q", got)
+	}
+	want := e.a.desired
+	want.Node.ENIMbit = 1000
+	e.setDesired(want)
+	if got := reported(); !slices.Equal(got, []string{"a guaranteed"}) {
+		t.Errorf("the report has %q", got)
+	}
+	nn := &v1alpha1.NodeNetwork{Spec: v1alpha1.NodeNetworkSpec{Datapath: "auto", ENIMbit: 1000}}
+	if d, err := ParseDesired(nn, nil); err != nil || d.Node.ENIMbit != 1000 {
+		t.Errorf("total %d, %v", d.Node.ENIMbit, err)
+	}
+}
+
 // A pod with a wrong value does not start without a limit.
 func TestAWrongLimitIsRefused(t *testing.T) {
 	e := newEnv(t, 1)
+	p := e.do(context.Background(), "ADD", limited(t, "p", map[string]string{bandwidth.NetworkPriority: "high"}))
+	if !says(p.Error, types.ErrInvalidNetworkConfig, "pod default/pod-p: annotation k8s.aliyun.com/network-priority: \"high\"") || !strings.Contains(p.Error.Msg, "such as") {
+		t.Errorf("error %v", p.Error)
+	}
 	r := e.do(context.Background(), "ADD", limited(t, "a", map[string]string{bandwidth.Egress: "10m"}))
 	if !says(r.Error, types.ErrInvalidNetworkConfig, "pod default/pod-a: annotation kubernetes.io/egress-bandwidth: \"10m\"") || !strings.Contains(r.Error.Msg, "such as") {
 		t.Errorf("error %v", r.Error)

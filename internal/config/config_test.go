@@ -35,6 +35,9 @@ func TestDefaults(t *testing.T) {
 	if parsed(t, good+"policy_allow_load_balancer_probes: false").PolicyAllowLoadBalancerProbes {
 		t.Error("policy_allow_load_balancer_probes: false is not read")
 	}
+	if c.NetworkPriority.ENIMbit != 0 || parsed(t, good+"network_priority: {eni_mbit: 1000}").NetworkPriority.ENIMbit != 1000 {
+		t.Error("network_priority is not off, or is not read")
+	}
 	if two := parsed(t, strings.Replace(good, "0.0/20", "0.0/20, fd00::/112", 1)).ServiceCIDRs(); len(two) != 2 || two[1].String() != "fd00::/112" {
 		t.Errorf("two Service ranges are %v", two)
 	}
@@ -66,6 +69,13 @@ func TestEveryProblemIsNamed(t *testing.T) {
 		good + "disable_network_policy: 'true'":                            "write network_policy",
 		good + "pod_cidr: 172.20.0.0/16":                                   "only with network: flannel",
 		good + "policy_allow_load_balancer_probes: no!":                    `policy_allow_load_balancer_probes "no!": want true or false`,
+		good + "network_priority: {eni_mbit: 99}":                          "network_priority.eni_mbit 99: want 100 to 1000000, for example 1000",
+		good + "network_priority: {eni_mbit: -1}":                          "network_priority.eni_mbit -1: want",
+		good + "network_priority: {eni_mbit: 1Gi}":                         `network_priority.eni_mbit "1Gi": want a whole number`,
+		good + "network_priority: {mbit: 100}":                             "network_priority.mbit is not a key: want one of eni_mbit",
+		good + "network_priority: true":                                    "network_priority true: want keys with values below it",
+		good + "enable_network_priority: true":                             "write network_priority: {eni_mbit: …}",
+		flannel + "network_priority: {eni_mbit: 1000}":                     "network_priority: not with network: flannel",
 		flannel + "policy_allow_load_balancer_probes: true":                "policy_allow_load_balancer_probes: not with network: flannel",
 		strings.Replace(good, "0.0/20", "0.0/20,172.22.0.0/20", 1):         `service_cidr "172.21.0.0/20,172.22.0.0/20": want one range, or`,
 		strings.Replace(good, "172.21.0.0/20", "::ffff:172.21.0.0/116", 1): `service_cidr "::ffff:172.21.0.0/116"`,

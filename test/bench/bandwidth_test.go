@@ -546,7 +546,8 @@ func (b *bandwidthBench) processor(round int, nodes []*limitedNode, _ []sender) 
 // whole machine, and vary with it.
 const perRound = 3
 
-// others measures pods without a limit: beside one that uses its limit up, and on a node with many limited ones. What they
+// others measures pods without a limit: beside one that uses its limit up, on a node with many limited ones, and on one whose ENI
+// has a queue by network priority. What they
 // are compared with comes first in every other round.
 func (b *bandwidthBench) others(round int, nodes []*limitedNode, window time.Duration) error {
 	for _, l := range nodes {
@@ -564,14 +565,20 @@ func (b *bandwidthBench) others(round int, nodes []*limitedNode, window time.Dur
 			}
 			plain := func() ([]float64, error) { return m.take(l.plain, window) }
 			limited := func() ([]float64, error) { return m.take(l.beside, window) }
-			for k, c := range []struct {
+			queued := func() ([]float64, error) { return m.take(l.queued, window) }
+			type comparison struct {
 				suffix, baseline string
 				goal             float64
 				of, to           func() ([]float64, error)
-			}{
+			}
+			list := []comparison{
 				{", a neighbour uses its limit up", "alone", 0.97, beside, alone},
 				{fmt.Sprintf(", %d limited pods", limitedPods), "none limited", noLoss, limited, plain},
-			} {
+			}
+			if !l.own {
+				list = append(list, comparison{", ENIs with a queue by network priority", "without", 0, queued, plain})
+			}
+			for k, c := range list {
 				values, base, err := inTurn(round, c.of, c.to)
 				if err != nil {
 					return fmt.Errorf("%s%s: %w", l.name, c.suffix, err)
@@ -595,14 +602,14 @@ func inTurn(round int, of, to func() ([]float64, error)) (values, base []float64
 	return values, base, err
 }
 
-// compare adds a metric's values with the goal for their ratio.
+// compare adds a metric's values with the goal for their ratio, 0 for none.
 func (b *bandwidthBench) compare(round int, k kind, m metric, at [2]int, suffix, baseline string, goal float64, values, base []float64) {
 	for i, name := range m.names {
 		l := line{at: [4]int{partOthers, at[0], at[1], i}, name: name + suffix, unit: m.units[i], baseline: baseline, goal: report.Goal{AtLeast: goal}}
 		if m.units[i] == "µs" || m.units[i] == "CPU-ms" { // less is better
 			l.goal = report.Goal{AtMost: 1 / goal}
 		}
-		if name == "tcp_rr_p99" { // it says more of the machine
+		if name == "tcp_rr_p99" || goal == 0 { // the first says more of the machine
 			l.goal = report.Goal{}
 		}
 		b.add(round, k, l, values[i], base[i])

@@ -55,6 +55,8 @@ type node struct {
 	own    []datapath.ENI
 	// limits are those of pods' bandwidth, by number.
 	limits map[int]bandwidth.Limits
+	// eniMbit is the total of each ENI; 0: none.
+	eniMbit int
 }
 
 // node adds an instance with its primary ENI; routed: the VPC's route table routes pods'
@@ -136,6 +138,7 @@ func (v *vpc) open(nodes ...*node) {
 func (n *node) desired(kind string) datapath.Node {
 	d := datapath.Node{
 		Kind:         kind,
+		ENIMbit:      n.eniMbit,
 		Addresses:    []netip.Addr{n.V4},
 		VPCCIDRs:     []netip.Prefix{netip.MustParsePrefix(vpcCIDR)},
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("172.21.0.0/20")},

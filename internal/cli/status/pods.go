@@ -17,7 +17,7 @@ import (
 	"terway.dev/terway/internal/cli/agents"
 )
 
-// LimitedPod is a pod with a bandwidth limit, as its node enforces it.
+// LimitedPod is a pod with a bandwidth limit or a network priority, as its node enforces it.
 type LimitedPod struct {
 	// Pod is "namespace/name".
 	Pod  string `json:"pod"`
@@ -25,6 +25,8 @@ type LimitedPod struct {
 	// Ingress and Egress are nil without a limit.
 	Ingress *Direction `json:"ingress,omitempty"`
 	Egress  *Direction `json:"egress,omitempty"`
+	// Priority is empty if it is the usual one, or has no effect.
+	Priority string `json:"priority,omitempty"`
 }
 
 // Direction is a limit, in bits per second, and what happened at it.
@@ -39,18 +41,18 @@ type Direction struct {
 // span is the time of which rates are told.
 const span = 10 * time.Second
 
-// limitedPods returns the pods with a limit, in order.
+// limitedPods returns the pods with a limit or a priority, in order.
 func limitedPods(networks []v1alpha1.NodeNetwork) []LimitedPod {
 	list := []LimitedPod{}
 	for _, n := range networks {
-		of := map[string]*v1alpha1.PodLimits{} // a pod with two addresses is there twice
+		of := map[string]v1alpha1.UsedAddress{} // a pod with two addresses is there twice
 		for _, u := range n.Status.Used {
-			if u.Limits != nil && u.Pod != "" {
-				of[u.Pod] = u.Limits
+			if (u.Limits != nil || u.Priority != "") && u.Pod != "" {
+				of[u.Pod] = u
 			}
 		}
-		for pod, l := range of {
-			p := LimitedPod{Pod: pod, Node: n.Name}
+		for pod, u := range of {
+			p, l := LimitedPod{Pod: pod, Node: n.Name, Priority: u.Priority}, cmp.Or(u.Limits, &v1alpha1.PodLimits{})
 			for into, limit := range map[**Direction]int64{&p.Ingress: l.Ingress, &p.Egress: l.Egress} {
 				if limit > 0 {
 					*into = &Direction{Limit: uint64(limit)}
@@ -68,7 +70,9 @@ func limitedPods(networks []v1alpha1.NodeNetwork) []LimitedPod {
 func measure(ctx context.Context, f agents.Fleet, list []LimitedPod, during time.Duration) error {
 	nodes := map[string]bool{}
 	for _, p := range list {
-		nodes[p.Node] = true
+		if p.Ingress != nil || p.Egress != nil {
+			nodes[p.Node] = true
+		}
 	}
 	if len(nodes) == 0 {
 		return nil
@@ -141,16 +145,16 @@ func (d *Direction) String() string {
 	return fmt.Sprintf("%s of %s, %d packets dropped", bandwidth.Rate(*d.Rate), bandwidth.Rate(d.Limit), *d.Dropped)
 }
 
-// writePods prints a row for each limited pod.
+// writePods prints a row for each pod of limitedPods.
 func writePods(w io.Writer, list []LimitedPod) error {
 	if len(list) == 0 {
-		_, err := fmt.Fprintln(w, "\nno pod has a bandwidth limit")
+		_, err := fmt.Fprintln(w, "\nno pod has a bandwidth limit or a network priority")
 		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "\nPOD\tNODE\tINGRESS\tEGRESS")
+	fmt.Fprintln(t, "\nPOD\tNODE\tINGRESS\tEGRESS\tPRIORITY")
 	for _, p := range list {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", p.Pod, p.Node, p.Ingress, p.Egress)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", p.Pod, p.Node, p.Ingress, p.Egress, cmp.Or(p.Priority, "-"))
 	}
 	return t.Flush()
 }

@@ -45,14 +45,17 @@ func network(node string, pods map[string]*v1alpha1.PodLimits) v1alpha1.NodeNetw
 	return n
 }
 
-// Each limited pod has a row with its limits and the rates between two answers of its node's agent. Nodes without limited pods are not asked.
+// Each pod with a limit or a priority has a row with its limits and the rates between two answers of its node's agent. Nodes without limited pods are not asked.
 func TestPods(t *testing.T) {
 	networks := []v1alpha1.NodeNetwork{
 		network("n1", map[string]*v1alpha1.PodLimits{"shop/web": {UID: "1", Ingress: 10e6, Egress: 5e6}, "shop/plain": nil, "a/anew": {UID: "2", Egress: 1e6}}),
 		network("n2", map[string]*v1alpha1.PodLimits{"shop/plain": nil}),
 		network("n3", map[string]*v1alpha1.PodLimits{"shop/silent": {UID: "3", Ingress: 1e9}}),
 		network("n4", map[string]*v1alpha1.PodLimits{"shop/restarted": {UID: "4", Ingress: 1e9}}),
+		network("n5", map[string]*v1alpha1.PodLimits{"shop/first": nil}),
 	}
+	networks[2].Status.Used[0].Priority, networks[2].Status.Used[1].Priority = "best-effort", "best-effort"
+	networks[4].Status.Used[0].Priority = "guaranteed"
 	answer := func(uptime time.Duration, pods ...podapi.Pod) string {
 		b, err := json.Marshal(podapi.Bandwidth{Uptime: uptime, Pods: pods})
 		if err != nil {
@@ -82,11 +85,12 @@ func TestPods(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `
-POD             NODE  INGRESS                                    EGRESS
-a/anew          n1    -                                          ? of 1 Mbit/s
-shop/restarted  n4    ? of 1 Gbit/s                              -
-shop/silent     n3    ? of 1 Gbit/s                              -
-shop/web        n1    10 Mbit/s of 20 Mbit/s, 3 packets dropped  0 bit/s of 5 Mbit/s
+POD             NODE  INGRESS                                    EGRESS               PRIORITY
+a/anew          n1    -                                          ? of 1 Mbit/s        -
+shop/first      n5    -                                          -                    guaranteed
+shop/restarted  n4    ? of 1 Gbit/s                              -                    -
+shop/silent     n3    ? of 1 Gbit/s                              -                    best-effort
+shop/web        n1    10 Mbit/s of 20 Mbit/s, 3 packets dropped  0 bit/s of 5 Mbit/s  -
 `
 	if text.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", text.String(), want)
@@ -109,7 +113,7 @@ func TestNoPods(t *testing.T) {
 	for _, c := range []struct {
 		pods       []LimitedPod
 		text, json string
-	}{{none, "no pod has a bandwidth limit\n", `"pods":[]`}, {nil, "controller: ", `"nodes":null}`}} {
+	}{{none, "no pod has a bandwidth limit or a network priority\n", `"pods":[]`}, {nil, "controller: ", `"nodes":null}`}} {
 		r := report{&inventory.Status{}, c.pods}
 		var text bytes.Buffer
 		if err := r.write(&text); err != nil {

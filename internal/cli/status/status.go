@@ -31,7 +31,8 @@ controller, why the nodes run their datapath, and problems. With any problem the
 status is 1. -o json has each node's conditions and all pods that a problem affects.
 
 With --pods it also shows, for each pod with a bandwidth limit, how much it has received
-(ingress) and sent (egress) while the command counted, for 10 s, and its limits.
+(ingress) and sent (egress) while the command counted, for 10 s, and its limits; and the
+network priority of each pod that has one.
 
 It needs to list nodes, nodenetworks.network.terway.dev and the pods of Terway's namespace,
 and to get the Deployment and the Lease "` + inventory.ControllerName + `" there; for --pods also to

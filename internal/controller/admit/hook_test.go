@@ -129,6 +129,10 @@ func TestBandwidth(t *testing.T) {
 		"a wrong value removed":         {wrong, map[string]string{"other": "x"}, false},
 		"it had a wrong value before":   {wrong, map[string]string{bandwidth.Ingress: "10m", "other": "x"}, false},
 		"from one wrong to another one": {wrong, map[string]string{bandwidth.Ingress: "11m"}, true},
+		"created with a priority":       {nil, map[string]string{bandwidth.NetworkPriority: "best-effort"}, false},
+		"with a wrong priority":         {nil, map[string]string{bandwidth.NetworkPriority: "high"}, true},
+		"a wrong priority beside":       {right, map[string]string{bandwidth.Ingress: "10M", bandwidth.NetworkPriority: "low"}, true},
+		"it had a wrong priority":       {map[string]string{bandwidth.NetworkPriority: "low"}, map[string]string{bandwidth.NetworkPriority: "low", "other": "x"}, false},
 	} {
 		r := admission.Request{AdmissionRequest: admissionv1.AdmissionRequest{Operation: admissionv1.Create, Object: limited(c.is)}}
 		if c.old != nil {
