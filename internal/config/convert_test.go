@@ -194,7 +194,7 @@ func TestConvertPlugin(t *testing.T) {
 
 // Other keys of the plugin's file.
 func TestConvertPluginKeys(t *testing.T) {
-	c, err := Convert([]byte(`{"type":"terway","ip_stack":"dual","enable-debug":true,"runtimeConfig":{},"bandwidth_mode":"edt","capabilities":{"bandwidth":true},"host_stack_cidrs":"169.254.20.10/32"}`), Given{})
+	c, err := Convert([]byte(`{"type":"terway","ip_stack":"dual","enable-debug":true,"runtimeConfig":{},"bandwidth_mode":"edt","capabilities":{"bandwidth":true},"enable_network_priority":true,"host_stack_cidrs":"169.254.20.10/32"}`), Given{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,6 +203,7 @@ func TestConvertPluginKeys(t *testing.T) {
 		"ip_stack | not supported |  | only IPv4", "enable-debug | elsewhere |  | agent.extraArgs", "runtimeConfig | dropped",
 		// Pods' bandwidth is limited without them.
 		"bandwidth_mode | dropped", "capabilities | dropped",
+		"enable_network_priority | elsewhere |  | write network_priority: {eni_mbit: …}",
 		"host_stack_cidrs:\n- 169.254.20.10/32\n", "host_stack_cidrs | renamed | host_stack_cidrs | a list",
 	} {
 		if !strings.Contains(got, want) {

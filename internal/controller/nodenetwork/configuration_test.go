@@ -69,6 +69,20 @@ func (g *reloading) edit(change func(*config.Config)) (nodes []string) {
 	return nodes
 }
 
+// Each node gets the total of its ENIs, and loses it with the key.
+func TestNetworkPriority(t *testing.T) {
+	g := newReloading(t, []string{"192.168.32.0/24"}, func(g *rig) { g.cfg.VSwitches[zone] = g.vswitch[1:2] })
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	for _, want := range []int{0, 1000, 2000, 0} {
+		g.edit(func(c *config.Config) { c.NetworkPriority.ENIMbit = want })
+		g.once("n1")
+		if got := g.nn("n1").Spec.ENIMbit; got != want {
+			t.Errorf("total %d, want %d", got, want)
+		}
+	}
+}
+
 // A full Pod vSwitch is reported; another one in the ConfigMap is used for the next address,
 // without a restart.
 func TestVSwitchAdded(t *testing.T) {
