@@ -1,7 +1,6 @@
 package shaping
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -73,14 +72,9 @@ func (q eniQueue) classes() []class {
 // queueOf is the handle of the queue of a rank's class.
 func queueOf(rank int) uint32 { return netlink.MakeHandle(claims.QdiscENI+1+uint16(rank), 0) }
 
-// look returns what is missing or wrong, or "", and the root discipline if it has to be made anew. It is an error if
+// look returns what of the ENI's queueing disciplines is missing or wrong, or "", and the root discipline if it has to be made anew. It is an error if
 // another program has given the ENI one.
-func (q eniQueue) look(s *object.Site) (problem string, spoiled netlink.Qdisc, err error) {
-	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: q.eni.Index}}
-	qdiscs, err := netlinkx.List(s.Ctx, "queueing disciplines of "+q.eni.Device, func() ([]netlink.Qdisc, error) { return s.Node.QdiscList(link) })
-	if err != nil {
-		return "", nil, err
-	}
+func (q eniQueue) look(s *object.Site, qdiscs []netlink.Qdisc) (problem string, spoiled netlink.Qdisc, err error) {
 	root := slices.IndexFunc(qdiscs, func(d netlink.Qdisc) bool { return d.Attrs().Parent == netlink.HANDLE_ROOT })
 	switch {
 	case root < 0 || qdiscs[root].Attrs().Handle == 0: // the kernel's own
@@ -91,6 +85,7 @@ func (q eniQueue) look(s *object.Site) (problem string, spoiled netlink.Qdisc, e
 	if htb, ok := qdiscs[root].(*netlink.Htb); !ok || htb.Defcls != usual&0xffff || htb.DirectQlen == nil || *htb.DirectQlen != 0 {
 		return "it was another", qdiscs[root], nil
 	}
+	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: q.eni.Index}}
 	have, err := netlinkx.List(s.Ctx, "classes of "+q.eni.Device, func() ([]netlink.Class, error) { return s.Node.ClassList(link, 0) })
 	if err != nil {
 		return "", nil, err
@@ -169,21 +164,4 @@ func (q eniQueue) putQueues(d device) error {
 		}
 		q.f.fqCodel.set(false)
 	}
-}
-
-// rootsOfENIs returns our root disciplines of ENIs, by the index of the device.
-func rootsOfENIs(h *netlink.Handle) (map[int]netlink.Qdisc, error) {
-	all, err := object.Qdiscs(context.Background(), h)
-	if err != nil {
-		return nil, err
-	}
-	roots := map[int]netlink.Qdisc{}
-	for index, list := range all {
-		for _, q := range list {
-			if q.Attrs().Parent == netlink.HANDLE_ROOT && q.Attrs().Handle == rootENI {
-				roots[index] = q
-			}
-		}
-	}
-	return roots, nil
 }

@@ -1,8 +1,10 @@
 package shaping
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -11,6 +13,7 @@ import (
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
 	"terway.dev/terway/internal/datapath/routing"
@@ -50,11 +53,16 @@ func (*Priorities) Name() string { return "network priorities" }
 func (f *Priorities) Sync(s *object.Site, want datapath.Node, links []netlink.Link, enis []routing.ENI) (repairs []string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if want.ENIMbit == 0 {
-		if links == nil || f.clean {
-			return nil, nil
-		}
-		repairs, err = f.leave(s.Node, links, nil)
+	on := want.ENIMbit != 0
+	if !on && (links == nil || f.clean) {
+		return nil, nil
+	}
+	qdiscs, err := object.Qdiscs(s.Ctx, s.Node)
+	if err != nil {
+		return nil, err
+	}
+	if !on {
+		repairs, err = leave(s.Node, links, qdiscs, nil)
 		f.clean = err == nil && len(repairs) == 0
 		return repairs, errors.Join(err, f.unload())
 	}
@@ -66,14 +74,14 @@ func (f *Priorities) Sync(s *object.Site, want datapath.Node, links []netlink.Li
 	shared := map[int]bool{}
 	for _, e := range enis {
 		shared[e.Index] = true
-		r, err := f.prepare(s, e, uint64(want.ENIMbit)*1e6)
+		r, err := f.prepare(s, eniQueue{f, e, uint64(want.ENIMbit) * 1e6}, qdiscs[e.Index])
 		repairs = append(repairs, r...)
 		if err != nil && !netlinkx.Gone(err) {
 			errs = append(errs, &datapath.Obstacle{What: fmt.Sprintf("network priorities have no effect on what leaves by %s: %v", e.Device, err)})
 		}
 	}
 	if links != nil {
-		r, err := f.leave(s.Node, links, shared)
+		r, err := leave(s.Node, links, qdiscs, shared)
 		repairs, errs = append(repairs, r...), append(errs, err, f.prune(s.Node, links))
 	}
 	return repairs, errors.Join(errs...)
@@ -109,8 +117,9 @@ func (f *Priorities) unload() error {
 	return err
 }
 
-// prepare makes an ENI's queue and attaches its program. The caller holds the lock.
-func (f *Priorities) prepare(s *object.Site, e routing.ENI, bits uint64) (repairs []string, err error) {
+// prepare makes an ENI's queue and attaches its program; qdiscs are what the ENI has. The caller holds the lock.
+func (f *Priorities) prepare(s *object.Site, q eniQueue, qdiscs []netlink.Qdisc) (repairs []string, err error) {
+	e := q.eni
 	b, err := s.NodeBatch()
 	if err != nil {
 		return nil, err
@@ -123,8 +132,7 @@ func (f *Priorities) prepare(s *object.Site, e routing.ENI, bits uint64) (repair
 	if err != nil {
 		return nil, err
 	}
-	q := eniQueue{f, e, bits}
-	problem, spoiled, err := q.look(s)
+	problem, spoiled, err := q.look(s, qdiscs)
 	if err != nil || problem == "" {
 		return repairs, err
 	}
@@ -140,24 +148,23 @@ func (f *Priorities) prepare(s *object.Site, e routing.ENI, bits uint64) (repair
 }
 
 // leave removes everything from devices other than these.
-func (f *Priorities) leave(h *netlink.Handle, links []netlink.Link, but map[int]bool) (repairs []string, err error) {
+func leave(h *netlink.Handle, links []netlink.Link, qdiscs map[int][]netlink.Qdisc, but map[int]bool) (repairs []string, err error) {
 	var errs []error
-	roots, err := rootsOfENIs(h)
-	if err != nil {
-		return nil, err
-	}
 	for _, l := range links {
-		root := roots[l.Attrs().Index]
-		if root == nil || but[l.Attrs().Index] {
+		of := qdiscs[l.Attrs().Index]
+		root := slices.IndexFunc(of, func(q netlink.Qdisc) bool {
+			return q.Attrs().Parent == netlink.HANDLE_ROOT && q.Attrs().Handle == rootENI
+		})
+		if root < 0 || but[l.Attrs().Index] {
 			continue
 		}
-		if err := h.QdiscDel(root); err != nil && !netlinkx.Gone(err) {
+		if err := h.QdiscDel(of[root]); err != nil && !netlinkx.Gone(err) {
 			errs = append(errs, fmt.Errorf("remove the queue of %s for network priorities: %w", l.Attrs().Name, err))
 			continue
 		}
 		repairs = append(repairs, "removed the queue of "+l.Attrs().Name+" for network priorities")
 	}
-	r, err := filters.Sweep(h, links, func(l netlink.Link) bool { return but[l.Attrs().Index] }, true)
+	r, err := filters.Sweep(h, links, func(l netlink.Link) bool { return but[l.Attrs().Index] || linkkind.IsPodDevice(l) }, true)
 	return append(repairs, r...), errors.Join(append(errs, err)...)
 }
 
@@ -207,7 +214,11 @@ func (f *Priorities) Teardown(h *netlink.Handle) error {
 	if err != nil {
 		return fmt.Errorf("list devices: %w", err)
 	}
-	_, err = f.leave(h, links, nil)
+	qdiscs, err := object.Qdiscs(context.Background(), h)
+	if err != nil {
+		return err
+	}
+	_, err = leave(h, links, qdiscs, nil)
 	return errors.Join(err, f.unload())
 }
 
