@@ -44,6 +44,11 @@ func lost(why string, same ...string) oldKey {
 func dropped(why string) oldKey { return oldKey{outcome: Dropped, why: why} }
 func moved(why string) oldKey   { return oldKey{outcome: Moved, why: why} }
 
+// byHand returns the oldKey of a key for which the user has to write another one, whose value only he knows.
+func byHand(why string, same ...string) oldKey {
+	return oldKey{why: why, same: same, to: func(_ *Conversion, _ any, row *OldKey) { row.Outcome, row.Why = Moved, why }}
+}
+
 // keep returns the oldKey of a key that stays the same.
 func keep(name string) oldKey {
 	return oldKey{to: func(c *Conversion, v any, row *OldKey) { c.Config[name], row.To = v, name }}
@@ -58,7 +63,6 @@ const (
 	prefixes   = "address prefixes are not supported yet"
 	onlyIPv4   = "only IPv4 is supported yet"
 	trunks     = "trunk ENIs are not supported yet"
-	priority   = "write network_priority: {eni_mbit: …}: what an ENI may send, below what the instance may; priorities have no effect without it"
 )
 
 // oldKeys are the keys of eni_conf. Our own parser uses their explanations for unknown keys.
@@ -121,23 +125,21 @@ func oldKeys() map[string]oldKey {
 func pluginKeys() map[string]oldKey {
 	hubble := lost("flows are not shown by Hubble", "false")
 	return map[string]oldKey{
-		"cniVersion":         dropped("the agent writes the file (agent.extraArgs: --cni-version)"),
-		"name":               dropped("the agent writes the file"),
-		"type":               dropped("the agent writes the file"),
-		"eniip_virtual_type": {why: "write datapath: route (veth), ipvlan (IPVlan) or ebpf (datapathv2)", to: datapath},
-		"host_stack_cidrs":   {to: list},
-		"ip_stack":           lost(onlyIPv4, "ipv4"),
-		"enable-debug":       moved("agent.extraArgs: --verbose"),
-		"runtimeConfig":      dropped("the runtime fills it in"),
-		"disable_host_peer":  lost("the node reaches every pod of its own", "false"),
-		"vlan_strip_type":    lost(trunks),
-		"mtu":                dropped("a pod has the MTU of its ENI"),
-		"auto_mtu":           dropped("a pod has the MTU of its ENI"),
-		"bandwidth_mode":     dropped("the annotations of pods suffice, with every datapath"),
-		"capabilities":       dropped("the agent writes the file; bandwidth limits need none"),
-		"enable_network_priority": {why: priority, same: []string{"false"}, to: func(_ *Conversion, _ any, row *OldKey) {
-			row.Outcome, row.Why = Moved, priority
-		}},
+		"cniVersion":                   dropped("the agent writes the file (agent.extraArgs: --cni-version)"),
+		"name":                         dropped("the agent writes the file"),
+		"type":                         dropped("the agent writes the file"),
+		"eniip_virtual_type":           {why: "write datapath: route (veth), ipvlan (IPVlan) or ebpf (datapathv2)", to: datapath},
+		"host_stack_cidrs":             {to: list},
+		"ip_stack":                     lost(onlyIPv4, "ipv4"),
+		"enable-debug":                 moved("agent.extraArgs: --verbose"),
+		"runtimeConfig":                dropped("the runtime fills it in"),
+		"disable_host_peer":            lost("the node reaches every pod of its own", "false"),
+		"vlan_strip_type":              lost(trunks),
+		"mtu":                          dropped("a pod has the MTU of its ENI"),
+		"auto_mtu":                     dropped("a pod has the MTU of its ENI"),
+		"bandwidth_mode":               dropped("the annotations of pods suffice, with every datapath"),
+		"capabilities":                 dropped("the agent writes the file; bandwidth limits need none"),
+		"enable_network_priority":      byHand("write network_priority: {eni_mbit: …}: what an ENI may send, below what the instance may; priorities have no effect without it", "false"),
 		"debug":                        moved("agent.extraArgs: --verbose"),
 		"symmetric_routing":            lost("answers leave by the pod's ENI", "false"),
 		"symmetric_routing_config":     lost("answers leave by the pod's ENI"),
