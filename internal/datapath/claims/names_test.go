@@ -65,7 +65,7 @@ func TestNumbersDiffer(t *testing.T) {
 		"priorities of tc filters":    {PrefEBPF, PrefIPvlan, PrefPriority, PrefShaping},
 		"bits of a connection's mark": {ConnMarkByENI, ConnMarkToNode},
 		// A packet's priority names a class by both.
-		"majors of queueing disciplines": {QdiscHTB, QdiscFQCodel, QdiscFIFO, QdiscTBF, QdiscENI, QdiscENI + 1, QdiscENI + 2, QdiscENI + 3, PriorityUnknown >> 16},
+		"majors of queueing disciplines": {QdiscHTB, QdiscFQCodel, QdiscFIFO, QdiscTBF, QdiscENI, QdiscENI + 1, QdiscENI + 2, QdiscENI + 3, QdiscENI + 4, QdiscENI + 5, QdiscENI + 6, PriorityUnknown >> 16},
 	} {
 		seen := map[int]bool{}
 		for _, n := range list {

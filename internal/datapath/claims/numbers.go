@@ -45,7 +45,7 @@ const (
 	QdiscTBF     = 0x747b
 
 	// QdiscENI is the major number of the queueing discipline of a shared ENI by which pods' network
-	// priorities take effect; those of its classes' queues are the three numbers after it. None is
+	// priorities take effect; those of its classes' queues are the six numbers after it. None is
 	// the upper half of PriorityUnknown or PriorityDenied.
 	QdiscENI = 0x747c
 

@@ -69,11 +69,16 @@ func (q eniQueue) classes() []class {
 	return list
 }
 
-// queueOf is the handle of the queue of a rank's class.
-func queueOf(rank int) uint32 { return netlink.MakeHandle(claims.QdiscENI+1+uint16(rank), 0) }
+// queueOf is the handle of the queue of a rank's class. The kernel makes no queue another one under the same handle.
+func queueOf(rank int, fair bool) uint32 {
+	if !fair {
+		rank += len(ranks)
+	}
+	return netlink.MakeHandle(claims.QdiscENI+1+uint16(rank), 0)
+}
 
-// look returns what of the ENI's queueing disciplines is missing or wrong, or "", and the root discipline if it has to be made anew. It is an error if
-// another program has given the ENI one.
+// look returns what of the ENI's queueing disciplines is missing or wrong, or "", and the root discipline if it has
+// to be made anew. It is an error if another program has given the ENI one.
 func (q eniQueue) look(s *object.Site, qdiscs []netlink.Qdisc) (problem string, spoiled netlink.Qdisc, err error) {
 	root := slices.IndexFunc(qdiscs, func(d netlink.Qdisc) bool { return d.Attrs().Parent == netlink.HANDLE_ROOT })
 	switch {
@@ -111,7 +116,8 @@ func (q eniQueue) look(s *object.Site, qdiscs []netlink.Qdisc) (problem string, 
 	}
 	for i := range ranks {
 		if !slices.ContainsFunc(qdiscs, func(d netlink.Qdisc) bool {
-			return d.Attrs().Handle == queueOf(i) && (d.Type() == "fq_codel" || d.Type() == "bfifo" && !q.f.fqCodel.has())
+			h := d.Attrs().Handle
+			return h == queueOf(i, true) && d.Type() == "fq_codel" || h == queueOf(i, false) && d.Type() == "bfifo" && !q.f.fqCodel.has()
 		}) {
 			problem = "a class had another queue"
 		}
@@ -147,9 +153,9 @@ func (q eniQueue) putQueues(d device) error {
 		var requests []*nl.NetlinkRequest
 		for i, r := range ranks {
 			if q.f.fqCodel.lacks() {
-				requests = append(requests, d.bfifo(shapeOf(q.bits, q.eni.MTU), queueOf(i), r.class))
+				requests = append(requests, d.bfifo(shapeOf(q.bits, q.eni.MTU), queueOf(i, false), r.class))
 			} else {
-				requests = append(requests, d.fqCodel(queueOf(i), r.class))
+				requests = append(requests, d.fqCodel(queueOf(i, true), r.class))
 			}
 		}
 		refused, err := d.b.Do(requests)

@@ -108,7 +108,9 @@ func look(t *testing.T, n *world.Node, device string) (q queue) {
 		for _, d := range qdiscs {
 			a := d.Attrs()
 			q.there = q.there || a.Parent == netlink.HANDLE_ROOT && a.Handle == netlink.MakeHandle(claims.QdiscENI, 0)
-			q.drops[a.Parent] = a.Statistics.Queue.Drops
+			if a.Statistics != nil && a.Statistics.Queue != nil {
+				q.drops[a.Parent] = a.Statistics.Queue.Drops
+			}
 		}
 		classes, err := netlink.ClassList(link, 0)
 		if err != nil {
@@ -432,11 +434,13 @@ func flood(t *testing.T, from, to *world.Pod, port int) {
 		}
 	}()
 	var all sync.WaitGroup
+	t.Cleanup(all.Wait) // after the connections are closed
 	for range 8 {
 		conn, err := from.Dial("tcp", "", world.At(to.V4, port), world.Patience)
 		if err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { _ = conn.Close() })
 		all.Go(func() {
 			for text := make([]byte, 64<<10); ; {
 				if _, err := conn.Write(text); err != nil {
@@ -444,7 +448,6 @@ func flood(t *testing.T, from, to *world.Pod, port int) {
 				}
 			}
 		})
-		t.Cleanup(func() { _ = conn.Close(); all.Wait() })
 	}
 }
 
