@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -136,7 +137,7 @@ func (o elements) Have(s *object.Site) (string, error) {
 }
 
 // Put implements object.Object. It prepares the node again if somebody removed the table since the
-// last Sync.
+// last Sync; what of the node is not prepared then concerns this pod only if it is the table.
 func (o elements) Put(s *object.Site) error {
 	elems, n := o.pod.elements(), o.pod.node
 	err := n.tables.Put(elems)
@@ -144,10 +145,11 @@ func (o elements) Put(s *object.Site) error {
 		return err
 	}
 	n.distrust()
-	if _, err := n.ready(s.Ctx, s.Node, o.pod.want); err != nil {
-		return err
+	_, nodeErr := n.ready(s.Ctx, s.Node, o.pod.want)
+	if err := n.tables.Put(elems); err != nil {
+		return errors.Join(err, nodeErr)
 	}
-	return n.tables.Put(elems)
+	return nil
 }
 
 func (o elements) Del(*object.Site) error {

@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -138,8 +137,8 @@ const (
 	little = 64 << 10
 )
 
-// leaves does something by which a pod sends bulk by the ENI, and tests of which class that was.
-func leaves(t *testing.T, what string, p *world.Pod, device string, priority bandwidth.Priority, do func()) {
+// Leaves does something by which a pod sends the bytes of world.Bulk by an ENI, and asserts which class they had.
+func Leaves(t *testing.T, what string, p *world.Pod, device string, priority bandwidth.Priority, do func()) {
 	t.Helper()
 	before := look(t, p.Node, device)
 	do()
@@ -169,7 +168,7 @@ func everyPacketHasItsPodsClass(t *testing.T, e *env) {
 			paths = append(paths, path{p.NS, world.At(far.V6, 7)}, path{far.NS, world.At(p.V4, 7)}, path{p.NS, world.At(world.ClusterIP, 7)})
 		}
 		for _, path := range paths {
-			leaves(t, fmt.Sprintf("%q: %s → %s", priority, path.from.Name, path.to), p, "eth1", priority, func() { world.Bulk(t, path.from, path.to) })
+			Leaves(t, fmt.Sprintf("%q: %s → %s", priority, path.from.Name, path.to), p, "eth1", priority, func() { world.Bulk(t, path.from, path.to) })
 		}
 		if err := e.n0.DP.CheckPod(context.Background(), e.n0.Desired, p.Spec); err != nil {
 			t.Errorf("%q: %v", priority, err)
@@ -187,17 +186,10 @@ func ownPriorityDoesNotCount(t *testing.T, e *env) {
 	}
 	defer conn.Close()
 	inbox := far.ListenPacket("udp", world.At(far.V6, 9))
-	raw, err := conn.(syscall.Conn).SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
 	const size, each = 1000, 100
 	before := look(t, e.n0, "eth1")
 	for _, value := range []uint32{classOf[bandwidth.Guaranteed], classOf[bandwidth.Burstable], netlink.MakeHandle(claims.QdiscENI, 0), netlink.MakeHandle(claims.QdiscENI, 1)} {
-		var set error
-		if err := raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PRIORITY, int(value)) }); err != nil || set != nil {
-			t.Fatal(err, set)
-		}
+		world.SetPriority(t, conn, value)
 		for range each {
 			if _, err := conn.Write(make([]byte, size)); err != nil {
 				t.Fatal(err)
@@ -229,7 +221,7 @@ func addressIsUsedAgain(t *testing.T, e *env) {
 	}
 	sends := func(what string, p *world.Pod, priority bandwidth.Priority) {
 		t.Helper()
-		leaves(t, what, p, "eth1", priority, func() { world.Bulk(t, p.NS, world.At(far.V4, 7)) })
+		Leaves(t, what, p, "eth1", priority, func() { world.Bulk(t, p.NS, world.At(far.V4, 7)) })
 	}
 	first := e.pod(e.n0, bandwidth.Guaranteed)
 	sends("the first", first, bandwidth.Guaranteed)
@@ -271,17 +263,24 @@ func addressIsUsedAgain(t *testing.T, e *env) {
 
 func podMoves(t *testing.T, e *env) {
 	p, far := e.pod(e.n0, bandwidth.Guaranteed), e.pod(e.n1, "")
-	leaves(t, "by eth1", p, "eth1", bandwidth.Guaranteed, func() { world.Bulk(t, p.NS, world.At(far.V4, 7)) })
+	Leaves(t, "by eth1", p, "eth1", bandwidth.Guaranteed, func() { world.Bulk(t, p.NS, world.At(far.V4, 7)) })
 	p.Del()
 	p.Spec.ENI, p.Port = e.n0.MAC(2).String(), e.n0.Port(2)
 	e.w.Assign(e.n0, 2, p.Spec.Addresses...)
 	p.Add()
-	leaves(t, "by eth2", p, "eth2", bandwidth.Guaranteed, func() { world.Bulk(t, p.NS, world.At(far.V4, 7)) })
+	Leaves(t, "by eth2", p, "eth2", bandwidth.Guaranteed, func() { world.Bulk(t, p.NS, world.At(far.V4, 7)) })
 }
 
 func queueIsRepaired(t *testing.T, e *env) {
 	p, far := e.pod(e.n0, bandwidth.Guaranteed), e.pod(e.n1, "")
 	tc := func(words string) func() { return func() { e.n0.Run("tc", strings.Fields(words)...) } }
+	// The kernel makes no discipline one of another kind, nor changes HTB's default.
+	anew := func(discipline string) func() {
+		return func() {
+			tc("qdisc del dev eth1 root")()
+			tc("qdisc add dev eth1 root handle 747c: " + discipline)()
+		}
+	}
 	for name, cut := range map[string]func(){
 		"the queue":       tc("qdisc del dev eth1 root"),
 		"the program":     tc("filter del dev eth1 egress pref " + fmt.Sprint(claims.PrefPriority)),
@@ -289,8 +288,10 @@ func queueIsRepaired(t *testing.T, e *env) {
 		"another share":   tc("class change dev eth1 parent 747c:1 classid 747c:10 htb rate 1mbit ceil 1mbit prio 0"),
 		"another order":   tc("class change dev eth1 parent 747c:1 classid 747c:10 htb rate 3760mbit ceil 4gbit prio 7"),
 		"another class":   tc("class add dev eth1 parent 747c: classid 747c:99 htb rate 1gbit"),
-		"another default": tc("qdisc replace dev eth1 root handle 747c: pfifo"),
 		"another queue":   tc("qdisc replace dev eth1 parent 747c:20 handle 1: pfifo"),
+		"another kind":    anew("pfifo"),
+		"another default": anew("htb default 10 direct_qlen 0"),
+		"a direct queue":  anew("htb default 20 direct_qlen 100"),
 	} {
 		cut()
 		if repairs := e.n0.Sync(p); len(repairs) != 1 || !strings.Contains(repairs[0], "eth1") {
@@ -299,7 +300,7 @@ func queueIsRepaired(t *testing.T, e *env) {
 		if repairs := e.n0.Sync(p); len(repairs) != 0 {
 			t.Errorf("%s: Sync repairs again %q", name, repairs)
 		}
-		leaves(t, name, p, "eth1", bandwidth.Guaranteed, func() { world.Bulk(t, p.NS, world.At(far.V4, 7)) })
+		Leaves(t, name, p, "eth1", bandwidth.Guaranteed, func() { world.Bulk(t, p.NS, world.At(far.V4, 7)) })
 	}
 }
 
@@ -323,10 +324,11 @@ func traces(n *world.Node) string {
 func totalChangesAndGoes(t *testing.T, e *env) {
 	p, far := e.pod(e.n0, bandwidth.Guaranteed), e.pod(e.n1, "")
 	talk := world.StartTalk(t, p.NS, "tcp", world.At(far.V4, 7))
+	pods := []*world.Pod{p}
 	set := func(mbit int, repairs int) {
 		t.Helper()
 		e.n0.Desired.ENIMbit = mbit
-		if got := e.n0.Sync(p); len(got) != repairs {
+		if got := e.n0.Sync(pods...); len(got) != repairs {
 			t.Errorf("total %d: Sync repairs %q, want %d", mbit, got, repairs)
 		}
 		talk.More(20)
@@ -348,18 +350,18 @@ func totalChangesAndGoes(t *testing.T, e *env) {
 	set(100_000, 0)
 	e.n0.DP = e.n0.NewDatapath()
 	e.n0.Desired.ENIMbit = 0
-	e.pod(e.n0, bandwidth.BestEffort) // ADD may be late: it removes nothing
+	pods = append(pods, e.pod(e.n0, bandwidth.BestEffort)) // ADD may be late: it removes nothing
 	if q := look(t, e.n0, "eth1"); !q.there {
 		t.Error("ADD has removed the queue")
 	}
-	e.n0.Sync(p)
+	set(0, 4) // each ENI's queue and its program
 	set(0, 0)
 	if left := traces(e.n0); left != "" {
 		t.Errorf("without a total there is %s", left)
 	}
 	e.n0.Desired.ENIMbit = quick
-	e.n0.Sync(p)
-	leaves(t, "turned on again", p, "eth1", bandwidth.Guaranteed, func() { world.Bulk(t, p.NS, world.At(far.V4, 7)) })
+	e.n0.Sync(pods...)
+	Leaves(t, "turned on again", p, "eth1", bandwidth.Guaranteed, func() { world.Bulk(t, p.NS, world.At(far.V4, 7)) })
 	talk.End(t)
 }
 
@@ -370,6 +372,7 @@ func disciplineOfOthersStays(t *testing.T, e *env) {
 	if rest != nil || len(pods) != 0 || len(obstacles) != 1 || !strings.Contains(obstacles[0], "eth1: another program has given it the queueing discipline pfifo") {
 		t.Errorf("Sync: obstacles %q, pods %v, %v", obstacles, pods, rest)
 	}
+	e.n0.NFT("delete table inet " + claims.TableName) // so that ADD prepares the node again
 	p, far := e.pod(e.n0, bandwidth.Guaranteed), e.pod(e.n1, "")
 	world.Bulk(t, p.NS, world.At(far.V4, 7))
 	if out := e.n0.Run("tc", "qdisc", "show", "dev", "eth1"); !strings.Contains(out, "qdisc pfifo 1: root") {
@@ -377,7 +380,7 @@ func disciplineOfOthersStays(t *testing.T, e *env) {
 	}
 	e.n0.Run("tc", strings.Fields("qdisc del dev eth1 root")...)
 	e.n0.Sync(p)
-	leaves(t, "afterwards", p, "eth1", bandwidth.Guaranteed, func() { world.Bulk(t, p.NS, world.At(far.V4, 7)) })
+	Leaves(t, "afterwards", p, "eth1", bandwidth.Guaranteed, func() { world.Bulk(t, p.NS, world.At(far.V4, 7)) })
 }
 
 func nothingIsLeft(t *testing.T, e *env) {

@@ -19,18 +19,27 @@ import (
 // SetOption sets an IP option of a socket, by family.
 func SetOption(t testing.TB, conn any, is4 bool, v4, v6, value int) {
 	t.Helper()
+	if is4 {
+		setOption(t, conn, unix.IPPROTO_IP, v4, value)
+	} else {
+		setOption(t, conn, unix.IPPROTO_IPV6, v6, value)
+	}
+}
+
+// SetPriority sets the priority of the packets that a connection sends (SO_PRIORITY).
+func SetPriority(t testing.TB, conn any, value uint32) {
+	t.Helper()
+	setOption(t, conn, unix.SOL_SOCKET, unix.SO_PRIORITY, int(value))
+}
+
+func setOption(t testing.TB, conn any, level, option, value int) {
+	t.Helper()
 	raw, err := conn.(syscall.Conn).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
 	var opt error
-	if err := raw.Control(func(fd uintptr) {
-		if is4 {
-			opt = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, v4, value)
-		} else {
-			opt = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, v6, value)
-		}
-	}); err != nil || opt != nil {
+	if err := raw.Control(func(fd uintptr) { opt = unix.SetsockoptInt(int(fd), level, option, value) }); err != nil || opt != nil {
 		t.Fatal(err, opt)
 	}
 }
