@@ -24,7 +24,7 @@ func TestPriorities(t *testing.T) {
 
 // Policies do to pods with limits what they do to others: packets on the fast path take another way
 // into such a pod. Nor does it matter to them that ENIs have queues by priorities, which policies use for packets that
-// they deny. Both scenarios share a world.
+// they deny. The scenarios share a world.
 func TestPolicyOfLimitedPods(t *testing.T) {
 	k := kit
 	k.Limits, k.ENIMbit = &bandwidth.Limits{Ingress: 4e9, Egress: 4e9}, 4000
@@ -33,5 +33,5 @@ func TestPolicyOfLimitedPods(t *testing.T) {
 		p := k.Policy()
 		s, err := subjectOf(k, o, p, shaping.New(), shaping.NewPriorities())
 		return s, p, err
-	}, "each path is judged", "ICMP errors")
+	}, "each path is judged", "a running connection is cut", "ICMP errors", "packets have their pods' class")
 }

@@ -17,6 +17,29 @@ func TestLimits(t *testing.T) {
 	limited.Run(t, exclusiveKit(), func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, f) })
 }
 
+// Network priority has no effect on pods of this kind, who share their ENI with nobody: it has no queue.
+func TestPriorityHasNoEffect(t *testing.T) {
+	k := kit
+	k.Kind, k.Exclusive, k.ENIMbit = claims.Exclusive, true, 4000
+	k.New = func(o world.Options) (world.Subject, error) { return newSubject(o, shaping.NewPriorities()) }
+	w := k.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	if out := n.Run("tc", "qdisc", "show", "dev", "eth1"); !strings.Contains(out, "htb 747c: root") {
+		t.Errorf("the shared ENI has no queue: %s", out)
+	}
+	p := n.Describe(1, "4", "6")
+	p.Spec.Priority = bandwidth.Guaranteed
+	p.Add()
+	if repairs := n.Sync(p); len(repairs) != 0 {
+		t.Errorf("Sync repairs %q", repairs)
+	}
+	if out := p.Run("tc", "qdisc", "show"); strings.Contains(out, "htb") {
+		t.Errorf("the pod has a queue: %s", out)
+	}
+	world.Ping(t, p.NS, netip.MustParseAddr(world.PodGW))
+}
+
 // A limit that comes later lets packets of the ENI's own MTU pass, which nobody has told the agent.
 func TestLimitOfLargePackets(t *testing.T) {
 	k := exclusiveKit()

@@ -48,10 +48,12 @@ func (e enforcer) Prepare() (map[string]*bpf.Map, error) {
 	return all, nil
 }
 
-func newPoliced(o world.Options) (world.Subject, policed.Enforcer, error) {
+func newPoliced(o world.Options) (world.Subject, policed.Enforcer, error) { return policedWith(o) }
+
+func policedWith(o world.Options, features ...node.Feature) (world.Subject, policed.Enforcer, error) {
 	programs := ebpf.New(4096)
 	k, p := New(4096, programs), programs.Policy()
-	n, err := node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{programs, k, node.Plain{KindName: claims.Route}}, Features: []node.Feature{p}})
+	n, err := node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{programs, k, node.Plain{KindName: claims.Route}}, Features: append(features, p)})
 	return &subject{n, k}, enforcer{p, k}, err
 }
 

@@ -9,10 +9,12 @@ import (
 	"terway.dev/terway/internal/datapath/suite/world"
 )
 
-func newPoliced(o world.Options) (world.Subject, policed.Enforcer, error) {
+func newPoliced(o world.Options) (world.Subject, policed.Enforcer, error) { return policedWith(o) }
+
+func policedWith(o world.Options, features ...node.Feature) (world.Subject, policed.Enforcer, error) {
 	programs := ebpf.New(4096)
 	p := programs.Policy()
-	n, err := node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{programs, New()}, Features: []node.Feature{p}})
+	n, err := node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{programs, New()}, Features: append(features, p)})
 	return n, p, err
 }
 

@@ -57,6 +57,9 @@ func Run(all *testing.T, k world.Kit, make Make, only ...string) {
 	} else {
 		list = append(list, scenario{"pods with shared ENIs beside", sharedBeside, true}, scenario{"a pod removes its programs", programsRemoved, true}, scenario{"a forged source opens nothing", forgedOpensNothing, true})
 	}
+	if k.ENIMbit > 0 {
+		list = append(list, scenario{"packets have their pods' class", packetsHaveTheirClass, false})
+	}
 	for _, name := range only {
 		if !slices.ContainsFunc(list, func(s scenario) bool { return s.name == name }) {
 			all.Fatalf("no scenario is called %q", name)
