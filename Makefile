@@ -118,10 +118,11 @@ bench-policy:
 		$(GOBENCH) -run "^Test$${run% *}\$$" $${run#* } || failed=1; \
 	done; test -z "$$failed"
 
-# Bandwidth limits: how close rates come to them, what they cost the pods without one, and a limited pod's start.
-# GATE=1 makes a missed goal an error; DATAPATHS and ROUNDS make it shorter.
+# Bandwidth limits: how close rates come to them, what they cost the pods without one, a limited pod's start, and what
+# network priority costs. GATE=1 makes a missed goal an error; DATAPATHS, ROUNDS and PARTS make it shorter.
+PARTS ?= Traffic|Pods|Priority
 bench-bandwidth:
-	$(GOBENCH) -run '^TestBandwidth(Pods)?$$' ./test/bench
+	$(GOBENCH) -run '^TestBandwidth($(PARTS))$$' ./test/bench
 
 # Compares compiled policies with an evaluator of the model by fuzzing.
 FUZZTIME ?= 1h

@@ -312,14 +312,27 @@ func text(limit float64) string {
 	return bandwidth.Rate(uint64(limit))
 }
 
-// TestBandwidth measures how close pods' rates come to their limits, and what limits cost those without.
-func TestBandwidth(t *testing.T) {
+// newBandwidthBench begins a part of the report about these kinds.
+func newBandwidthBench(t *testing.T, part string, kinds []kind) *bandwidthBench {
+	b := &bandwidthBench{bench: begin(t, "bench-bandwidth"), kinds: kinds, lines: map[[5]int]report.Comparison{}, slow: map[float64]int{}}
+	b.part = part
+	return b
+}
+
+// all returns the lines in order.
+func (b *bandwidthBench) all() (list []report.Comparison) {
+	for _, at := range slices.SortedFunc(maps.Keys(b.lines), func(x, y [5]int) int { return slices.Compare(x[:], y[:]) }) {
+		list = append(list, b.lines[at])
+	}
+	return list
+}
+
+// TestBandwidthTraffic measures how close pods' rates come to their limits, and what limits cost those without.
+func TestBandwidthTraffic(t *testing.T) {
 	rounds := number(t, "ROUNDS", 3)
-	b := &bandwidthBench{bench: begin(t, "bench-bandwidth"), lines: map[[5]int]report.Comparison{}, slow: map[float64]int{}}
-	b.part = "traffic"
-	runtime.GOMAXPROCS(4 * traffic.Threads)
 	list, notes := chosen(t)
-	b.kinds = list
+	b := newBandwidthBench(t, "traffic", list)
+	runtime.GOMAXPROCS(4 * traffic.Threads)
 	all, more, err := senders()
 	if err != nil {
 		t.Fatal(err)
@@ -339,15 +352,11 @@ func TestBandwidth(t *testing.T) {
 		}
 		b.progress("pods without a limit, round %d of %d", round+1, rounds*perRound)
 	}
-	var lines []report.Comparison
-	for _, at := range slices.SortedFunc(maps.Keys(b.lines), func(x, y [5]int) int { return slices.Compare(x[:], y[:]) }) {
-		lines = append(lines, b.lines[at])
-	}
 	notes = append(append(notes, more...), "Rates are of frames with their headers, at the pod's devices.")
 	for _, limit := range slices.Sorted(maps.Keys(b.slow)) {
 		notes = append(notes, fmt.Sprintf("UDP, %s: in %d measurements the sender itself sent less than 1.02 of the limit.", text(limit), b.slow[limit]))
 	}
-	b.finish(lines, notes)
+	b.finish(b.all(), notes)
 }
 
 // rates measures every limit with every sender.
@@ -546,8 +555,7 @@ func (b *bandwidthBench) processor(round int, nodes []*limitedNode, _ []sender) 
 // whole machine, and vary with it.
 const perRound = 3
 
-// others measures pods without a limit: beside one that uses its limit up, on a node with many limited ones, and on one whose ENI
-// has a queue by network priority. What they
+// others measures pods without a limit: beside one that uses its limit up, and on a node with many limited ones. What they
 // are compared with comes first in every other round.
 func (b *bandwidthBench) others(round int, nodes []*limitedNode, window time.Duration) error {
 	for _, l := range nodes {
@@ -565,20 +573,14 @@ func (b *bandwidthBench) others(round int, nodes []*limitedNode, window time.Dur
 			}
 			plain := func() ([]float64, error) { return m.take(l.plain, window) }
 			limited := func() ([]float64, error) { return m.take(l.beside, window) }
-			queued := func() ([]float64, error) { return m.take(l.queued, window) }
-			type comparison struct {
+			for k, c := range []struct {
 				suffix, baseline string
 				goal             float64
 				of, to           func() ([]float64, error)
-			}
-			list := []comparison{
+			}{
 				{", a neighbour uses its limit up", "alone", 0.97, beside, alone},
 				{fmt.Sprintf(", %d limited pods", limitedPods), "none limited", noLoss, limited, plain},
-			}
-			if !l.own {
-				list = append(list, comparison{", ENIs with a queue by network priority", "without", 0, queued, plain})
-			}
-			for k, c := range list {
+			} {
 				values, base, err := inTurn(round, c.of, c.to)
 				if err != nil {
 					return fmt.Errorf("%s%s: %w", l.name, c.suffix, err)
@@ -602,14 +604,14 @@ func inTurn(round int, of, to func() ([]float64, error)) (values, base []float64
 	return values, base, err
 }
 
-// compare adds a metric's values with the goal for their ratio, 0 for none.
+// compare adds a metric's values with the goal for their ratio.
 func (b *bandwidthBench) compare(round int, k kind, m metric, at [2]int, suffix, baseline string, goal float64, values, base []float64) {
 	for i, name := range m.names {
 		l := line{at: [4]int{partOthers, at[0], at[1], i}, name: name + suffix, unit: m.units[i], baseline: baseline, goal: report.Goal{AtLeast: goal}}
 		if m.units[i] == "µs" || m.units[i] == "CPU-ms" { // less is better
 			l.goal = report.Goal{AtMost: 1 / goal}
 		}
-		if name == "tcp_rr_p99" || goal == 0 { // the first says more of the machine
+		if name == "tcp_rr_p99" { // it says more of the machine
 			l.goal = report.Goal{}
 		}
 		b.add(round, k, l, values[i], base[i])

@@ -118,6 +118,7 @@ func (n *node) add(dp *dpnode.Node, shared string, pods []int) ([]*testutil.NS, 
 		if l, limited := n.limits[number]; limited {
 			pod.Limits = &l
 		}
+		pod.Priority = n.priorities[number]
 		wired[i] = pod
 		wired[i].State = datapath.Wired
 		turns <- struct{}{}

@@ -31,9 +31,8 @@ type limitedNode struct {
 	node, other *node
 	pods        []*limitedPod
 	far         []*testutil.NS
-	// plain are pods of two nodes with many pods without a limit, beside of two nodes with many limited ones, queued of two
-	// whose ENIs have a queue by network priority, with a total that they do not reach.
-	plain, beside, queued traffic.Path
+	// plain are pods of two nodes with many pods without a limit, beside of two nodes with many limited ones.
+	plain, beside traffic.Path
 }
 
 // limitedPod is a pod with a limit in both directions, in bits per second; 0: none.
@@ -132,7 +131,7 @@ func limitedNodes(b *bench, list []kind, limits []float64) (out []*limitedNode) 
 	both := func(bits float64) bandwidth.Limits {
 		return bandwidth.Limits{Ingress: uint64(bits), Egress: uint64(bits)}
 	}
-	type rest struct{ plain, beside, queued [2]*node }
+	type rest struct{ plain, beside [2]*node }
 	var rests []rest
 	for _, k := range list {
 		l := &limitedNode{kind: k}
@@ -153,10 +152,6 @@ func limitedNodes(b *bench, list []kind, limits []float64) (out []*limitedNode) 
 		var r rest
 		for i := range 2 {
 			r.plain[i], r.beside[i] = add(k, 1, upTo(limitedPods+1), nil), add(k, 1, upTo(limitedPods+1), many)
-			if !k.own {
-				r.queued[i] = add(k, 1, upTo(limitedPods+1), nil)
-				r.queued[i].eniMbit = 1_000_000
-			}
 		}
 		out, rests = append(out, l), append(rests, r)
 	}
@@ -192,9 +187,6 @@ func limitedNodes(b *bench, list []kind, limits []float64) (out []*limitedNode) 
 			return traffic.Path{Client: x[0], Server: y[0], Address: pair[1].pod(1)}
 		}
 		l.plain, l.beside = many(rests[i].plain), many(rests[i].beside)
-		if !l.own {
-			l.queued = many(rests[i].queued)
-		}
 	}
 	return out
 }

@@ -55,6 +55,8 @@ type node struct {
 	own    []datapath.ENI
 	// limits are those of pods' bandwidth, by number.
 	limits map[int]bandwidth.Limits
+	// priorities are those of pods' packets, by number.
+	priorities map[int]bandwidth.Priority
 	// eniMbit is the total of each ENI; 0: none.
 	eniMbit int
 }
