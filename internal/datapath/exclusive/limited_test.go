@@ -19,8 +19,8 @@ func TestLimits(t *testing.T) {
 
 // Network priority has no effect on pods of this kind, who share their ENI with nobody: it has no queue.
 func TestPriorityHasNoEffect(t *testing.T) {
-	k := kit
-	k.Kind, k.Exclusive, k.ENIMbit = claims.Exclusive, true, 4000
+	k := exclusiveKit()
+	k.ENIMbit = 4000
 	k.New = func(o world.Options) (world.Subject, error) { return newSubject(o, shaping.NewPriorities()) }
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
