@@ -186,7 +186,7 @@ func ownPriorityDoesNotCount(t *testing.T, e *env) {
 	}
 	defer conn.Close()
 	inbox := far.ListenPacket("udp", world.At(far.V6, 9))
-	const size, each = 1000, 100
+	const size, each = 1000, 50 // fewer than fill the receiver's buffer
 	before := look(t, e.n0, "eth1")
 	for _, value := range []uint32{classOf[bandwidth.Guaranteed], classOf[bandwidth.Burstable], netlink.MakeHandle(claims.QdiscENI, 0), netlink.MakeHandle(claims.QdiscENI, 1)} {
 		world.SetPriority(t, conn, value)
