@@ -259,6 +259,9 @@ func addressIsUsedAgain(t *testing.T, e *env) {
 		t.Errorf("Sync repairs %q", repairs)
 	}
 	sends("after a change", fifth, bandwidth.BestEffort)
+	fifth.Spec.Priority = bandwidth.Burstable
+	e.n0.Sync(fifth)
+	sends("after another", fifth, bandwidth.Burstable)
 }
 
 func podMoves(t *testing.T, e *env) {
@@ -299,6 +302,9 @@ func queueIsRepaired(t *testing.T, e *env) {
 		}
 		if repairs := e.n0.Sync(p); len(repairs) != 0 {
 			t.Errorf("%s: Sync repairs again %q", name, repairs)
+		}
+		if out := e.n0.Run("tc", "qdisc", "show", "dev", "eth1"); !strings.Contains(out, "htb 747c: root") || !strings.Contains(out, "default 0x20") || !strings.Contains(out, "direct_qlen 0") {
+			t.Errorf("%s: afterwards there is %s", name, out)
 		}
 		Leaves(t, name, p, "eth1", bandwidth.Guaranteed, func() { world.Bulk(t, p.NS, world.At(far.V4, 7)) })
 	}
