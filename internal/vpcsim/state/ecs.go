@@ -180,8 +180,8 @@ func (s *State) instanceView(i *Instance) InstanceView {
 
 func checkECS(d *data) error {
 	for id, g := range d.SecurityGroups {
-		if g == nil || d.VPCs[g.VpcId] == nil {
-			return broken("security group", id, "is in no VPC")
+		if g == nil || g.SecurityGroupId != id || d.VPCs[g.VpcId] == nil {
+			return broken("security group", id, "has another id or is in no VPC")
 		}
 	}
 	primary := map[string]bool{}
@@ -198,9 +198,9 @@ func checkECS(d *data) error {
 		}
 		primary[e.InstanceId] = primary[e.InstanceId] || e.Type == ENIPrimary
 	}
-	for id := range d.Instances {
-		if !primary[id] {
-			return broken("instance", id, "has no primary network interface")
+	for id, i := range d.Instances {
+		if i.InstanceId != id || !primary[id] {
+			return broken("instance", id, "has another id or no primary network interface")
 		}
 	}
 	return nil

@@ -49,6 +49,7 @@ func TestLoadRefusesWhatDoesNotFit(t *testing.T) {
 		"instance": {`"InstanceId":"` + eni.InstanceId + `","Slot":1`, `"InstanceId":"i-x","Slot":1`},
 		"primary":  {`"Type":"Primary"`, `"Type":"Secondary"`},
 		"table":    {`"RouteTableType":"System"`, `"RouteTableType":"Custom"`},
+		"id":       {`"VSwitchId":"` + w.vsw + `","VSwitchName"`, `"VSwitchId":"vsw-x","VSwitchName"`},
 		"kind":     {`"Kind":"instance-stop"`, `"Kind":"instance-dream"`},
 		"resource": {`"Kind":"instance-stop"`, `"Kind":"vpc"`},
 	} {
@@ -68,7 +69,20 @@ func FuzzLoad(f *testing.F) {
 	s := must(state.New(options(c)))
 	vpc := must(s.CreateVpc(state.CreateVpcRequest{}))
 	s.Tick(c.now)
-	must(s.CreateVSwitch(state.CreateVSwitchRequest{VpcId: vpc.VpcId, ZoneId: zone, CidrBlock: "172.16.0.0/28"}))
+	vsw := must(s.CreateVSwitch(state.CreateVSwitchRequest{VpcId: vpc.VpcId, ZoneId: zone, CidrBlock: "172.16.0.0/28"}))
+	f.Add(must(s.MarshalJSON()))
+	s.Tick(c.now)
+	sg := must(s.CreateSecurityGroup(state.CreateSecurityGroupRequest{VpcId: vpc.VpcId}))
+	eni := must(s.CreateNetworkInterface(state.CreateNetworkInterfaceRequest{VSwitchId: vsw, SecurityGroupId: sg})).NetworkInterfaceId
+	lb := must(s.CreateLoadBalancer(state.CreateLoadBalancerRequest{AddressType: state.AddressIntranet, VSwitchId: vsw})).LoadBalancerId
+	group := must(s.CreateVServerGroup(state.CreateVServerGroupRequest{
+		LoadBalancerId: lb, VServerGroupName: "g", BackendServers: []state.BackendServerItem{{ServerId: eni, Type: state.ServerENI, Port: 80}},
+	})).VServerGroupId
+	acl := must(s.CreateAccessControlList(state.CreateAccessControlListRequest{AclName: "a"}))
+	check(s.CreateLoadBalancerTCPListener(state.ListenerSettingsRequest{
+		LoadBalancerId: lb, ListenerPort: 80, VServerGroupId: &group, AclStatus: ptr("on"), AclType: ptr("white"), AclId: &acl,
+	}))
+	check(s.StartLoadBalancerListener(state.ListenerRequest{LoadBalancerId: lb, ListenerPort: 80}))
 	f.Add(must(s.MarshalJSON()))
 	f.Add([]byte(`{"Format":1,"Data":{"NetworkInterfaces":{"eni-1":{"NetworkInterfaceId":"eni-1"}}}}`))
 	f.Fuzz(func(t *testing.T, saved []byte) {
@@ -79,7 +93,12 @@ func FuzzLoad(f *testing.F) {
 		s.View()
 		must(s.DescribeNetworkInterfaces(state.DescribeNetworkInterfacesRequest{}))
 		must(s.DescribeSecurityGroups(state.DescribeSecurityGroupsRequest{}))
+		for _, l := range must(s.DescribeLoadBalancers(state.DescribeLoadBalancersRequest{})) {
+			must(s.DescribeVServerGroups(state.DescribeVServerGroupsRequest{LoadBalancerId: l.LoadBalancerId}))
+			must(s.DescribeHealthStatus(state.DescribeHealthStatusRequest{LoadBalancerId: l.LoadBalancerId}))
+		}
 		s.Tick(c.now.Add(100 * time.Hour))
+		s.View()
 		must(s.MarshalJSON())
 	})
 }

@@ -142,25 +142,25 @@ func hasRouteEntry(d *data, id string) bool {
 
 func checkVPC(d *data) error {
 	for id, vpc := range d.VPCs {
-		if vpc == nil || !slices.ContainsFunc(slices.Collect(maps.Values(d.RouteTables)), func(t *RouteTable) bool {
+		if vpc == nil || vpc.VpcId != id || !slices.ContainsFunc(slices.Collect(maps.Values(d.RouteTables)), func(t *RouteTable) bool {
 			return t != nil && t.VpcId == id && t.RouteTableType == RouteTableSystem
 		}) {
-			return broken("VPC", id, "has no system route table")
+			return broken("VPC", id, "has another id or no system route table")
 		}
 	}
 	for id, t := range d.RouteTables {
-		if t == nil || d.VPCs[t.VpcId] == nil {
-			return broken("route table", id, "is in no VPC")
+		if t == nil || t.RouteTableId != id || d.VPCs[t.VpcId] == nil {
+			return broken("route table", id, "has another id or is in no VPC")
 		}
 	}
 	for id, v := range d.VSwitches {
-		if v == nil || d.VPCs[v.VpcId] == nil || !v.CidrBlock.IsValid() || !v.CidrBlock.Addr().Is4() {
-			return broken("vSwitch", id, "is in no VPC or has no range")
+		if v == nil || v.VSwitchId != id || d.VPCs[v.VpcId] == nil || !v.CidrBlock.IsValid() || !v.CidrBlock.Addr().Is4() {
+			return broken("vSwitch", id, "has another id, is in no VPC or has no range")
 		}
 	}
 	for id, e := range d.EIPs {
-		if e == nil {
-			return broken("EIP", id, "is empty")
+		if e == nil || e.AllocationId != id {
+			return broken("EIP", id, "has another id")
 		}
 	}
 	return nil
