@@ -97,6 +97,11 @@ func (s *State) NLBGetListenerHealthStatus(req NLBListenerRequest) (*NLBListener
 
 // appendNLBs appends load balancers as a data plane sees them.
 func (s *State) appendNLBs(list []Balancer) []Balancer {
+	listeners := map[string][]*NLBListener{}
+	for _, id := range sortedKeys(s.data.NLBListeners) {
+		l := s.data.NLBListeners[id]
+		listeners[l.LoadBalancerId] = append(listeners[l.LoadBalancerId], l)
+	}
 	for _, id := range sortedKeys(s.data.NLBLoadBalancers) {
 		b := s.data.NLBLoadBalancers[id]
 		if b.LoadBalancerStatus == NLBProvisioning {
@@ -112,7 +117,7 @@ func (s *State) appendNLBs(list []Balancer) []Balancer {
 				seen.Addresses = append(seen.Addresses, BalancerAddress{Address: z.PublicIPv4Address, Public: true, ZoneId: z.ZoneId})
 			}
 		}
-		for _, l := range s.listenersOf(id) {
+		for _, l := range listeners[id] {
 			if l.Serves {
 				seen.Listeners = append(seen.Listeners, s.nlbListenerView(l))
 			}

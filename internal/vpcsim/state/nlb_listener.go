@@ -21,12 +21,25 @@ func (s *State) nlbListener(id string) (*NLBListener, error) {
 // listenersOf returns a load balancer's listeners, by id.
 func (s *State) listenersOf(loadBalancerID string) []*NLBListener {
 	var all []*NLBListener
-	for _, id := range sortedKeys(s.data.NLBListeners) {
-		if l := s.data.NLBListeners[id]; l.LoadBalancerId == loadBalancerID {
+	for _, l := range s.data.NLBListeners {
+		if l.LoadBalancerId == loadBalancerID {
 			all = append(all, l)
 		}
 	}
+	slices.SortFunc(all, func(a, b *NLBListener) int { return strings.Compare(a.ListenerId, b.ListenerId) })
 	return all
+}
+
+// nlbsWith returns the load balancers with a listener that uses a server group, or will after a
+// running job, by id.
+func (s *State) nlbsWith(groupID string) []string {
+	var ids []string
+	for _, l := range s.data.NLBListeners {
+		if slices.Contains(s.nlbGroupsOfListener(l), groupID) {
+			ids = append(ids, l.LoadBalancerId)
+		}
+	}
+	return distinct(ids)
 }
 
 // NLBCreateListener creates a listener, which serves when its job has succeeded.

@@ -139,10 +139,7 @@ func (s *State) NLBAddServersToServerGroup(req NLBServersRequest) (jobId string,
 		if n, most := len(g.Servers)+len(added), s.options.Limits.NLBServersPerGroup; n > most {
 			return nil, nlbQuota("servergroup_noeci_servers_num", n, most)
 		}
-		for _, id := range sortedKeys(s.data.NLBLoadBalancers) {
-			if !slices.Contains(s.nlbGroupsOf(id), g.ServerGroupId) {
-				continue
-			}
+		for _, id := range s.nlbsWith(g.ServerGroupId) {
 			if n, most := s.nlbServers(id, g)+len(added), s.options.Limits.NLBServersPerLoadBalancer; n > most {
 				return nil, nlbQuota("loadbalancer_noeci_servers_num", n, most)
 			}

@@ -229,10 +229,8 @@ func (s *State) NLBDeleteServerGroup(req NLBDeleteServerGroupRequest) (jobId str
 		if err != nil {
 			return "", err
 		}
-		for _, id := range sortedKeys(s.data.NLBListeners) {
-			if slices.Contains(s.nlbGroupsOfListener(s.data.NLBListeners[id]), g.ServerGroupId) {
-				return "", badRequest("ResourceInUse.ServerGroup", "The specified resource of ServerGroup is in use: %s by listener %s.", g.ServerGroupId, id)
-			}
+		if users := s.nlbsWith(g.ServerGroupId); len(users) > 0 {
+			return "", badRequest("ResourceInUse.ServerGroup", "The specified resource of ServerGroup is in use: %s by listeners of %v.", g.ServerGroupId, users)
 		}
 		if req.DryRun {
 			return "", dryRun()
