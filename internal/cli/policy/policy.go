@@ -171,7 +171,7 @@ Each finding names the object, the field and the check:
 
   not-as-written  refused, or not enforced as written
   never-matches   a rule that matches no connection
-  shadowed        a rule after one that matches everything that it matches
+  shadowed        a rule after one of its policy with the same conditions, or with none
   no-pods         a policy that selects no pod
   host-network    a policy that selects pods in the host network, to which none applies
   named-port      the name of a port that no pod has

@@ -260,7 +260,8 @@ func (l *linter) dns() {
 			servers = append(servers, p)
 		}
 	}
-	cut := map[policy.Ref][]string{}
+	type finding struct{ pods, servers []string }
+	cut := map[policy.Ref]finding{}
 	for _, p := range l.pods() {
 		if p.HostNetwork || len(p.Addresses) == 0 || slices.Contains(servers, p) {
 			continue
@@ -275,13 +276,19 @@ func (l *linter) dns() {
 			}
 			if d, _ := naive.Decide(l.set, l.cluster, c); d.Action == policy.Deny {
 				ref := l.who(d, p)
-				cut[ref] = append(cut[ref], p.String())
-				break
+				f := cut[ref]
+				if !slices.Contains(f.pods, p.String()) {
+					f.pods = append(f.pods, p.String())
+				}
+				if !slices.Contains(f.servers, s.String()) {
+					f.servers = append(f.servers, s.String())
+				}
+				cut[ref] = f
 			}
 		}
 	}
-	for ref, pods := range cut {
-		l.add(ref, "", DNS, "%s cannot reach the cluster's DNS (%s, UDP 53)", list(pods), servers[0])
+	for ref, f := range cut {
+		l.add(ref, "", DNS, "%s cannot reach the cluster's DNS (%s, UDP 53)", list(f.pods), list(f.servers))
 	}
 }
 

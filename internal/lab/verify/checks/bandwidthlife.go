@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"terway.dev/terway/internal/bandwidth"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/instruments"
 	"terway.dev/terway/internal/lab/verify"
@@ -169,6 +170,9 @@ var bandwidthNoTrace = verify.Check{
 			return "", err
 		}
 		there, err := e.limitTraces(ctx, m, addrs, uids)
+		if err == nil {
+			err = enoughTraces(e.Datapath(), there, pods)
+		}
 		if err != nil {
 			return "", err
 		}
@@ -196,6 +200,31 @@ var bandwidthNoTrace = verify.Check{
 		return fmt.Sprintf("%d pods with limits had %d traces on %s and %d queues and devices inside; half of them ended while the agent was killed; none is left", pods, len(there), m.Name, inPods), nil
 	}),
 }
+
+// enoughTraces returns an error if traces of so many pods are missing: they would be looked for in vain afterwards.
+func enoughTraces(datapath string, found []string, pods int) error {
+	want := []string{"status.used "}
+	if datapath != instruments.Exclusive && datapath != claims.IPvlan { // there queues are in the pods alone
+		want = append(want, "htb of ")
+	}
+	if datapath == claims.EBPF || datapath == claims.Netkit {
+		want = append(want, mapEntry)
+	}
+	for _, kind := range want {
+		n := 0
+		for _, f := range found {
+			if strings.HasPrefix(f, kind) {
+				n++
+			}
+		}
+		if n < pods {
+			return fmt.Errorf("%d pods with limits on %s have %d traces %q, want %d: %s", pods, datapath, n, kind, pods, strings.Join(found, ", "))
+		}
+	}
+	return nil
+}
+
+const mapEntry = "map entry"
 
 // endWithoutAgent deletes pods: half of them, and the others when the node's agent has just been killed.
 func (e *env) endWithoutAgent(ctx context.Context, m lab.Machine, names []string) error {
@@ -228,7 +257,7 @@ func (e *env) limitTraces(ctx context.Context, m lab.Machine, addrs []netip.Addr
 		return nil, err
 	}
 	for range n {
-		found = append(found, "map entry")
+		found = append(found, mapEntry)
 	}
 	nn, err := e.NodeNetwork(ctx, m.Name)
 	if err != nil {

@@ -79,3 +79,26 @@ func TestTableIsAligned(t *testing.T) {
 		}
 	}
 }
+
+// Traces of pods with limits that are not found cannot be seen to go.
+func TestTracesAreThere(t *testing.T) {
+	record, queue := []string{"status.used a", "status.used b"}, []string{"htb of tw1", "htb of tw2"}
+	for _, c := range []struct {
+		datapath string
+		found    []string
+		want     bool
+	}{
+		{"exclusive", record, true},
+		{"exclusive", record[:1], false},
+		{"ipvlan", record, true},
+		{"route", slices.Concat(record, queue), true},
+		{"route", slices.Concat(record, queue[:1]), false},
+		{"ebpf", slices.Concat(record, queue), false},
+		{"ebpf", slices.Concat(record, queue, []string{mapEntry, mapEntry}), true},
+		{"netkit", slices.Concat(record, queue, []string{mapEntry}), false},
+	} {
+		if err := enoughTraces(c.datapath, c.found, 2); (err == nil) != c.want {
+			t.Errorf("%s with %q: %v", c.datapath, c.found, err)
+		}
+	}
+}

@@ -77,7 +77,10 @@ func survived(at string, want, got any) (n int, lost []string) {
 	and := func(k int, l []string) { n, lost = n+k, append(lost, l...) }
 	switch want := want.(type) {
 	case map[string]any:
-		g, _ := got.(map[string]any)
+		g, is := got.(map[string]any)
+		if len(want) == 0 && !is { // it means everything, or nothing
+			return 1, []string{at + " is lost"}
+		}
 		for _, key := range slices.Sorted(maps.Keys(want)) {
 			and(survived(at+"."+key, want[key], g[key]))
 		}
@@ -199,13 +202,9 @@ var policyResources = []string{"networkpolicies", "globalnetworkpolicies", "netw
 
 var policyOffNoLoad = trouble(policyCheck("policy-off-no-load",
 	"policies are turned off and on under traffic: running connections lose nothing that is allowed, what was denied passes while they are off and is cut again; while they are off "+
-		"Terway's pods ask the API server for nothing that policies are made of (its audit log), and no node has programs or tables of policies",
+		"Terway's pods ask the API server for nothing that policies are made of (its audit log), and no node has policies' program at its eth0, or their table",
 	func(ctx context.Context, c *cast) (_ string, err error) {
 		e := c.e
-		_, nb, err := e.TwoNodes()
-		if err != nil {
-			return "", err
-		}
 		if err := e.apply(ctx, onlyFar); err != nil {
 			return "", err
 		}
@@ -214,6 +213,9 @@ var policyOffNoLoad = trouble(policyCheck("policy-off-no-load",
 		}
 		asked, err := e.asked(ctx)
 		if err != nil {
+			return "", err
+		}
+		if err := e.hooked(true); err != nil {
 			return "", err
 		}
 		on := len(asked)
@@ -252,8 +254,8 @@ var policyOffNoLoad = trouble(policyCheck("policy-off-no-load",
 		if len(asked) > 0 {
 			return "", fmt.Errorf("while policies are off Terway's pods ask for %s", strings.Join(asked, ", "))
 		}
-		if out, err := e.onNode(nb.Name, "nft", "list", "table", "inet", "terway-policy"); err == nil {
-			return "", fmt.Errorf("while policies are off %s has a table of them: %s", nb.Name, out)
+		if err := e.hooked(false); err != nil {
+			return "", err
 		}
 		began = time.Now()
 		if err := e.switchPolicies(ctx, true); err != nil {
@@ -272,6 +274,24 @@ var policyOffNoLoad = trouble(policyCheck("policy-off-no-load",
 		}
 		return measured, nil
 	}))
+
+// hooked returns an error if a node does not have policies' program at its eth0, and their table, or has them if want is false.
+func (e *env) hooked(want bool) error {
+	for _, m := range e.Lab.Machines {
+		filters, err := e.onNode(m.Name, "tc", "filter", "show", "dev", "eth0", "egress")
+		if err != nil {
+			return err
+		}
+		tables, err := e.onNode(m.Name, "nft", "list", "tables")
+		if err != nil {
+			return err
+		}
+		if program, table := strings.Contains(filters, "tw_to_other"), strings.Contains(tables, "terway-policy"); program != want || table != want {
+			return fmt.Errorf("%s has policies' program at its eth0: %t, and their table: %t; want %t", m.Name, program, table, want)
+		}
+	}
+	return nil
+}
 
 // asked returns what Terway's pods that run now have asked the API server for of what policies are made of.
 func (e *env) asked(ctx context.Context) ([]string, error) {
