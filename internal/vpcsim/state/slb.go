@@ -251,6 +251,9 @@ func (s *State) viewListener(l *Listener) BalancerListener {
 		switch l.HealthCheckType {
 		case CheckHTTP:
 			c.Method, c.Domain, c.URI = strings.ToUpper(l.HealthCheckMethod), l.HealthCheckDomain, l.HealthCheckURI
+			if c.Domain == serversOwnAddress {
+				c.Domain = ""
+			}
 			c.Codes = strings.Split(l.HealthCheckHttpCode, ",")
 		case CheckUDP:
 			c.Request, c.Expect = l.HealthCheckReq, l.HealthCheckExp

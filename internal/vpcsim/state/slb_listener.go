@@ -153,6 +153,9 @@ func defaultConfig(protocol string) ListenerConfig {
 // backend server.
 const serversOwnPort = -520
 
+// serversOwnAddress is a HealthCheckDomain that stands for the address of each backend server.
+const serversOwnAddress = "$_ip"
+
 // configure returns a listener's configuration with the settings of a request.
 func (s *State) configure(l *Listener, req ListenerSettingsRequest) (ListenerConfig, error) {
 	c := l.ListenerConfig

@@ -377,7 +377,7 @@ func TestListenerSettings(t *testing.T) {
 	// What a data plane gets of all settings; those that are not set again stay.
 	check(w.CreateLoadBalancerTCPListener(state.ListenerSettingsRequest{
 		LoadBalancerId: lb, ListenerPort: 80, VServerGroupId: &group, Scheduler: ptr("sch"), PersistenceTimeout: ptr(60),
-		HealthCheckType: ptr("http"), HealthCheckURI: ptr("/healthz"), HealthCheckConnectPort: ptr(8080), HealthCheckConnectTimeout: ptr(3),
+		HealthCheckType: ptr("http"), HealthCheckURI: ptr("/healthz"), HealthCheckDomain: ptr("$_ip"), HealthCheckConnectPort: ptr(8080), HealthCheckConnectTimeout: ptr(3),
 		AclStatus: ptr("off"), ListenerForward: ptr("off"), ProxyProtocolV2Enabled: ptr(false),
 	}))
 	check(w.SetLoadBalancerTCPListenerAttribute(state.ListenerSettingsRequest{
