@@ -2,11 +2,14 @@ package vpcsim_test
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,6 +18,7 @@ import (
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/ecs"
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/nlb"
+	"github.com/aliyun/alibaba-cloud-sdk-go/services/slb"
 
 	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/vpcsim"
@@ -143,4 +147,102 @@ func TestLoadBalancerForwards(t *testing.T) {
 	echo("while no simulator runs")
 	start(t, func(o *vpcsim.Options) { *o = s.Options })
 	echo("after a restart")
+}
+
+// The listeners of a CLB through the API: TCP with the client's address, HTTP with
+// X-Forwarded-For, and an access control list.
+func TestClassicLoadBalancerForwards(t *testing.T) {
+	s, f := withFabric(t)
+	c, l := connect(t, s), connectSLB(t, s)
+	n := makeNetwork(t, c)
+	allow := ecs.CreateAuthorizeSecurityGroupRequest()
+	allow.SecurityGroupId, allow.IpProtocol, allow.PortRange, allow.SourceCidrIp = n.group, "TCP", "8080/8080", "0.0.0.0/0"
+	must(c.ecs.AuthorizeSecurityGroup(allow))(t)
+	client, server := instance(t, c, runInstance(t, c, n)), instance(t, c, runInstance(t, c, n))
+	address := func(i ecs.Instance) string { return i.NetworkInterfaces.NetworkInterface[0].PrimaryIpAddress }
+	path, err := f.NetNSPath(server.InstanceId)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var listener net.Listener
+	if err := kernel.InNSAt(path, func() (err error) {
+		listener, err = net.Listen("tcp", "0.0.0.0:8080")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	web := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		from, _ := netip.ParseAddrPort(r.RemoteAddr)
+		fmt.Fprintf(w, "%s %s", from.Addr(), r.Header.Get("X-Forwarded-For"))
+	})}
+	go func() { _ = web.Serve(listener) }()
+	t.Cleanup(func() { web.Close() })
+
+	create := slb.CreateCreateLoadBalancerRequest()
+	create.AddressType, create.VSwitchId, create.VpcId = "intranet", n.vswitch, n.vpc
+	made := must(l.CreateLoadBalancer(create))(t)
+	group := slb.CreateCreateVServerGroupRequest()
+	group.LoadBalancerId, group.VServerGroupName = made.LoadBalancerId, "web"
+	group.BackendServers = fmt.Sprintf(`[{"ServerId":%q,"Port":"8080","Weight":"100"}]`, server.InstanceId)
+	rsp := must(l.CreateVServerGroup(group))(t).VServerGroupId
+	tcp := slb.CreateCreateLoadBalancerTCPListenerRequest()
+	tcp.LoadBalancerId, tcp.ListenerPort, tcp.VServerGroupId = made.LoadBalancerId, requests.NewInteger(81), rsp
+	tcp.HealthCheckInterval, tcp.HealthyThreshold, tcp.Bandwidth = requests.NewInteger(1), requests.NewInteger(2), requests.NewInteger(-1)
+	must(l.CreateLoadBalancerTCPListener(tcp))(t)
+	web80 := slb.CreateCreateLoadBalancerHTTPListenerRequest()
+	web80.LoadBalancerId, web80.ListenerPort, web80.VServerGroupId = made.LoadBalancerId, requests.NewInteger(80), rsp
+	web80.HealthCheck, web80.HealthCheckURI, web80.HealthCheckInterval = "on", "/healthz", requests.NewInteger(1)
+	web80.HealthyThreshold, web80.StickySession, web80.Bandwidth = requests.NewInteger(2), "off", requests.NewInteger(-1)
+	must(l.CreateLoadBalancerHTTPListener(web80))(t)
+	for port, protocol := range map[int]string{81: "tcp", 80: "http"} {
+		start := slb.CreateStartLoadBalancerListenerRequest()
+		start.LoadBalancerId, start.ListenerPort, start.ListenerProtocol = made.LoadBalancerId, requests.NewInteger(port), protocol
+		must(l.StartLoadBalancerListener(start))(t)
+	}
+	eventually(t, "the backend is healthy for both listeners", func() bool {
+		v := s.View().Balancers
+		return len(v) == 1 && len(v[0].Listeners) == 2 && !slices.ContainsFunc(v[0].Listeners, func(l state.BalancerListener) bool {
+			return l.Backends[0].Health != state.Healthy
+		})
+	})
+	get := func(port string) (string, error) {
+		inside, err := f.NetNSPath(client.InstanceId)
+		if err != nil {
+			return "", err
+		}
+		h := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return fabric.DialAt(ctx, inside, network, netip.MustParseAddrPort(address))
+		}}}
+		answer, err := h.Get("http://" + made.Address + ":" + port)
+		if err != nil {
+			return "", err
+		}
+		defer answer.Body.Close()
+		body, err := io.ReadAll(answer.Body)
+		return string(body), err
+	}
+	if got, err := get("81"); err != nil || got != address(client)+" " {
+		t.Errorf("by TCP: %q, %v", got, err)
+	}
+	if got, err := get("80"); err != nil || got != fabric.BalancerSource.Addr().String()+" "+address(client) {
+		t.Errorf("by HTTP: %q, %v", got, err)
+	}
+
+	acl := slb.CreateCreateAccessControlListRequest()
+	acl.AclName = "clients"
+	id := must(l.CreateAccessControlList(acl))(t).AclId
+	entry := slb.CreateAddAccessControlListEntryRequest()
+	entry.AclId, entry.AclEntrys = id, `[{"entry":"10.0.0.0/8","comment":"others"}]`
+	must(l.AddAccessControlListEntry(entry))(t)
+	set := slb.CreateSetLoadBalancerTCPListenerAttributeRequest()
+	set.LoadBalancerId, set.ListenerPort, set.AclStatus, set.AclType, set.AclId = made.LoadBalancerId, requests.NewInteger(81), "on", "white", id
+	must(l.SetLoadBalancerTCPListenerAttribute(set))(t)
+	if got, err := get("81"); err == nil {
+		t.Errorf("a client that is not in the list gets %q", got)
+	}
+	entry.AclEntrys = fmt.Sprintf(`[{"entry":"%s/32"}]`, address(client))
+	must(l.AddAccessControlListEntry(entry))(t)
+	if got, err := get("81"); err != nil {
+		t.Errorf("a client that is in the list gets %q, %v", got, err)
+	}
 }
