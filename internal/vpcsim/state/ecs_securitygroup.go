@@ -66,13 +66,8 @@ func (s *State) DeleteSecurityGroup(req DeleteSecurityGroupRequest) error {
 	if enis := s.index.byGroup[g.SecurityGroupId].sorted(); len(enis) > 0 {
 		return forbidden("DependencyViolation", "Security group %s has dependent resources: network interface %s.", g.SecurityGroupId, enis[0].NetworkInterfaceId)
 	}
-	for _, p := range products {
-		if p.usesGroup == nil {
-			continue
-		}
-		if id := p.usesGroup(&s.data, g.SecurityGroupId); id != "" {
-			return forbidden("DependencyViolation", "Security group %s has dependent resources: %s.", g.SecurityGroupId, id)
-		}
+	if id := s.user(g.SecurityGroupId); id != "" {
+		return forbidden("DependencyViolation", "Security group %s has dependent resources: %s.", g.SecurityGroupId, id)
 	}
 	for _, id := range sortedKeys(s.data.SecurityGroups) {
 		refers := func(r SecurityGroupRule) bool { return r.PeerGroupId == g.SecurityGroupId }

@@ -545,10 +545,16 @@ func (s *State) NLBLoadBalancerLeaveSecurityGroup(req NLBSecurityGroupsRequest) 
 	})
 }
 
-// nlbOfGroup returns a load balancer that is in a security group; "" if none is.
-func nlbOfGroup(d *data, groupID string) string {
+// nlbUses returns a load balancer that is in a security group, or a server group of a VPC; "" if
+// there is none.
+func nlbUses(d *data, groupOrVPC string) string {
 	for _, id := range sortedKeys(d.NLBLoadBalancers) {
-		if slices.Contains(d.NLBLoadBalancers[id].SecurityGroupIds, groupID) {
+		if slices.Contains(d.NLBLoadBalancers[id].SecurityGroupIds, groupOrVPC) {
+			return id
+		}
+	}
+	for _, id := range sortedKeys(d.NLBServerGroups) {
+		if d.NLBServerGroups[id].VpcId == groupOrVPC {
 			return id
 		}
 	}

@@ -853,3 +853,17 @@ func TestNLBWithEIPs(t *testing.T) {
 	w.settle()
 	check(w.ReleaseEipAddress(state.ReleaseEipAddressRequest{AllocationId: two.AllocationId}))
 }
+
+// A VPC stays while it has a server group, which cannot be without it.
+func TestNLBServerGroupKeepsItsVPC(t *testing.T) {
+	w := newNLBWorld(t)
+	vpc := must(w.CreateVpc(state.CreateVpcRequest{})).VpcId
+	w.settle()
+	group := must(w.NLBCreateServerGroup(w.serverGroup(func(r *state.NLBCreateServerGroupRequest) { r.VpcId = vpc }))).Id
+	w.settle()
+	w.refused(400, "DependencyViolation", func() error { return w.DeleteVpc(state.DeleteVpcRequest{VpcId: vpc}) })
+	must(w.NLBDeleteServerGroup(state.NLBDeleteServerGroupRequest{ServerGroupId: group}))
+	w.settle()
+	check(w.DeleteVpc(state.DeleteVpcRequest{VpcId: vpc}))
+	must(state.Load(options(w.clock), must(w.MarshalJSON())))
+}

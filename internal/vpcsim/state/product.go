@@ -25,9 +25,9 @@ type product struct {
 	// checked returns one of its listeners of load balancers; ok is false if there is none. nil
 	// for a product without listeners.
 	checked func(d *data, listenerID string) (l checked, ok bool)
-	// usesGroup returns one of its resources that is in a security group, beside ENIs; "" if none
-	// is. nil for a product without such resources.
-	usesGroup func(d *data, groupID string) string
+	// uses returns one of its resources, beside ENIs and vSwitches, that keeps a security group or
+	// a VPC from being deleted; "" if none does. nil for a product without such resources.
+	uses func(d *data, id string) string
 	// tagged returns its resources with tags, by the ResourceType of the tag actions in lower
 	// case: those with the given ids that exist, or all if no ids are given.
 	tagged map[string]func(d *data, ids []string) []taggable
@@ -46,6 +46,20 @@ type completion struct {
 
 // products are the products of the cloud. A product comes after those that it depends on.
 var products = []product{vpcProduct, ecsProduct, slbProduct, nlbProduct}
+
+// user returns a resource that keeps a security group or a VPC from being deleted, beside ENIs and
+// vSwitches; "" if none does.
+func (s *State) user(id string) string {
+	for _, p := range products {
+		if p.uses == nil {
+			continue
+		}
+		if user := p.uses(&s.data, id); user != "" {
+			return user
+		}
+	}
+	return ""
+}
 
 // completionOf returns the completion of a kind; nil if no product has the kind.
 func completionOf(k kind) *completion {

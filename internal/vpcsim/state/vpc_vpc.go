@@ -153,6 +153,9 @@ func (s *State) DeleteVpc(req DeleteVpcRequest) error {
 			return badRequest("DependencyViolation", "VPC %s has dependent resources: route table %s.", vpc.VpcId, table.RouteTableId)
 		}
 	}
+	if id := s.user(vpc.VpcId); id != "" {
+		return badRequest("DependencyViolation", "VPC %s has dependent resources: %s.", vpc.VpcId, id)
+	}
 	if busy := s.vpcBusy(vpc.VpcId); busy != nil {
 		return busy
 	}
