@@ -59,7 +59,7 @@ func TestNamesOfPodsAndReceiversDiffer(t *testing.T) {
 // Numbers that distinguish things are different.
 func TestNumbersDiffer(t *testing.T) {
 	for what, list := range map[string][]int{
-		"slots":                       {MaxENIs, SlotStranded, SlotOutside},
+		"slots":                       {MaxENIs, SlotOwnENI, SlotStranded, SlotOutside},
 		"rule priorities":             {RulePriorityLocal, RulePriorityStray, RulePriorityENI},
 		"device groups":               {GroupPod, GroupDying, GroupExclusive},
 		"priorities of tc filters":    {PrefEBPF, PrefIPvlan, PrefPriority, PrefShaping},
@@ -78,7 +78,7 @@ func TestNumbersDiffer(t *testing.T) {
 	if bits := MarkMask & (ConnMarkByENI | ConnMarkToNode | KubeProxyMasqueradeMark); bits != 0 {
 		t.Errorf("bits %#x have two meanings", bits)
 	}
-	for _, slot := range []int{1, MaxENIs, SlotStranded, SlotOutside} {
+	for _, slot := range []int{1, MaxENIs, SlotOwnENI, SlotStranded, SlotOutside} {
 		if m := MarkOf(slot); m == 0 || m&^MarkMask != 0 {
 			t.Errorf("slot %d: mark %#x is not within %#x", slot, m, MarkMask)
 		}
