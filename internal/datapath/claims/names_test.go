@@ -62,7 +62,7 @@ func TestNumbersDiffer(t *testing.T) {
 		"slots":                       {MaxENIs, SlotOwnENI, SlotStranded, SlotOutside},
 		"rule priorities":             {RulePriorityLocal, RulePriorityStray, RulePriorityENI},
 		"device groups":               {GroupPod, GroupDying, GroupExclusive},
-		"priorities of tc filters":    {PrefEBPF, PrefIPvlan, PrefPriority, PrefShaping},
+		"priorities of tc filters":    {PrefTurn, PrefEBPF, PrefIPvlan, PrefPriority, PrefOwnENI, PrefShaping},
 		"bits of a connection's mark": {ConnMarkByENI, ConnMarkToNode},
 		// A packet's priority names a class by both.
 		"majors of queueing disciplines": {QdiscHTB, QdiscFQCodel, QdiscFIFO, QdiscTBF, QdiscENI, QdiscENI + 1, QdiscENI + 2, QdiscENI + 3, QdiscENI + 4, QdiscENI + 5, QdiscENI + 6, PriorityUnknown >> 16},

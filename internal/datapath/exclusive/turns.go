@@ -93,6 +93,11 @@ func (t *turns) load(h *netlink.Handle) error {
 func (t *turns) prepare(ctx context.Context, h *netlink.Handle) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.ready(ctx, h)
+}
+
+// ready is prepare. The caller holds the lock.
+func (t *turns) ready(ctx context.Context, h *netlink.Handle) error {
 	if t.devices {
 		return nil
 	}
@@ -151,40 +156,45 @@ func (t *turns) sync(h *netlink.Handle, links []netlink.Link) ([]string, error) 
 			pods[uint32(l.Attrs().Index)] = true
 		}
 	}
-	if len(pods) == 0 {
-		t.devices = false
-		_, err := onNode.Sweep(h, links, func(netlink.Link) bool { return false }, false)
-		if t.loaded != nil {
-			err = errors.Join(err, t.prune(h, pods))
+	if len(pods) > 0 {
+		if err := t.load(h); err != nil || t.loaded == nil {
+			return nil, err
 		}
-		return nil, err
 	}
-	if err := t.load(h); err != nil || t.loaded == nil {
-		return nil, err
+	used := false // also by pods that are younger than the list
+	var err error
+	if t.loaded != nil {
+		used, err = t.prune(h, pods)
 	}
-	repairs, err := t.attach(h, links)
-	return repairs, errors.Join(err, t.prune(h, pods))
+	if len(pods) == 0 && !used {
+		t.devices = false
+		_, swept := onNode.Sweep(h, links, func(netlink.Link) bool { return false }, false)
+		return nil, errors.Join(err, swept)
+	}
+	repairs, attached := t.attach(h, links)
+	return repairs, errors.Join(err, attached)
 }
 
-// prune removes entries of devices that are gone. The caller holds the lock.
-func (t *turns) prune(h *netlink.Handle, pods map[uint32]bool) error {
+// prune removes entries of devices that are gone; used is whether others are left. The caller holds the lock.
+func (t *turns) prune(h *netlink.Handle, pods map[uint32]bool) (used bool, err error) {
 	var gone []programsAddr
 	var key programsAddr
 	var value programsOwnEni
 	it := t.entries().Iterate()
 	for it.Next(&key, &value) {
-		if pods[value.Host] {
-			continue
+		if !pods[value.Host] {
+			if _, err := h.LinkByIndex(int(value.Host)); netlinkx.Gone(err) { // else it is younger than the list
+				gone = append(gone, key)
+				continue
+			}
 		}
-		if _, err := h.LinkByIndex(int(value.Host)); netlinkx.Gone(err) { // it may be younger than the list
-			gone = append(gone, key)
-		}
+		used = true
 	}
 	errs := []error{it.Err()}
 	for _, key := range gone {
 		errs = append(errs, t.remove(key))
 	}
-	return errors.Join(errs...)
+	return used, errors.Join(errs...)
 }
 
 func (t *turns) entries() *ebpf.Map { return t.loaded.Maps[programsMapTwOwnEni1] }
@@ -346,7 +356,8 @@ func (o entry) Put(s *object.Site) error {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if err := o.load(s.Node); err != nil || o.loaded == nil {
+	// The last Sync may have found no such pod, and removed what is on the node's devices.
+	if err := o.ready(s.Ctx, s.Node); err != nil || o.loaded == nil {
 		return err
 	}
 	for _, a := range o.pod.Addresses {
