@@ -166,7 +166,7 @@ var bandwidthLiveChange = verify.Check{
 			name  string
 			value any // of both annotations; nil removes them
 			bits  float64
-		}{{"at first", limitText, limitBits}, {"changed to 60M", "60M", 3 * limitBits}, {"removed", nil, 0}, {"set again", limitText, limitBits}} {
+		}{{"at first", limitText, limitBits}, {"changed to 8M", "8M", 0.4 * limitBits}, {"removed", nil, 0}, {"set again", limitText, limitBits}} {
 			began := time.Now()
 			if err := e.annotate(ctx, "limited", map[string]any{bandwidth.Ingress: step.value, bandwidth.Egress: step.value}); err != nil {
 				return "", err
