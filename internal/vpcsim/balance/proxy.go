@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -95,10 +97,11 @@ func (p *Proxy) Set(l state.BalancerListener) {
 func (p *Proxy) Close() {
 	p.stop()
 	p.mu.Lock()
-	for c := range p.conns {
-		_ = c.Close()
-	}
+	open := slices.Collect(maps.Keys(p.conns)) // none is added any more
 	p.mu.Unlock()
+	for _, c := range open {
+		_ = c.Close() // a backend's counts itself, by the lock
+	}
 	if p.server != nil {
 		_ = p.server.Close()
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -268,18 +269,14 @@ func TestTCPProxy(t *testing.T) {
 	to := local(t, back.Addr())
 	listener := state.BalancerListener{Protocol: state.ProtocolTCP, Backends: []state.BalancerBackend{{Key: "k", Address: to.Addr(), Port: to.Port(), Weight: 1}}}
 	p := serve(t, front, listener)
-	dial := func() net.Conn {
-		c, err := net.Dial("tcp", front.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := c.SetDeadline(time.Now().Add(deadline)); err != nil {
-			t.Fatal(err)
-		}
-		return c
+	c, err := net.Dial("tcp", front.Addr().String())
+	if err != nil {
+		t.Fatal(err)
 	}
-	c := dial()
 	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(deadline)); err != nil {
+		t.Fatal(err)
+	}
 	fmt.Fprint(c, "abc")
 	_ = c.(*net.TCPConn).CloseWrite()
 	if got, err := io.ReadAll(c); err != nil || string(got) != "cba" {
@@ -287,9 +284,59 @@ func TestTCPProxy(t *testing.T) {
 	}
 	listener.Backends = nil
 	p.Set(listener)
-	c = dial()
-	defer c.Close()
-	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+	c, err = net.Dial("tcp", front.Addr().String())
+	if err == nil { // it may be refused before it is known to be open
+		defer c.Close()
+		_, err = c.Read(make([]byte, 1))
+	}
+	if !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("without a backend: %v", err)
+	}
+}
+
+// Close ends connections that are open at both ends, and returns.
+func TestCloseEndsConnections(t *testing.T) {
+	back, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer back.Close()
+	go func() {
+		for {
+			c, err := back.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(c, c); c.Close() }()
+		}
+	}()
+	front, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := local(t, back.Addr())
+	listener := state.BalancerListener{Protocol: state.ProtocolTCP, Backends: []state.BalancerBackend{{Key: "k", Address: to.Addr(), Port: to.Port(), Weight: 1}}}
+	p := serve(t, front, listener)
+	c, err := net.Dial("tcp", front.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(deadline)); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(c, "a")
+	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan struct{})
+	go func() { p.Close(); close(closed) }()
+	select {
+	case <-closed:
+	case <-time.After(deadline):
+		t.Fatal("Close does not return while a connection is open")
+	}
+	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the client's connection is open: %v", err)
 	}
 }
