@@ -497,11 +497,8 @@ func eachSet(elems Elements, f func(*nftables.Set, []nftables.SetElement) error)
 
 func markText(mark uint32) string {
 	slot := int(mark&claims.MarkMask) >> claims.MarkShift
-	switch slot {
-	case claims.SlotStranded:
+	if slot == claims.SlotStranded {
 		return "ENI is gone"
-	case claims.SlotOwnENI:
-		return "by its own ENI"
 	}
 	return fmt.Sprintf("table %d", claims.TableLocal+slot)
 }
