@@ -28,15 +28,7 @@ const nlbVersion = "2022-04-30"
 // fields is the tree of an answer's fields. A list has the fields of its items.
 type fields map[string]fields
 
-// parseFields reads "A, B[], C{D, E[]{F}}".
-func parseFields(text string) fields {
-	all, rest := parseList(text)
-	if rest != "" {
-		panic("left of a list of fields: " + rest)
-	}
-	return all
-}
-
+// parseList reads "A, B[], C{D, E[]{F}}", up to its end or a brace that it has not opened.
 func parseList(text string) (all fields, rest string) {
 	all = fields{}
 	for text != "" && text[0] != '}' {
@@ -69,7 +61,11 @@ func reference(t *testing.T) map[string]fields {
 		if !ok {
 			t.Fatalf("line %q, want ACTION: FIELDS", line)
 		}
-		all[action] = parseFields(list)
+		of, rest := parseList(list)
+		if rest != "" {
+			t.Fatalf("%s: left of its fields: %q", action, rest)
+		}
+		all[action] = of
 	}
 	return all
 }

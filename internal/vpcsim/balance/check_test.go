@@ -46,13 +46,13 @@ func follow(t *testing.T, l *state.BalancerListener, dial Dial) (*Checker, <-cha
 
 func wait(t *testing.T, news <-chan state.BackendHealth) state.BackendHealth {
 	t.Helper()
+	var n state.BackendHealth
 	select {
-	case n := <-news:
-		return n
+	case n = <-news:
 	case <-time.After(deadline):
 		t.Fatal("no report")
-		panic("unreachable")
 	}
+	return n
 }
 
 func listenerFor(kind string, to netip.AddrPort) *state.BalancerListener {

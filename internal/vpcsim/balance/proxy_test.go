@@ -241,13 +241,14 @@ func TestBodiesPass(t *testing.T) {
 	}
 }
 
-// A TCP listener whose backends do not see the client's address.
-func TestTCPProxy(t *testing.T) {
+// tcp serves a TCP listener with one backend, which handles connections so; dial connects to the listener.
+func tcp(t *testing.T, handle func(net.Conn)) (p *Proxy, listener state.BalancerListener, dial func() (net.Conn, error)) {
+	t.Helper()
 	back, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer back.Close()
+	t.Cleanup(func() { back.Close() })
 	go func() {
 		for {
 			c, err := back.Accept()
@@ -255,10 +256,8 @@ func TestTCPProxy(t *testing.T) {
 				return
 			}
 			go func() {
-				all, _ := io.ReadAll(c) // until the client has ended its half
-				slices.Reverse(all)
-				_, _ = c.Write(all)
-				c.Close()
+				defer c.Close()
+				handle(c)
 			}()
 		}
 	}()
@@ -267,14 +266,26 @@ func TestTCPProxy(t *testing.T) {
 		t.Fatal(err)
 	}
 	to := local(t, back.Addr())
-	listener := state.BalancerListener{Protocol: state.ProtocolTCP, Backends: []state.BalancerBackend{{Key: "k", Address: to.Addr(), Port: to.Port(), Weight: 1}}}
-	p := serve(t, front, listener)
-	c, err := net.Dial("tcp", front.Addr().String())
-	if err != nil {
-		t.Fatal(err)
+	listener = state.BalancerListener{Protocol: state.ProtocolTCP, Backends: []state.BalancerBackend{{Key: "k", Address: to.Addr(), Port: to.Port(), Weight: 1}}}
+	return serve(t, front, listener), listener, func() (net.Conn, error) {
+		c, err := net.Dial("tcp", front.Addr().String())
+		if err != nil {
+			return nil, err
+		}
+		t.Cleanup(func() { c.Close() })
+		return c, c.SetDeadline(time.Now().Add(deadline))
 	}
-	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(deadline)); err != nil {
+}
+
+// A TCP listener whose backends do not see the client's address.
+func TestTCPProxy(t *testing.T) {
+	p, listener, dial := tcp(t, func(c net.Conn) {
+		all, _ := io.ReadAll(c) // until the client has ended its half
+		slices.Reverse(all)
+		_, _ = c.Write(all)
+	})
+	c, err := dial()
+	if err != nil {
 		t.Fatal(err)
 	}
 	fmt.Fprint(c, "abc")
@@ -284,9 +295,8 @@ func TestTCPProxy(t *testing.T) {
 	}
 	listener.Backends = nil
 	p.Set(listener)
-	c, err = net.Dial("tcp", front.Addr().String())
+	c, err = dial()
 	if err == nil { // it may be refused before it is known to be open
-		defer c.Close()
 		_, err = c.Read(make([]byte, 1))
 	}
 	if !errors.Is(err, syscall.ECONNRESET) {
@@ -296,33 +306,9 @@ func TestTCPProxy(t *testing.T) {
 
 // Close ends connections that are open at both ends, and returns.
 func TestCloseEndsConnections(t *testing.T) {
-	back, err := net.Listen("tcp", "127.0.0.1:0")
+	p, _, dial := tcp(t, func(c net.Conn) { _, _ = io.Copy(c, c) })
+	c, err := dial()
 	if err != nil {
-		t.Fatal(err)
-	}
-	defer back.Close()
-	go func() {
-		for {
-			c, err := back.Accept()
-			if err != nil {
-				return
-			}
-			go func() { _, _ = io.Copy(c, c); c.Close() }()
-		}
-	}()
-	front, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	to := local(t, back.Addr())
-	listener := state.BalancerListener{Protocol: state.ProtocolTCP, Backends: []state.BalancerBackend{{Key: "k", Address: to.Addr(), Port: to.Port(), Weight: 1}}}
-	p := serve(t, front, listener)
-	c, err := net.Dial("tcp", front.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(deadline)); err != nil {
 		t.Fatal(err)
 	}
 	fmt.Fprint(c, "a")

@@ -71,6 +71,11 @@ func eachPathIsJudged(t *testing.T, e *env) {
 		s.ClusterIP = world.ClusterIP
 		return func() { n0.KubeProxy(s) }
 	}
+	otherService := func(s world.Service) func() {
+		s.ClusterIP = world.ClusterIP
+		return func() { n0.KubeProxy(); n1.KubeProxy(s) }
+	}
+	otherPort := world.At(n1.V4, 30080)
 	nodePort, cluster := world.At(n0.V4, 30080), world.At(world.ClusterIP, 80)
 	hostPort := func() {
 		n0.KubeProxy()
@@ -96,6 +101,8 @@ func eachPathIsJudged(t *testing.T, e *env) {
 		{path{"NodePort from another node, externalTrafficPolicy Local", n1.NS, nodePort, nil, "near", e.byNode(node(1))}, service(world.Service{NodePort: 30080, Local: true, Endpoint: near.V4})},
 		{path{"NodePort from a pod of another node, externalTrafficPolicy Local", far.NS, nodePort, nil, "near", e.byNode(app("far"))}, service(world.Service{NodePort: 30080, Local: true, Endpoint: near.V4})},
 		{path{"NodePort from the node's own pod, endpoint on another node", client.NS, nodePort, set(app("far")), "far", node(0)}, service(world.Service{NodePort: 30080, Endpoint: far.V4})},
+		{path{"NodePort from the node's own pod, endpoint on the node", client.NS, nodePort, set(app("near")), "near", node(0)}, service(world.Service{NodePort: 30080, Endpoint: near.V4})},
+		{path{"NodePort of another node", client.NS, otherPort, set(node(1)), "far", node(1)}, otherService(world.Service{NodePort: 30080, Endpoint: far.V4})},
 		{path{"own node", client.NS, world.At(n0.V4, 8080), set(node(0)), "", policy.AddrSet{}}, none},
 		{path{"own node, IPv6", client.NS, world.At(n0.V6, 8080), set(node(0)), "", policy.AddrSet{}}, none},
 		{path{"another node", client.NS, world.At(n1.V4, 8080), set(node(1)), "", policy.AddrSet{}}, none},
