@@ -26,6 +26,16 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
+// applied returns the cloud when the fabric has it too.
+func applied(t *testing.T, s *vpcsim.Server) *state.View {
+	t.Helper()
+	view := s.View()
+	if err := s.Read(t.Context(), 0, func(state.API) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return view
+}
+
 // A load balancer made through the API forwards: a backend gets connections when its checks have
 // found it healthy, from inside and outside, and none with weight 0; open ones go on, also while
 // the simulator is restarted.
@@ -65,7 +75,7 @@ func TestLoadBalancerForwards(t *testing.T) {
 	w.wait(listening.JobId)
 	zone := must(c.GetLoadBalancerAttribute(get))(t).ZoneMappings[0].LoadBalancerAddresses[0]
 
-	health := func() state.Health { return s.View().Balancers[0].Listeners[0].Backends[0].Health }
+	health := func() state.Health { return applied(t, s).Balancers[0].Listeners[0].Backends[0].Health }
 	dial := func(instance, address string) (net.Conn, error) {
 		path, err := f.NetNSPath(instance)
 		if err != nil {
@@ -200,7 +210,7 @@ func TestClassicLoadBalancerForwards(t *testing.T) {
 		must(l.StartLoadBalancerListener(start))(t)
 	}
 	eventually(t, "the backend is healthy for both listeners", func() bool {
-		v := s.View().Balancers
+		v := applied(t, s).Balancers
 		return len(v) == 1 && len(v[0].Listeners) == 2 && !slices.ContainsFunc(v[0].Listeners, func(l state.BalancerListener) bool {
 			return l.Backends[0].Health != state.Healthy
 		})
