@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"terway.dev/terway/internal/lab/instruments"
 )
 
 // WriteMoving prints that the nodes are being switched.
@@ -42,7 +44,10 @@ func WriteBegin(w io.Writer, g *Group) {
 // WriteLine prints a result as a row of the table.
 func WriteLine(w io.Writer, r Result) {
 	word := "ok  "
-	if !r.OK {
+	switch {
+	case r.Untested != "":
+		word, r.Measured = "-   ", instruments.NothingToTest(r.Untested).Error()
+	case !r.OK:
 		word = "FAIL"
 	}
 	fmt.Fprintf(w, "%s  %-25s %5.1fs  %s\n", word, r.Name, r.Seconds, r.Measured)
@@ -56,13 +61,19 @@ func WriteLine(w io.Writer, r Result) {
 // WriteSummary prints the results of several datapaths.
 func WriteSummary(w io.Writer, groups []*Group) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "\nDATAPATH\tPASSED\tFAILED\tTIME\tWHY NOT")
+	fmt.Fprintln(t, "\nDATAPATH\tPASSED\tFAILED\tUNTESTED\tTIME\tWHY NOT")
 	for _, g := range groups {
 		why := "-"
 		if g.Lacking != "" || g.Error != "" {
 			why = g.Lacking + g.Error
 		}
-		fmt.Fprintf(t, "%s\t%d\t%d\t%.0fs\t%s\n", g.Datapath, len(g.Results)-g.Failed(), g.Failed(), g.Seconds, why)
+		passed, failed := 0, g.Failed()
+		for _, r := range g.Results {
+			if r.OK {
+				passed++
+			}
+		}
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%.0fs\t%s\n", g.Datapath, passed, failed, len(g.Results)-passed-failed, g.Seconds, why)
 	}
 	return t.Flush()
 }

@@ -41,11 +41,16 @@ type Group struct {
 // Failed returns the number of failed checks.
 func (g *Group) Failed() (n int) {
 	for _, r := range g.Results {
-		if !r.OK {
+		if !r.OK && r.Untested == "" {
 			n++
 		}
 	}
 	return n
+}
+
+// tested reports whether a check has run and there was something to test.
+func (g *Group) tested(name string) bool {
+	return slices.ContainsFunc(g.Results, func(r Result) bool { return r.Name == name && r.Untested == "" })
 }
 
 // Report has functions that are called during a run.
@@ -116,7 +121,7 @@ func Run(ctx context.Context, s *lab.State, suite Suite, r Request, report Repor
 		if err := errors.Join(e.runAll(ctx, checks, g, report), e.sweep(ctx)); err != nil {
 			return groups, err
 		}
-		checks = slices.DeleteFunc(checks, func(c Check) bool { return c.Once && e.pointless(c) == "" })
+		checks = slices.DeleteFunc(checks, func(c Check) bool { return c.Once && g.tested(c.Name) })
 	}
 	return groups, nil
 }

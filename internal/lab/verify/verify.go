@@ -41,7 +41,7 @@ type Check struct {
 	// Beside marks a check that may run beside others of the kind: it changes nothing outside its namespace, ends no process, needs
 	// few pods (podsBeside), and measures nothing that others' traffic or a busy machine would change.
 	Beside bool
-	// Run returns what was measured, and an error if the network does not work as it should.
+	// Run returns what was measured, and an error if the network does not work as it should, or instruments.NothingToTest.
 	Run func(ctx context.Context, e *Env) (measured string, err error)
 }
 
@@ -50,8 +50,10 @@ type Result struct {
 	Name string `json:"name"`
 	// Datapath is the nodes' datapath, several names with commas if they differ; none with
 	// Flannel.
-	Datapath string  `json:"datapath,omitempty"`
-	OK       bool    `json:"ok"`
+	Datapath string `json:"datapath,omitempty"`
+	OK       bool   `json:"ok"`
+	// Untested is why there was nothing to test: the check has neither passed nor failed.
+	Untested string  `json:"untested,omitempty"`
 	Measured string  `json:"measured"`
 	Error    string  `json:"error,omitempty"`
 	Seconds  float64 `json:"seconds"`
@@ -98,8 +100,8 @@ func (e *Env) run(ctx context.Context, c Check) Result {
 		if err != nil {
 			return "", err
 		}
-		if why := own.pointless(c); why != "" {
-			return "nothing to test: " + why, nil
+		if c.Shared && own.AllExclusive() {
+			return "", instruments.NothingToTest("each pod has an exclusive ENI")
 		}
 		if err := own.MakeNamespace(ctx, metav1.ObjectMeta{GenerateName: "verify-" + c.Name + "-", Labels: map[string]string{namespaceLabel: c.Name}}); err != nil {
 			return "", err
@@ -117,18 +119,14 @@ func (e *Env) run(ctx context.Context, c Check) Result {
 		err = errors.Join(err, own.Empty(clean, own.Namespace))
 	}
 	r := Result{Name: c.Name, Datapath: e.Datapath(), OK: err == nil, Measured: measured, Seconds: time.Since(began).Seconds()}
-	if err != nil {
+	var nothing instruments.NothingToTest
+	switch {
+	case errors.As(err, &nothing) && err.Error() == nothing.Error(): // and nothing else is wrong
+		r.Untested = string(nothing)
+	case err != nil:
 		r.Error = err.Error()
 	}
 	return r
-}
-
-// pointless returns why a check has nothing to test on the nodes' datapath; "" if it has.
-func (e *Env) pointless(c Check) string {
-	if c.Shared && e.AllExclusive() {
-		return "each pod has an exclusive ENI"
-	}
-	return ""
 }
 
 // namespaceLabel marks the namespaces of checks.

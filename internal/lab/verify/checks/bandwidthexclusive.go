@@ -20,7 +20,7 @@ var bandwidthExclusive = verify.Check{
 	About:  "a pod with an exclusive ENI has one limit for both its devices: the ENI, and the one to its node",
 	NotFor: noLimitsOfFlannel,
 	Once:   true,
-	Run: run(withENI(func(ctx context.Context, e *env, na, nb lab.Machine) (string, error) {
+	Run: run(withENI(1, func(ctx context.Context, e *env, na, nb lab.Machine) (string, error) {
 		spec := instruments.PlainSpec(nb.Name)
 		lab.AskForENI(&spec)
 		if err := e.CreateAnnotated(ctx, "own", map[string]string{bandwidth.Ingress: limitText, bandwidth.Egress: limitText}, spec, metav1.CreateOptions{}); err != nil {

@@ -50,8 +50,8 @@ var bandwidthOfType = verify.Check{
 		}
 		most := kind.BandwidthBase * 1e9
 		if most > tooMuch {
-			return fmt.Sprintf("nothing to test: %s, the type of %s, has %s, and this machine may not send as much: start the lab with a type of %s or less",
-				na.Type, na.Name, bandwidth.Rate(uint64(most)), bandwidth.Rate(tooMuch)), nil
+			return "", instruments.NothingToTest(fmt.Sprintf("%s, the type of %s, has %s, and this machine may not send as much: choose an --instance-type with %s or less",
+				na.Type, na.Name, bandwidth.Rate(uint64(most)), bandwidth.Rate(tooMuch)))
 		}
 		if err := e.CreateAnnotated(ctx, "limited", map[string]string{bandwidth.Egress: besideText}, e.PodSpec(na.Name), metav1.CreateOptions{}); err != nil {
 			return "", err

@@ -25,7 +25,7 @@ var exclusiveENI = verify.Check{
 		"a second one waits for it (in mode exclusive that is pod-limit's)",
 	NotFor: map[string]string{lab.NetworkFlannel: "Flannel's pods have no ENIs"},
 	Once:   true,
-	Run: run(withENI(func(ctx context.Context, e *env, na, nb lab.Machine) (string, error) {
+	Run: run(withENI(2, func(ctx context.Context, e *env, na, nb lab.Machine) (string, error) {
 		if err := e.askByAnnotation(ctx, "own", nb.Name); err != nil {
 			return "", err
 		}
@@ -59,15 +59,19 @@ var exclusiveENI = verify.Check{
 	})),
 }
 
-// withENI is a check with two nodes, of which the second offers exclusive ENIs: one during the check, unless all its ENIs are exclusive.
-// Pods that take it are named own or next.
-func withENI(check func(ctx context.Context, e *env, na, nb lab.Machine) (string, error)) func(context.Context, *env) (string, error) {
+// withENI is a check with two nodes, of which the second offers exclusive ENIs: one during the check, unless all its ENIs are exclusive;
+// then it must have room for so many pods of the check. Pods that take the one are named own or next.
+func withENI(pods int, check func(ctx context.Context, e *env, na, nb lab.Machine) (string, error)) func(context.Context, *env) (string, error) {
 	return func(ctx context.Context, e *env) (measured string, err error) {
 		na, nb, err := e.TwoNodes()
 		if err != nil {
 			return "", err
 		}
-		if !e.Exclusive(nb.Name) {
+		if e.Exclusive(nb.Name) {
+			if _, err := e.RoomOn(ctx, nb, pods, pods); err != nil {
+				return "", err
+			}
+		} else {
 			if err := e.offerENIs(ctx, nb.Name, 1); err != nil {
 				return "", err
 			}

@@ -288,7 +288,7 @@ spec:
 
 var policyExclusiveENI = once(policyCheck("policy-exclusive-eni",
 	"a pod that has an ENI for itself is held to its policies on all ways, to and from pods of its node and of another one, nodes, an instance and Services: at first nothing may pass, then what rules name; its node's probes pass",
-	func(ctx context.Context, c *cast) (string, error) { return withENI(c.ownENI)(ctx, c.e) }))
+	func(ctx context.Context, c *cast) (string, error) { return withENI(1, c.ownENI)(ctx, c.e) }))
 
 // ownENI tries the policies of pod own, which has an ENI of the second node.
 func (c *cast) ownENI(ctx context.Context, e *env, na, nb lab.Machine) (string, error) {

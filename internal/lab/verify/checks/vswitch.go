@@ -114,7 +114,7 @@ func (e *env) withRoom(ctx context.Context) (best lab.Machine, of *v1alpha1.Node
 		}
 	}
 	if of == nil {
-		return best, nil, errors.New("no ENI of the nodes has room for another address: nothing would be tested")
+		return best, nil, instruments.NothingToTest("no ENI of the nodes has room for another address")
 	}
 	return best, of, nil
 }
