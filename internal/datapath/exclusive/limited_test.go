@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"terway.dev/terway/internal/bandwidth"
+	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/shaping"
 	"terway.dev/terway/internal/datapath/suite/limited"
@@ -17,11 +18,12 @@ func TestLimits(t *testing.T) {
 	limited.Run(t, exclusiveKit(), func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, f) })
 }
 
-// Network priority has no effect on pods of this kind, who share their ENI with nobody: it has no queue.
+// Network priority has no effect on pods of this kind, who share their ENI with nobody: it has no queue, and no address of theirs has a class.
 func TestPriorityHasNoEffect(t *testing.T) {
 	k := exclusiveKit()
 	k.ENIMbit = 4000
-	k.New = func(o world.Options) (world.Subject, error) { return newSubject(o, shaping.NewPriorities()) }
+	f := shaping.NewPriorities()
+	k.New = func(o world.Options) (world.Subject, error) { return newSubject(o, f) }
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
@@ -38,6 +40,10 @@ func TestPriorityHasNoEffect(t *testing.T) {
 		t.Errorf("the pod has a queue: %s", out)
 	}
 	world.Ping(t, p.NS, netip.MustParseAddr(world.PodGW))
+	share, own := &node.Pod{}, &node.Pod{Pod: datapath.Pod{Exclusive: &datapath.ENI{}}}
+	if in, out := f.Objects(share, nil), f.Objects(own, nil); len(in) != 1 || len(out) != 0 {
+		t.Errorf("a pod has %d objects, want 1, with an exclusive ENI %d, want none", len(in), len(out))
+	}
 }
 
 // A limit that comes later lets packets of the ENI's own MTU pass, which nobody has told the agent.
