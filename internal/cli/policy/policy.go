@@ -172,8 +172,9 @@ Each finding names the object, the field and the check:
   not-as-written  refused, or not enforced as written
   never-matches   a rule that matches no connection
   shadowed        a rule after one of its policy with the same conditions, or with none
-  no-pods         a policy that selects no pod
+  no-pods         a policy that selects no pod, or a rule with a selector that selects none
   host-network    a policy that selects pods in the host network, to which none applies
+  own-eni         pods with an ENI of their own and capabilities to go past their policies
   named-port      the name of a port that no pod has
   dns             pods that cannot reach the cluster's DNS
   metadata        the metadata address of other clouds is closed, Alibaba Cloud's is not

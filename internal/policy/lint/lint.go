@@ -60,7 +60,7 @@ func (f Finding) String() string {
 func Lint(o translate.Objects, options translate.Options) []Finding {
 	set, notes := translate.Policies(o, options)
 	cluster, more := translate.Cluster(o)
-	l := &linter{set: set, cluster: cluster, loose: loose(o.Pods)}
+	l := &linter{set: set, cluster: cluster, pods: running(cluster), loose: loose(o.Pods)}
 	for _, n := range append(notes, more...) {
 		value := ""
 		if n.Value != "" {
@@ -91,6 +91,8 @@ func Lint(o translate.Objects, options translate.Options) []Finding {
 type linter struct {
 	set     policy.Set
 	cluster policy.Cluster
+	// pods are all that have not ended, by name.
+	pods []*policy.Pod
 	// loose are the pods that are not held to policies at an ENI of their own.
 	loose map[policy.NamespacedName]bool
 	found []Finding
@@ -105,7 +107,7 @@ func (l *linter) policy(p policy.Policy) {
 	var subjects []*policy.Pod
 	if pods {
 		var host []string
-		for _, pod := range l.pods() {
+		for _, pod := range l.pods {
 			if !l.labels(p.Subject, pod) {
 				continue
 			}
@@ -153,15 +155,19 @@ func (l *linter) policy(p policy.Policy) {
 			}
 			if pods {
 				l.namedPorts(p, direction, r, field, subjects)
+				l.nobody(p, field, "the pod's own end", r.Self)
+				for _, m := range r.Peers {
+					l.nobody(p, field, "the other end", m)
+				}
 			}
 			l.metadata(p, r, field)
 		}
 	}
 }
 
-// pods returns all pods that have not ended, by name.
-func (l *linter) pods() []*policy.Pod {
-	list := slices.DeleteFunc(slices.Collect(maps.Values(l.cluster.Pods)), func(p *policy.Pod) bool { return p.Ended })
+// running returns all pods that have not ended, by name.
+func running(c policy.Cluster) []*policy.Pod {
+	list := slices.DeleteFunc(slices.Collect(maps.Values(c.Pods)), func(p *policy.Pod) bool { return p.Ended })
 	slices.SortFunc(list, func(a, b *policy.Pod) int { return strings.Compare(a.String(), b.String()) })
 	return list
 }
@@ -176,6 +182,34 @@ func (l *linter) labels(s policy.PodSelector, p *policy.Pod) bool {
 		s.ServiceAccounts.Matches(l.cluster.ServiceAccountLabels(account))
 }
 
+// nobody finds selectors of one end of a rule's connections that select no pod, and no network set where they may.
+func (l *linter) nobody(p policy.Policy, field, end string, m policy.Match) {
+	for _, s := range m.In {
+		if s.Pods == nil || s.Nodes != nil || s.Service != nil || len(s.Nets) > 0 {
+			continue
+		}
+		wants := selectorText(*s.Pods)
+		if wants == "" || l.networkSets(s.NetworkSets) || slices.ContainsFunc(l.pods, func(pod *policy.Pod) bool { return !pod.HostNetwork && l.labels(*s.Pods, pod) }) {
+			continue
+		}
+		if s.Pods.Namespace != "" {
+			wants += ", namespace " + s.Pods.Namespace
+		}
+		l.add(p.Ref, field, NoPods, "no pod outside the host network is at %s: want %s", end, wants)
+	}
+}
+
+// networkSets reports whether the selector selects one.
+func (l *linter) networkSets(s *policy.NetworkSetSelector) bool {
+	for name := range l.cluster.NetworkSets {
+		if s != nil && s.Sets.Matches(l.cluster.NetworkSetLabels(name)) && (name.Namespace == "" && s.Global && s.Namespace == "" ||
+			name.Namespace != "" && s.Namespaced && (s.Namespace == "" || s.Namespace == name.Namespace) && s.Namespaces.Matches(l.cluster.NamespaceLabels(name.Namespace))) {
+			return true
+		}
+	}
+	return false
+}
+
 // namedPorts finds port names that no pod at that end of the connection declares.
 func (l *linter) namedPorts(p policy.Policy, d policy.Direction, r policy.Rule, field string, subjects []*policy.Pod) {
 	if len(subjects) == 0 {
@@ -185,7 +219,7 @@ func (l *linter) namedPorts(p policy.Policy, d policy.Direction, r policy.Rule, 
 		ask := func(ports []policy.Port, own bool) {
 			candidates := subjects
 			if !own {
-				candidates = l.pods()
+				candidates = l.pods
 			}
 			for _, port := range ports {
 				if port.Name != "" && !slices.ContainsFunc(candidates, func(pod *policy.Pod) bool {
@@ -255,14 +289,14 @@ func (l *linter) probes(p policy.Policy) {
 // dns finds pods that cannot reach the cluster's DNS.
 func (l *linter) dns() {
 	var servers []*policy.Pod
-	for _, p := range l.pods() {
+	for _, p := range l.pods {
 		if app := p.Labels["k8s-app"]; (app == "kube-dns" || app == "coredns") && !p.HostNetwork && len(p.Addresses) > 0 {
 			servers = append(servers, p)
 		}
 	}
 	type finding struct{ pods, servers []string }
 	cut := map[policy.Ref]finding{}
-	for _, p := range l.pods() {
+	for _, p := range l.pods {
 		if p.HostNetwork || len(p.Addresses) == 0 || slices.Contains(servers, p) {
 			continue
 		}

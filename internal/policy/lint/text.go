@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"terway.dev/terway/internal/policy"
+	"terway.dev/terway/internal/policy/selector"
 )
 
 // conditions writes the conditions of a rule. Rules with equal text match the same connections,
@@ -71,6 +72,23 @@ func addresses(s policy.AddrSet) string {
 		any = append(any, fmt.Sprintf("nets%s", s.Nets))
 	}
 	return "{" + strings.Join(any, " | ") + "}"
+}
+
+// selectorText says what pods must have to be selected, in whatever namespace; "" is nothing.
+func selectorText(s policy.PodSelector) string {
+	var all []string
+	ask := func(what string, s *selector.Selector) {
+		if !s.Always() {
+			all = append(all, fmt.Sprintf("%s with %s", what, s))
+		}
+	}
+	ask("labels", s.Pods)
+	ask("a namespace", s.Namespaces)
+	if s.ServiceAccountNames != nil {
+		all = append(all, "service account "+strings.Join(s.ServiceAccountNames, " or "))
+	}
+	ask("a service account", s.ServiceAccounts)
+	return strings.Join(all, ", ")
 }
 
 func traffic(t policy.Traffic) string {
