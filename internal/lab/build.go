@@ -83,8 +83,8 @@ func (o *Options) targets() []target {
 		{name: "Helm", dir: modules + "helm", stamped: true,
 			packages: []string{"helm.sh/helm/v4/cmd/helm"}, out: "bin/", made: []string{"bin/helm"}, flags: strip},
 		{name: "Terway", dir: ".",
-			packages: []string{"./cmd/terway", "./cmd/terwayd", "./cmd/terway-controller", "./cmd/terwayctl", "./internal/lab/pause"}, out: "terway/",
-			made:  []string{"terway/terway", "terway/terwayd", "terway/terway-controller", "terway/terwayctl", "terway/pause"},
+			packages: []string{"./cmd/terway", "./cmd/terwayd", "./cmd/terway-controller", "./cmd/terwayctl", "./internal/lab/pause", "./internal/lab/webserver"}, out: "terway/",
+			made:  []string{"terway/terway", "terway/terwayd", "terway/terway-controller", "terway/terwayctl", "terway/pause", "terway/webserver"},
 			flags: strip},
 	}
 	if o.Network == NetworkFlannel {

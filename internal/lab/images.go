@@ -38,6 +38,8 @@ const (
 	ImagePause   = "registry.k8s.io/pause:3.10.1"
 	ImageAgnhost = "registry.k8s.io/e2e-test-images/agnhost:2.63.0"
 	ImageCoreDNS = "registry.k8s.io/coredns/coredns:v1.14.7"
+	// ImageWebserver has the server behind load balancers (internal/lab/webserver).
+	ImageWebserver = "terway.local/webserver:dev"
 )
 
 // image is a container image of one layer.
@@ -60,6 +62,7 @@ func (o *Options) images(ctx context.Context) error {
 	list := []image{
 		{file: "pause", ref: ImagePause, also: []string{"registry.k8s.io/pause:3.10.2"}, files: map[string]string{"/pause": o.cached("terway/pause")}, entrypoint: []string{"/pause"}},
 		{file: "coredns", ref: ImageCoreDNS, files: map[string]string{"/coredns": o.Bin("coredns")}, entrypoint: []string{"/coredns"}},
+		{file: "webserver", ref: ImageWebserver, files: map[string]string{"/webserver": o.cached("terway/webserver")}, entrypoint: []string{"/webserver"}},
 	}
 	makers := []func(context.Context) (image, error){o.agnhostImage, o.terwayImage}
 	if o.Network == NetworkFlannel {

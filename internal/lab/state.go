@@ -99,6 +99,22 @@ func (s *State) Machine(name string) (*Machine, error) {
 	return nil, fmt.Errorf("no machine %q in the lab: there are %s", name, s.names())
 }
 
+// Internet is the name, in NetNS, of the namespace outside the VPC.
+const Internet = "internet"
+
+// NetNS returns the path of the network namespace of a machine, or of the one outside the VPC.
+// The latter exists while a load balancer of the VPC has a public address, and reaches nothing else.
+func (s *State) NetNS(name string) (string, error) {
+	if name == Internet {
+		return netnsDir + "/" + Prefix + Internet, nil
+	}
+	m, err := s.Machine(name)
+	if err != nil {
+		return "", fmt.Errorf("%w; %s is outside of all", err, Internet)
+	}
+	return m.NetNS, nil
+}
+
 func (s *State) names() []string {
 	names := []string{s.Master.Name}
 	for _, m := range s.Machines {

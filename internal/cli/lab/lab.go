@@ -28,7 +28,7 @@ func NewCommand() *cobra.Command {
 	}
 	var dir string
 	for _, c := range []*cobra.Command{upCommand(&dir), downCommand(&dir), statusCommand(&dir), verifyCommand(&dir),
-		kubeconfigCommand(&dir), envCommand(&dir), shellCommand(&dir), compareCommand(&dir), conformanceCommand(&dir)} {
+		kubeconfigCommand(&dir), envCommand(&dir), shellCommand(&dir), loadCommand(&dir), compareCommand(&dir), conformanceCommand(&dir)} {
 		// Not a flag of the root command: the simulator's commands have no lab.
 		c.Flags().StringVar(&dir, "dir", lab.DefaultDir, "the running lab's folder")
 		cmd.AddCommand(c)
