@@ -19,6 +19,8 @@ import (
 //	controller unassigns it in the cloud and drops it from spec   (gone)
 //	agent drops it from status.released
 //
+// An address that is held waits at each of these steps until it is not.
+//
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,shortName=nn
@@ -249,6 +251,10 @@ type Address struct {
 	// Unassigning means that the node has confirmed and the controller unassigns the
 	// address from the ENI: this cannot be undone.
 	Unassigning bool `json:"unassigning,omitempty"`
+	// Held means that the address is a backend of a load balancer, also while its pod has it. When the pod
+	// is gone, the node gives it to no other pod, and it stays on its ENI, until the load balancer does
+	// not have it any more.
+	Held bool `json:"held,omitempty"`
 }
 
 // TakenAway is what one call took away.

@@ -207,6 +207,9 @@ func (a *Agent) whyNone(exclusive bool) string {
 	now := a.Now()
 	c := a.pool.Count(now)
 	s := fmt.Sprintf("no address for the pod: the node has %d (%d used, %d resting after use, %d on their way back to the cloud", c.Total, c.Used, c.Cooling, c.Releasing)
+	if c.Held > 0 {
+		s += fmt.Sprintf(", %d that load balancers still have as backends", c.Held)
+	}
 	if c.Unusable > 0 {
 		s += fmt.Sprintf(", %d on ENIs that are being attached", c.Unusable)
 	}

@@ -299,7 +299,7 @@ func (a *Agent) applyLocked(devices map[string]Device) (left []netip.Addr) {
 			a.node.ENIs = append(a.node.ENIs, eni)
 		}
 		for _, addr := range e.Addresses {
-			offers = append(offers, pool.Offer{Address: addr.Address, ENI: e.MAC.String(), Usable: present && e.Ready, Releasing: addr.Releasing, Exclusive: e.Exclusive})
+			offers = append(offers, pool.Offer{Address: addr.Address, ENI: e.MAC.String(), Usable: present && e.Ready, Releasing: addr.Releasing, Held: addr.Held, Exclusive: e.Exclusive})
 		}
 	}
 	left = a.pool.Update(offers)

@@ -86,7 +86,11 @@ func TestCrashAnywhere(t *testing.T) {
 			if got == "" {
 				return
 			}
-			if old, ok := answered[s]; ok && old != got {
+			old, again := answered[s]
+			if !again && e.isHeld(got) {
+				rt.Fatalf("%s, which a load balancer has, given to %s", got, s)
+			}
+			if again && old != got {
 				rt.Fatalf("ADD of %s answered %s, before %s", s, got, old)
 			}
 			for other, a := range answered {
@@ -126,6 +130,15 @@ func TestCrashAnywhere(t *testing.T) {
 					e.repair()
 					delete(answered, s)
 				}
+			},
+			"load balancers get and lose addresses": func(*rapid.T) {
+				w := e.a.desired
+				w.ENIs = slices.Clone(w.ENIs)
+				w.ENIs[0].Addresses = slices.Clone(w.ENIs[0].Addresses)
+				for i := range w.ENIs[0].Addresses {
+					w.ENIs[0].Addresses[i].Held = rapid.Bool().Draw(rt, "held")
+				}
+				e.setDesired(w)
 			},
 			"wait": func(*rapid.T) { e.sleep(20 * time.Second); e.repair() },
 			"": func(rt *rapid.T) {

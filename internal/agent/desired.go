@@ -56,6 +56,8 @@ type DesiredENI struct {
 type DesiredAddress struct {
 	Address   netip.Addr
 	Releasing bool
+	// Held: a load balancer has it as a backend.
+	Held bool
 	// Gone: it is no longer on the ENI, or about to be removed.
 	Gone bool
 }
@@ -128,7 +130,7 @@ func ParseDesired(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Desired
 				continue
 			}
 			seen[a] = e.ID
-			out.Addresses = append(out.Addresses, DesiredAddress{Address: a, Releasing: ad.Releasing || e.Phase == v1alpha1.ENIDetaching, Gone: ad.Unassigning || e.Phase == v1alpha1.ENIDetaching})
+			out.Addresses = append(out.Addresses, DesiredAddress{Address: a, Releasing: ad.Releasing || e.Phase == v1alpha1.ENIDetaching, Held: ad.Held, Gone: ad.Unassigning || e.Phase == v1alpha1.ENIDetaching})
 		}
 		w.ENIs = append(w.ENIs, out)
 	}

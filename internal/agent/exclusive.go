@@ -192,7 +192,7 @@ func (a *Agent) whyNoENI() string {
 	case a.whyNoMore != "":
 		return s + "; " + a.whyNoMore
 	case total > held:
-		return s + "; one is on its way to the node (being attached, or coming back from a pod that has ended)"
+		return s + "; one is on its way to the node (being attached, or coming back from a pod that has ended), or a load balancer still has it as a backend"
 	case total < a.desired.ExclusiveENIs && a.silenceLocked() != "":
 		return s + "; " + a.silenceLocked()
 	case total < a.desired.ExclusiveENIs:

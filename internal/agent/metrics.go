@@ -137,7 +137,7 @@ func (c *poolCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	a.mu.Unlock()
 	for state, count := range map[string]int{
-		"used": n.Used, "free": n.Free, "cooling": n.Cooling, "releasing": n.Releasing, "unusable": n.Unusable,
+		"used": n.Used, "free": n.Free, "cooling": n.Cooling, "held": n.Held, "releasing": n.Releasing, "unusable": n.Unusable,
 	} {
 		ch <- prometheus.MustNewConstMetric(c.addresses, prometheus.GaugeValue, float64(count), state)
 	}

@@ -266,7 +266,7 @@ func underWay(nn *v1alpha1.NodeNetwork) bool {
 			return true
 		}
 		for _, a := range e.Addresses {
-			if e.Phase == v1alpha1.ENIReady && !a.Releasing && !taken[a.Address] {
+			if e.Phase == v1alpha1.ENIReady && !a.Releasing && !a.Held && !taken[a.Address] {
 				return true
 			}
 		}

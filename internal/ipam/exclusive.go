@@ -41,10 +41,10 @@ func (s State) planExclusive() Plan {
 	return p
 }
 
-// used reports whether a pod holds the ENI. If its address is cooling it counts as free: with
-// an ENI for each pod there may be no other.
+// used reports whether a pod has the ENI, or a load balancer holds its address. If its address is
+// cooling it counts as free: with an ENI for each pod there may be no other.
 func (e *ENI) used() bool {
-	return slices.ContainsFunc(e.Addresses, func(a Address) bool { return a.Use == Used })
+	return slices.ContainsFunc(e.Addresses, func(a Address) bool { return a.Use == Used || a.Held })
 }
 
 func (p *Plan) growExclusive(s *State, need int) {

@@ -28,7 +28,7 @@ func TestBothKindsShareTheSlots(t *testing.T) {
 			}
 		}
 		for range rapid.IntRange(1, 12).Draw(t, "rounds") {
-			switch rapid.IntRange(0, 5).Draw(t, "what") {
+			switch rapid.IntRange(0, 6).Draw(t, "what") {
 			case 0:
 				w.s.Demand += rapid.IntRange(1, 20).Draw(t, "pods")
 			case 1:
@@ -41,6 +41,8 @@ func TestBothKindsShareTheSlots(t *testing.T) {
 				w.s.MaxExclusive = rapid.IntRange(0, enis).Draw(t, "another split")
 			case 5:
 				w.settle(t)
+			case 6:
+				w.hold(t)
 			}
 		}
 		w.s.ExclusiveDemand = min(w.s.ExclusiveDemand, w.s.MaxExclusive)
@@ -85,6 +87,11 @@ func TestExclusivePlans(t *testing.T) {
 	own := func(token string, use Use) ENI {
 		return ENI{Token: token, Phase: Ready, VSwitch: "v1", Exclusive: true, Addresses: []Address{{Address: netip.AddrFrom4([4]byte{10, 0, token[0], 0}), Primary: true, Use: use}}}
 	}
+	held := func(token string, use Use) ENI {
+		e := own(token, use)
+		e.Addresses[0].Held = true
+		return e
+	}
 	vs := []VSwitch{{ID: "v1", Available: 100}}
 	for name, c := range map[string]struct {
 		s    State
@@ -103,6 +110,14 @@ func TestExclusivePlans(t *testing.T) {
 		"all in use": {
 			State{MaxENIs: 2, MaxExclusive: 2, ExclusiveDemand: 1, PerENI: 10, VSwitches: vs, ENIs: []ENI{own("a", Used), own("b", Used)}},
 			func(p Plan) bool { return p.Empty() && p.Shortage == TypeLimit && p.Missing == 1 },
+		},
+		"one whose address is held will not do": {
+			State{MaxENIs: 2, MaxExclusive: 2, ExclusiveDemand: 1, PerENI: 10, VSwitches: vs, ENIs: []ENI{own("a", Used), held("b", Free)}},
+			func(p Plan) bool { return p.Empty() && p.Shortage == TypeLimit },
+		},
+		"one whose address is held is not surplus": {
+			State{MaxENIs: 3, ExclusiveWarm: 0, PerENI: 10, VSwitches: vs, ENIs: []ENI{held("a", Free)}},
+			func(p Plan) bool { return p.Empty() },
 		},
 		"a resting one will do": {
 			State{MaxENIs: 2, MaxExclusive: 2, ExclusiveDemand: 1, PerENI: 10, VSwitches: vs, ENIs: []ENI{own("a", Used), own("b", Cooling)}},

@@ -42,8 +42,14 @@ type Address struct {
 	Releasing bool // the node was asked to stop using it
 	// Going: it is being unassigned, which cannot be undone.
 	Going bool
-	Use   Use
+	// Held: a load balancer has it as a backend. It counts as used, whatever its use on the node: no
+	// other pod may have it, and it stays on its ENI.
+	Held bool
+	Use  Use
 }
+
+// free reports whether a pod could have the address if its ENI is ready.
+func (a *Address) free() bool { return a.Use == Free && !a.Releasing && !a.Held }
 
 // Phase is the state of an ENI.
 type Phase int
@@ -307,7 +313,7 @@ func (e *ENI) free() int {
 	}
 	n := e.Unknown
 	for _, a := range e.Addresses {
-		if a.Use == Free && !a.Releasing {
+		if a.free() {
 			n++
 		}
 	}
@@ -329,7 +335,7 @@ func (p *Plan) grow(s *State, need int) {
 					continue
 				}
 				p.Keep = append(p.Keep, a.Address)
-				if a.Use == Free || a.Use == Released {
+				if (a.Use == Free || a.Use == Released) && !a.Held {
 					need-- // one that a pod took before the agent saw the mark helps later
 				}
 			}
@@ -457,7 +463,7 @@ func (p *Plan) shrink(s *State, surplus int) {
 			if surplus <= 0 {
 				return
 			}
-			if a.Use != Free || a.Releasing || a.Primary && !whole {
+			if !a.free() || a.Primary && !whole {
 				continue
 			}
 			p.Release = append(p.Release, a.Address)
@@ -466,11 +472,11 @@ func (p *Plan) shrink(s *State, surplus int) {
 	}
 }
 
-// busy counts the addresses that pods use or that are cooling.
+// busy counts the addresses that pods use, that are cooling or that are held.
 func (e *ENI) busy() int {
 	n := 0
 	for _, a := range e.Addresses {
-		if a.Use == Used || a.Use == Cooling {
+		if a.Use == Used || a.Use == Cooling || a.Held {
 			n++
 		}
 	}
@@ -485,7 +491,9 @@ func (p *Plan) finish(s *State) {
 			continue
 		}
 		if e.leaving() {
-			if !slices.ContainsFunc(e.Addresses, func(a Address) bool { return !a.Releasing || a.Use != Released || slices.Contains(p.Keep, a.Address) }) {
+			if !slices.ContainsFunc(e.Addresses, func(a Address) bool {
+				return !a.Releasing || a.Use != Released || a.Held || slices.Contains(p.Keep, a.Address)
+			}) {
 				p.Detach = append(p.Detach, e.Token)
 			}
 			// Until all are confirmed the ENI stays complete, so that it can be kept.
@@ -493,7 +501,7 @@ func (p *Plan) finish(s *State) {
 		}
 		var gone []netip.Addr
 		for _, a := range e.Addresses {
-			if a.Releasing && a.Use == Released && !a.Primary && !slices.Contains(p.Keep, a.Address) {
+			if a.Releasing && a.Use == Released && !a.Held && !a.Primary && !slices.Contains(p.Keep, a.Address) {
 				gone = append(gone, a.Address)
 			}
 		}

@@ -83,7 +83,7 @@ func (w *world) run(t *rapid.T, p Plan, steps int) {
 		if !ok() {
 			return
 		}
-		if ad := w.find(a); ad.Use != Free || ad.Releasing {
+		if ad := w.find(a); ad.Use != Free || ad.Releasing || ad.Held {
 			t.Fatalf("release of %+v", *ad)
 		} else {
 			ad.Releasing = true
@@ -95,7 +95,7 @@ func (w *world) run(t *rapid.T, p Plan, steps int) {
 		}
 		e := w.eni(u.Token)
 		for _, a := range u.Addresses {
-			if ad := w.find(a); ad.Use != Released || !ad.Releasing || ad.Primary {
+			if ad := w.find(a); ad.Use != Released || !ad.Releasing || ad.Primary || ad.Held {
 				t.Fatalf("unassign of %+v", *ad)
 			}
 			e.Addresses = slices.DeleteFunc(e.Addresses, func(x Address) bool { return x.Address == a })
@@ -107,7 +107,7 @@ func (w *world) run(t *rapid.T, p Plan, steps int) {
 			return
 		}
 		for _, a := range w.eni(d).Addresses {
-			if a.Use != Released {
+			if a.Use != Released || a.Held {
 				t.Fatalf("detach of an ENI with %+v", a)
 			}
 		}
@@ -150,9 +150,20 @@ func (w *world) advance() {
 			if w.s.ENIs[i].Exclusive {
 				demand = &w.s.ExclusiveDemand
 			}
-			if *demand > 0 && w.s.ENIs[i].Phase == Ready && a.Use == Free && !a.Releasing {
+			if *demand > 0 && w.s.ENIs[i].Phase == Ready && a.free() {
 				a.Use = Used
 				*demand--
+			}
+		}
+	}
+}
+
+// hold lets load balancers get addresses of pods, and lose some.
+func (w *world) hold(t *rapid.T) {
+	for i := range w.s.ENIs {
+		for j := range w.s.ENIs[i].Addresses {
+			if a := &w.s.ENIs[i].Addresses[j]; a.Use == Used || a.Held {
+				a.Held = rapid.Bool().Draw(t, "held")
 			}
 		}
 	}
@@ -212,7 +223,7 @@ func TestConvergesWithinLimits(t *testing.T) {
 		}
 		pot := w.available["v1"] + w.available["v2"]
 		for range rapid.IntRange(1, 12).Draw(t, "rounds") {
-			switch rapid.IntRange(0, 3).Draw(t, "what") {
+			switch rapid.IntRange(0, 4).Draw(t, "what") {
 			case 0: // pods come
 				w.s.Demand += rapid.IntRange(1, 40).Draw(t, "pods")
 			case 1: // pods go
@@ -229,6 +240,8 @@ func TestConvergesWithinLimits(t *testing.T) {
 				w.run(t, w.compute(), rapid.IntRange(0, 4).Draw(t, "steps"))
 			case 3:
 				w.settle(t)
+			case 4:
+				w.hold(t)
 			}
 		}
 		w.s.Demand = min(w.s.Demand, w.s.MaxENIs*w.s.PerENI)
@@ -266,6 +279,18 @@ func TestPlans(t *testing.T) {
 				a.Use = use[i]
 			}
 			e.Addresses = append(e.Addresses, a)
+		}
+		return e
+	}
+	held := func(e ENI, of ...int) ENI {
+		for _, i := range of {
+			e.Addresses[i].Held = true
+		}
+		return e
+	}
+	releasing := func(e ENI, of ...int) ENI {
+		for _, i := range of {
+			e.Addresses[i].Releasing = true
 		}
 		return e
 	}
@@ -360,6 +385,25 @@ func TestPlans(t *testing.T) {
 			func(p Plan) bool {
 				return slices.Equal(p.Release, []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 'b', 0}), netip.AddrFrom4([4]byte{10, 0, 'b', 1}), netip.AddrFrom4([4]byte{10, 0, 'a', 2})})
 			},
+		},
+		"held addresses are neither free nor surplus, and keep their ENI": {
+			State{MaxENIs: 3, PerENI: 5, Min: 1, Max: 1, ENIs: []ENI{held(ready("a", 3, Used), 1, 2), held(ready("b", 3), 0)}, VSwitches: vs},
+			func(p Plan) bool {
+				return slices.Equal(p.Release, []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 'b', 1})}) && len(p.Assign) == 0
+			},
+		},
+		"what is held when the node has confirmed stays": {
+			State{MaxENIs: 3, PerENI: 3, Max: 1, VSwitches: vs, ENIs: []ENI{
+				held(releasing(ready("a", 3, Used, Released, Released), 1, 2), 1),
+				held(releasing(ready("b", 2, Released, Released), 0, 1), 1),
+			}},
+			func(p Plan) bool {
+				return len(p.Detach) == 0 && len(p.Unassign) == 1 && slices.Equal(p.Unassign[0].Addresses, []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 'a', 2})})
+			},
+		},
+		"a held address does not serve the pod that waits": {
+			State{MaxENIs: 1, PerENI: 3, Demand: 1, VSwitches: vs, ENIs: []ENI{held(ready("a", 3, Used, Used), 2)}},
+			func(p Plan) bool { return p.Missing == 1 && p.Shortage == TypeLimit },
 		},
 		"cooling addresses are neither free nor surplus": {
 			State{MaxENIs: 3, PerENI: 5, Min: 1, Max: 1, ENIs: []ENI{ready("a", 3, Used, Cooling, Cooling)}, VSwitches: vs},

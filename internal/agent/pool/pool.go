@@ -21,6 +21,8 @@ type Offer struct {
 	Usable bool
 	// Releasing: the controller is taking the address back.
 	Releasing bool
+	// Held: a load balancer has it as a backend, so no other pod gets it.
+	Held bool
 	// Exclusive: the ENI is for one pod.
 	Exclusive bool
 }
@@ -205,7 +207,7 @@ func (p *Pool) back(a netip.Addr, key string, now time.Time) *slot {
 
 // Count is the number of addresses in each state.
 type Count struct {
-	Total, Used, Free, Cooling, Releasing, Unusable int
+	Total, Used, Free, Cooling, Held, Releasing, Unusable int
 }
 
 // Count counts the addresses at a time.
@@ -220,6 +222,8 @@ func (p *Pool) Count(now time.Time) Count {
 			c.Releasing++
 		case p.cools(s, now):
 			c.Cooling++
+		case s.offer.Held:
+			c.Held++
 		case !s.offer.Usable:
 			c.Unusable++
 		default:
@@ -232,7 +236,7 @@ func (p *Pool) Count(now time.Time) Count {
 // NextCooled returns when the next cooling address can be used; ok is false when none cools.
 func (p *Pool) NextCooled(now time.Time) (at time.Time, ok bool) {
 	for _, s := range p.slots {
-		if s.holder != nil || s.given || !s.offered || !s.offer.Usable || !p.cools(s, now) {
+		if s.holder != nil || s.given || !s.offered || !s.offer.Usable || s.offer.Held || !p.cools(s, now) {
 			continue
 		}
 		if t := s.freed.Add(p.cooling); !ok || t.Before(at) {
@@ -272,7 +276,7 @@ func (p *Pool) free(s *slot, now time.Time) bool { return s.usable() && !p.cools
 
 // usable reports whether a pod could have the address, apart from cooling.
 func (s *slot) usable() bool {
-	return s.offered && s.offer.Usable && !s.offer.Releasing && !s.given && s.holder == nil
+	return s.offered && s.offer.Usable && !s.offer.Releasing && !s.offer.Held && !s.given && s.holder == nil
 }
 
 func (p *Pool) cools(s *slot, now time.Time) bool {

@@ -59,6 +59,43 @@ func TestCoolingAddressIsNotGiven(t *testing.T) {
 	}
 }
 
+func TestAddressOfALoadBalancerIsNotGiven(t *testing.T) {
+	p := New()
+	p.SetCooling(time.Minute)
+	own := Offer{Address: addr(100), ENI: "own", Usable: true, Exclusive: true}
+	held, free := append(offers(1), own), append(offers(1), own)
+	held[0].Held, held[1].Held = true, true
+	p.Update(free)
+	a, _ := p.Take(Holder{Key: "a"}, t0)
+	b, _ := p.TakeExclusive(Holder{Key: "b"}, t0)
+	p.Update(held)
+	if used, _, _ := p.Report(t0); len(used) != 2 {
+		t.Errorf("used %v: the pods keep their addresses", used)
+	}
+	p.Free(a.Addresses[0], "a", t0)
+	p.Free(b.Addresses[0], "b", t0)
+	later := t0.Add(time.Hour)
+	if _, ok := p.Take(Holder{Key: "c"}, later); ok {
+		t.Error("an address that a load balancer has was given to a pod")
+	}
+	if _, ok := p.TakeExclusive(Holder{Key: "c"}, later); ok {
+		t.Error("an ENI whose address a load balancer has was given to a pod")
+	}
+	if _, ok := p.NextCooled(t0); ok {
+		t.Error("it says when the address can be used, which is not known")
+	}
+	if c := p.Count(later); c.Held != 2 {
+		t.Errorf("count %+v", c)
+	}
+	p.Update(free)
+	if _, ok := p.Take(Holder{Key: "c"}, later); !ok {
+		t.Error("not given when no load balancer has it any more")
+	}
+	if _, ok := p.TakeExclusive(Holder{Key: "c"}, later); !ok {
+		t.Error("the ENI was not given when no load balancer has its address any more")
+	}
+}
+
 func TestReleaseHandshake(t *testing.T) {
 	p := New()
 	p.Update(offers(2))
@@ -180,6 +217,7 @@ func TestPoolModel(t *testing.T) {
 						Address: addr(i), ENI: "eni",
 						Usable:    rapid.Bool().Draw(t, "usable"),
 						Releasing: rapid.Bool().Draw(t, "releasing"),
+						Held:      rapid.Bool().Draw(t, "held"),
 					}
 					list = append(list, o)
 					offered[o.Address] = o
@@ -207,7 +245,7 @@ func TestPoolModel(t *testing.T) {
 				if f, ok := freed[o.Address]; ok && now.Sub(f) < cooling {
 					t.Fatalf("%s given %v after it was freed", o.Address, now.Sub(f))
 				}
-				if w := offered[o.Address]; !w.Usable || w.Releasing {
+				if w := offered[o.Address]; !w.Usable || w.Releasing || w.Held {
 					t.Fatalf("%s given although offered as %+v", o.Address, w)
 				}
 				held[key] = o.Address
@@ -245,7 +283,7 @@ func TestPoolModel(t *testing.T) {
 					}
 				}
 				c := p.Count(now)
-				if c.Used+c.Free+c.Cooling+c.Releasing+c.Unusable != c.Total {
+				if c.Used+c.Free+c.Cooling+c.Held+c.Releasing+c.Unusable != c.Total {
 					t.Fatalf("count %+v does not add up", c)
 				}
 				for _, a := range coolingNow {

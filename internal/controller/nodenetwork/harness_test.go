@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -58,6 +59,9 @@ type rig struct {
 	churn func()
 	// former: the agents are of the previous version, which replaces the whole status.
 	former bool
+	// backends are addresses that load balancers have; unread: the controller does not know them yet.
+	backends map[string]bool
+	unread   bool
 	// serial is the next pod's number.
 	serial int
 }
@@ -79,7 +83,7 @@ func newRig(t cloudtest.TB, podCIDRs []string, options ...option) *rig {
 		f(cfg, &o)
 	}
 	g := &rig{Cloud: cloudtest.Start(t, o), cfg: cfg, events: &cloudtest.Events{},
-		pods: map[string]map[string]string{}, seen: map[string]*v1alpha1.NodeNetwork{}}
+		pods: map[string]map[string]string{}, seen: map[string]*v1alpha1.NodeNetwork{}, backends: map[string]bool{}}
 	g.vpc, g.vswitch, _ = g.Network("192.168.0.0/16", append([]string{"192.168.0.0/19"}, podCIDRs...)...)
 	g.cfg.VSwitches = map[string][]string{zone: g.vswitch[1:]}
 	g.store = config.NewStore(g.cfg)
@@ -88,7 +92,7 @@ func newRig(t cloudtest.TB, podCIDRs []string, options ...option) *rig {
 	g.Must(corev1.AddToScheme(scheme))
 	g.Must(coordinationv1.AddToScheme(scheme))
 	g.kube = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.NodeNetwork{}).
-		WithIndex(&corev1.Node{}, indexInstance, instanceOf).WithIndex(&v1alpha1.NodeNetwork{}, indexPod, podsOf).WithInterceptorFuncs(generations()).Build()
+		WithIndex(&corev1.Node{}, indexInstance, instanceOf).WithIndex(&v1alpha1.NodeNetwork{}, indexPod, podsOf).WithIndex(&v1alpha1.NodeNetwork{}, indexAddress, addressesOf).WithInterceptorFuncs(generations()).Build()
 	g.restart()
 	return g
 }
@@ -144,6 +148,7 @@ func (g *rig) restart() {
 		Log: slog.New(slog.DiscardHandler), Now: g.Clock.Now,
 		NewToken:  func() string { return fmt.Sprintf("token-%d", g.tokens.Add(1)) },
 		Catalogue: func(name string) (cloud.InstanceType, bool) { return fromCatalogue(name) },
+		Held:      func(a netip.Addr) (held, known bool) { return g.backends[a.String()], !g.unread },
 		Go:        func(f func()) { f() }, // what a reconcile has asked for is there when it ends
 		Poll:      time.Second, Retry: 5 * time.Second, Park: time.Minute, Settle: 10 * time.Second, GoneDelay: 5 * time.Minute,
 	})
@@ -247,13 +252,18 @@ func (g *rig) agent(name string) bool {
 	return turn() && g.report(name, nn)
 }
 
-// hold checks that the pods' addresses are assigned in the cloud.
+// hold checks that the addresses of pods and load balancers are assigned in the cloud.
 func (g *rig) hold(name string) {
 	g.Helper()
 	assigned := g.assigned(name)
 	for pod, a := range g.pods[name] {
 		if a != "" && !assigned[a] {
 			g.Fatalf("node %s: pod %s has %s, which is not assigned in the cloud any more", name, pod, a)
+		}
+	}
+	for a := range g.backends {
+		if !assigned[a] {
+			g.Fatalf("node %s: a load balancer has %s, which is not assigned in the cloud any more", name, a)
 		}
 	}
 }
@@ -271,7 +281,10 @@ func (g *rig) serve(name string, nn *v1alpha1.NodeNetwork) {
 	}
 	for _, e := range nn.Spec.ENIs {
 		for _, a := range e.Addresses {
-			if e.Phase == v1alpha1.ENIReady && !a.Releasing && !held[a.Address] && len(waiting[e.Exclusive]) > 0 {
+			if e.Phase == v1alpha1.ENIReady && !a.Releasing && !a.Held && !held[a.Address] && len(waiting[e.Exclusive]) > 0 {
+				if g.backends[a.Address] {
+					g.Fatalf("node %s: pod %s gets %s, which a load balancer has", name, waiting[e.Exclusive][0], a.Address)
+				}
 				g.pods[name][waiting[e.Exclusive][0]] = a.Address
 				waiting[e.Exclusive] = waiting[e.Exclusive][1:]
 			}
@@ -411,9 +424,24 @@ func (g *rig) removePods(name string, n int) {
 		if n == 0 {
 			break
 		}
+		if a := g.pods[name][pod]; g.backends[a] && !g.marked(name, a) {
+			continue // its address would cool until the node sees the mark
+		}
 		delete(g.pods[name], pod)
 		n--
 	}
+}
+
+// marked reports whether the node's agent knows that a load balancer has an address.
+func (g *rig) marked(name, address string) bool {
+	return g.seen[name] != nil && isHeld(g.seen[name], address)
+}
+
+// isHeld reports whether a NodeNetwork has an address as held.
+func isHeld(nn *v1alpha1.NodeNetwork, address string) bool {
+	return slices.ContainsFunc(nn.Spec.ENIs, func(e v1alpha1.ENI) bool {
+		return slices.ContainsFunc(e.Addresses, func(a v1alpha1.Address) bool { return a.Address == address && a.Held })
+	})
 }
 
 // unsteady makes agent and pods behave randomly.
@@ -448,7 +476,7 @@ func (g *rig) free(name string) int {
 	n := 0
 	for _, e := range g.nn(name).Spec.ENIs {
 		for _, a := range e.Addresses {
-			if e.Phase == v1alpha1.ENIReady && !a.Releasing && !held[a.Address] {
+			if e.Phase == v1alpha1.ENIReady && !a.Releasing && !a.Held && !held[a.Address] {
 				n++
 			}
 		}

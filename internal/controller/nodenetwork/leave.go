@@ -120,14 +120,15 @@ func (w *work) harmless(why reason) string {
 	return fmt.Sprintf("%s have passed", w.GoneDelay)
 }
 
-// releaseAll asks the node to release all its addresses, and reports whether it has.
+// releaseAll asks the node to release all its addresses, and reports whether it has, and no load balancer has one
+// of them.
 func (w *work) releaseAll() bool {
 	st := &w.nn.Status
 	confirmed := len(st.Used) == 0 && st.ObservedGeneration == w.nn.Generation
 	for i := range w.nn.Spec.ENIs {
 		for j := range w.nn.Spec.ENIs[i].Addresses {
 			a := &w.nn.Spec.ENIs[i].Addresses[j]
-			confirmed = confirmed && a.Releasing && slices.Contains(st.Released, a.Address)
+			confirmed = confirmed && a.Releasing && !a.Held && slices.Contains(st.Released, a.Address)
 			a.Releasing = true
 		}
 	}

@@ -48,17 +48,20 @@ func (r *Reconciler) PodLimitsChanged(ctx context.Context, pods []types.Namespac
 			continue
 		}
 		for i := range of.Items {
-			nn := &of.Items[i]
-			if woken[nn.Name] {
-				continue
-			}
-			woken[nn.Name] = true
-			select {
-			case r.wake <- event.GenericEvent{Object: &v1alpha1.NodeNetwork{ObjectMeta: nn.ObjectMeta}}:
-			case <-ctx.Done():
-				return
-			}
+			r.wakeOnce(ctx, woken, &of.Items[i].ObjectMeta)
 		}
+	}
+}
+
+// wakeOnce requests a reconcile of a node that is not in woken yet. It waits while the queue is full.
+func (r *Reconciler) wakeOnce(ctx context.Context, woken map[string]bool, nn *metav1.ObjectMeta) {
+	if woken[nn.Name] {
+		return
+	}
+	woken[nn.Name] = true
+	select {
+	case r.wake <- event.GenericEvent{Object: &v1alpha1.NodeNetwork{ObjectMeta: *nn}}:
+	case <-ctx.Done():
 	}
 }
 

@@ -139,7 +139,7 @@ func (w *work) state(vs []ipam.VSwitch) ipam.State {
 			pe.Phase = ipam.Detaching
 		}
 		for _, a := range e.Addresses {
-			pa := ipam.Address{Address: parse(a.Address), Primary: a.Address == e.PrimaryAddress, Releasing: a.Releasing, Going: a.Unassigning || w.mem.lacking[a.Address]}
+			pa := ipam.Address{Address: parse(a.Address), Primary: a.Address == e.PrimaryAddress, Releasing: a.Releasing, Going: a.Unassigning || w.mem.lacking[a.Address], Held: a.Held}
 			switch {
 			case used[a.Address]:
 				pa.Use = ipam.Used
@@ -176,6 +176,9 @@ func (w *work) shortage(p *ipam.Plan, s *ipam.State) {
 			w.nn.Spec.InstanceType, l.ENIs, l.AddressesPerENI, l.MaxPods)
 		if l := w.nn.Spec.ExclusiveENIs; l > 0 {
 			cause += fmt.Sprintf("; %d of the ENIs are exclusive", l)
+		}
+		if n := heldOnly(s); n > 0 {
+			cause += fmt.Sprintf("; load balancers still have %d of the addresses as backends, after their pods", n)
 		}
 		if n := w.mem.foreign; n > 0 {
 			cause += fmt.Sprintf("; %d of the ENIs are not Terway's", n)
@@ -241,7 +244,7 @@ func free(s *ipam.State) int {
 	n := 0
 	for _, e := range s.ENIs {
 		for _, a := range e.Addresses {
-			if e.Phase == ipam.Ready && a.Use == ipam.Free && !a.Releasing {
+			if e.Phase == ipam.Ready && a.Use == ipam.Free && !a.Releasing && !a.Held {
 				n++
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -51,6 +52,9 @@ type Options struct {
 	// instance type has, in bits per second; may be nil.
 	PodLimits PodLimits
 	Bandwidth func(instanceType string) (bits uint64, known bool)
+	// Held reports whether an address is, or may be, a backend of a load balancer, and known whether that can
+	// be told yet. nil: there are no load balancers. Call HeldChanged when an answer changes.
+	Held func(netip.Addr) (held, known bool)
 	// Metrics is where the metrics are registered; nil for nowhere.
 	Metrics prometheus.Registerer
 	// Poll is how often an ENI that is being attached or removed is checked, Retry the pause after
@@ -120,6 +124,11 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 	}
 	if err := mgr.GetFieldIndexer().IndexField(context.Background(), &v1alpha1.NodeNetwork{}, indexPod, podsOf); err != nil {
 		return fmt.Errorf("index NodeNetworks by pod: %w", err)
+	}
+	if r.Held != nil {
+		if err := mgr.GetFieldIndexer().IndexField(context.Background(), &v1alpha1.NodeNetwork{}, indexAddress, addressesOf); err != nil {
+			return fmt.Errorf("index NodeNetworks by address: %w", err)
+		}
 	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("nodenetwork").
@@ -314,6 +323,7 @@ const crdOutdated = "the API server does not store spec.takenAway or status.cont
 // version as the condition, a third of the writes of a cold start failed.
 func (w *work) save(ctx context.Context) error {
 	w.nn.Spec.FormerNames()
+	w.hold()
 	if equality.Semantic.DeepEqual(w.nn.Spec, w.saved.Spec) && slices.Equal(w.nn.Finalizers, w.saved.Finalizers) {
 		return nil
 	}

@@ -244,7 +244,7 @@ func (n *Node) take(nn *v1alpha1.NodeNetwork) {
 			}
 			offers = append(offers, pool.Offer{
 				Address: addr, ENI: e.MAC, Usable: e.Phase == v1alpha1.ENIReady, Exclusive: e.Exclusive,
-				Releasing: a.Releasing || e.Phase == v1alpha1.ENIDetaching,
+				Releasing: a.Releasing || e.Phase == v1alpha1.ENIDetaching, Held: a.Held,
 			})
 		}
 	}
