@@ -1,0 +1,82 @@
+// Package loadbalancer says what load balancer a Service wants. It knows neither the cluster nor the
+// cloud: all it needs is in its arguments, and what it returns is a value.
+package loadbalancer
+
+import "net/netip"
+
+// Product is a kind of load balancer.
+type Product string
+
+// Products of Alibaba Cloud.
+const (
+	CLB Product = "CLB" // Classic Load Balancer, SLB 2014-05-15
+	NLB Product = "NLB" // Network Load Balancer, 2022-04-30
+)
+
+// Classes of Services that are always ours.
+const (
+	ClassCLB = "network.terway.dev/clb"
+	ClassNLB = "network.terway.dev/nlb"
+)
+
+// Protocol is the protocol of a listener.
+type Protocol string
+
+// Protocols of listeners. Only CLB has HTTP.
+const (
+	TCP  Protocol = "TCP"
+	UDP  Protocol = "UDP"
+	HTTP Protocol = "HTTP"
+)
+
+// Settings are the cluster's settings that concern load balancers.
+type Settings struct {
+	// Classes are further classes of Services and what they mean; "" stands for Services without one.
+	Classes map[string]Product
+	// Zones are the zones of an NLB, and their first vSwitch is that of an intranet CLB.
+	Zones []Zone
+	// PodBackends: the pods themselves are backends, not NodePorts.
+	PodBackends bool
+}
+
+// Zone is a zone with a vSwitch in it.
+type Zone struct{ ID, VSwitch string }
+
+// LoadBalancer is a load balancer as a Service wants it.
+type LoadBalancer struct {
+	Product Product
+	// ID is of a load balancer that the user made; "" for one of our own.
+	ID string
+	// OwnListeners: the listeners are ours. It is false only for a user's load balancer without
+	// force-override-listeners.
+	OwnListeners bool
+	// Preserve: the load balancer stays when the Service is deleted.
+	Preserve bool
+	Tags     map[string]string
+	Zones    []Zone // NLB
+	// SecurityGroups are those that an NLB joins.
+	SecurityGroups []string
+	// Attributes are parameters of the load balancer, by their names in the product's API.
+	Attributes map[string]string
+	// Sources may connect; empty: all.
+	Sources   []netip.Prefix
+	Listeners []Listener
+	// DefaultWeight is that of a backend that takes connections.
+	DefaultWeight int
+	// DrainSeconds is how long a pod's containers sleep before they stop; 0: they do not.
+	DrainSeconds int
+	PodBackends  bool
+}
+
+// Listener is a listener with a server group of its own.
+type Listener struct {
+	Port     int32
+	Protocol Protocol
+	// ServicePort is the index in the Service's spec.ports.
+	ServicePort int
+	// GroupID is of a group of the user's own load balancer; "" for a group of ours.
+	GroupID string
+	// Attributes are parameters of the listener and Group parameters of its server group, by their
+	// names in the product's API.
+	Attributes, Group map[string]string
+}
