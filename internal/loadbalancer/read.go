@@ -62,9 +62,16 @@ func Read(svc *corev1.Service, s Settings) (*LoadBalancer, error) {
 	w := &LoadBalancer{Product: product, OwnListeners: true, DefaultWeight: 100, DrainSeconds: 15, PodBackends: s.PodBackends,
 		Attributes: map[string]string{}}
 	r.listeners(w)
+	r.unknown()
 	r.byTable(w)
 	r.byCode(w, s)
 	r.affinity(w)
+	for _, l := range w.Listeners {
+		r.sticky(l)
+		if w.Product == NLB && l.Protocol == UDP {
+			l.Group["HealthCheckConfig.HealthCheckType"] = "UDP"
+		}
+	}
 	r.sources(w)
 	if err := errors.Join(r.errs...); err != nil {
 		return nil, err
@@ -140,6 +147,19 @@ func (r *reader) pairs(key, value, want string) map[int32]string {
 	return found
 }
 
+// unknown refuses annotations with a prefix of the table that are not in it.
+func (r *reader) unknown() {
+	for _, key := range slices.Sorted(maps.Keys(r.svc.Annotations)) {
+		name, ok := strings.CutPrefix(key, Prefix)
+		if !ok {
+			name, ok = strings.CutPrefix(key, PrefixFormer)
+		}
+		if ok && !slices.ContainsFunc(Annotations, func(a Annotation) bool { return a.Name == name }) {
+			r.wrong(key, r.svc.Annotations[key], "there is no such annotation: want one of the table in the documentation")
+		}
+	}
+}
+
 // byTable sets the parameters that the table names.
 func (r *reader) byTable(w *LoadBalancer) {
 	for i := range Annotations {
@@ -185,6 +205,23 @@ func (r *reader) byTable(w *LoadBalancer) {
 		if !used && value != "" && len(w.Listeners) > 0 {
 			r.wrong(key, value, fmt.Sprintf("it is for listeners of %v, and the Service has none", e.protocols))
 		}
+	}
+}
+
+// sticky checks that an HTTP listener's cookie is complete.
+func (r *reader) sticky(l Listener) {
+	if l.Attributes["StickySession"] != "on" {
+		return
+	}
+	need, name := "CookieTimeout", "cookie-timeout"
+	switch l.Attributes["StickySessionType"] {
+	case "server":
+		need, name = "Cookie", "cookie"
+	case "":
+		need, name = "StickySessionType", "sticky-session-type"
+	}
+	if l.Attributes[need] == "" {
+		r.wrong(Prefix+name, "", "want a value, as sticky-session is on")
 	}
 }
 

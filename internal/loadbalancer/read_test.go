@@ -1,0 +1,229 @@
+package loadbalancer
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+var cluster = Settings{PodBackends: true, Zones: []Zone{{"z-a", "vsw-a"}, {"z-b", "vsw-b"}}}
+
+func service(class string, annotations map[string]string, ports ...corev1.ServicePort) *corev1.Service {
+	s := &corev1.Service{}
+	s.Name, s.Namespace, s.Annotations = "web", "shop", annotations
+	s.Spec.Type, s.Spec.LoadBalancerClass = corev1.ServiceTypeLoadBalancer, &class
+	if s.Spec.Ports = ports; ports == nil {
+		s.Spec.Ports = []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP}}
+	}
+	return s
+}
+
+func udp(port int32) corev1.ServicePort {
+	return corev1.ServicePort{Port: port, Protocol: corev1.ProtocolUDP}
+}
+func tcp(port int32) corev1.ServicePort {
+	return corev1.ServicePort{Port: port, Protocol: corev1.ProtocolTCP}
+}
+
+// parameters are all parameters of the load balancer and of its first listener.
+func parameters(w *LoadBalancer) map[string]string {
+	all := maps.Clone(w.Attributes)
+	maps.Copy(all, w.Listeners[0].Attributes)
+	maps.Copy(all, w.Listeners[0].Group)
+	return all
+}
+
+func TestRead(t *testing.T) {
+	for _, c := range []struct {
+		name, class string
+		change      func(*corev1.Service)
+		want        map[string]string
+	}{
+		{"defaults of CLB", ClassCLB, nil, map[string]string{"AddressType": "internet", "Scheduler": "wrr", "HealthCheckSwitch": "on", "PersistenceTimeout": "0", "VSwitchId": ""}},
+		{"defaults of NLB", ClassNLB, nil, map[string]string{"AddressType": "Internet", "Scheduler": "Wrr", "HealthCheckConfig.HealthCheckEnabled": "true", "CrossZoneEnabled": "true"}},
+		{"intranet CLB", ClassCLB, func(s *corev1.Service) { s.Annotations[Prefix+"address-type"] = "intranet" }, map[string]string{"AddressType": "intranet", "VSwitchId": "vsw-a"}},
+		{"former prefix", ClassCLB, func(s *corev1.Service) { s.Annotations[PrefixFormer+"scheduler"] = "wlc" }, map[string]string{"Scheduler": "wlc"}},
+		{"the newer prefix wins", ClassCLB, func(s *corev1.Service) {
+			s.Annotations[PrefixFormer+"scheduler"], s.Annotations[Prefix+"scheduler"] = "wlc", "rr"
+		}, map[string]string{"Scheduler": "rr"}},
+		{"empty is absent", ClassCLB, func(s *corev1.Service) {
+			s.Annotations[PrefixFormer+"scheduler"], s.Annotations[Prefix+"scheduler"] = "wlc", ""
+		}, map[string]string{"Scheduler": "wlc"}},
+		{"switches of NLB", ClassNLB, func(s *corev1.Service) { s.Annotations[Prefix+"connection-drain"] = "on" }, map[string]string{"ConnectionDrainEnabled": "true", "ConnectionDrain": ""}},
+		{"HTTP health check of NLB", ClassNLB, func(s *corev1.Service) {
+			s.Annotations[Prefix+"health-check-type"], s.Annotations[Prefix+"health-check-method"] = "http", "head"
+		}, map[string]string{"HealthCheckConfig.HealthCheckType": "HTTP", "HealthCheckConfig.HttpCheckMethod": "HEAD"}},
+		{"HTTP listener", ClassCLB, func(s *corev1.Service) { s.Annotations[Prefix+"protocol-port"] = "http:80" }, map[string]string{"HealthCheck": "on", "HealthCheckSwitch": "", "StickySession": "off"}},
+		{"affinity of CLB, TCP", ClassCLB, sticky, map[string]string{"PersistenceTimeout": "3600", "Scheduler": "wrr"}},
+		{"affinity of CLB, UDP", ClassCLB, func(s *corev1.Service) { sticky(s); s.Spec.Ports[0] = udp(53) }, map[string]string{"Scheduler": "sch", "PersistenceTimeout": ""}},
+		{"affinity of CLB, HTTP", ClassCLB, func(s *corev1.Service) { sticky(s); s.Annotations[Prefix+"protocol-port"] = "http:80" },
+			map[string]string{"StickySession": "on", "StickySessionType": "insert", "CookieTimeout": "10800"}},
+		{"affinity of NLB", ClassNLB, sticky, map[string]string{"Scheduler": "sch"}},
+		{"UDP of NLB", ClassNLB, func(s *corev1.Service) { s.Spec.Ports[0] = udp(53) }, map[string]string{"HealthCheckConfig.HealthCheckType": "UDP"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := service(c.class, map[string]string{})
+			if c.change != nil {
+				c.change(s)
+			}
+			w, err := Read(s, cluster)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := parameters(w)
+			for k, v := range c.want {
+				if got[k] != v {
+					t.Errorf("%s is %q, want %q", k, got[k], v)
+				}
+			}
+		})
+	}
+}
+
+func sticky(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }
+
+func TestReadRefuses(t *testing.T) {
+	for _, c := range []struct {
+		name, class, key, value string
+		want                    string
+		ports                   []corev1.ServicePort
+	}{
+		{"unknown word", ClassCLB, Prefix + "scheduler", "best", "want wrr, wlc", nil},
+		{"out of range", ClassCLB, Prefix + "healthy-threshold", "11", "from 2 to 10", nil},
+		{"no number", ClassNLB, Prefix + "healthy-threshold", "3s", "from 2 to 10", nil},
+		{"TLS", ClassCLB, Prefix + "cert-id", "x", noTLS, nil},
+		{"HTTP on NLB", ClassNLB, Prefix + "protocol-port", "http:80", noHTTPNLB, nil},
+		{"https", ClassCLB, Prefix + "protocol-port", "https:80", noTLS, nil},
+		{"port that is not there", ClassCLB, Prefix + "protocol-port", "http:81", "no port 81", nil},
+		{"protocol of another kind", ClassCLB, Prefix + "protocol-port", "udp:80", "TCP port", nil},
+		{"of one product only", ClassNLB, Prefix + "bandwidth", "5", onlyCLB, nil},
+		{"misspelled", ClassNLB, Prefix + "schedular", "wrr", "no such annotation", nil},
+		{"for no listener", ClassCLB, Prefix + "established-timeout", "10", "has none", []corev1.ServicePort{udp(53)}},
+		{"scheduler of UDP only", ClassNLB, Prefix + "scheduler", "qch", "want wrr", nil},
+		{"no type of cookie", ClassCLB, Prefix + "protocol-port", "http:x", "each port once", nil},
+		{"one zone", ClassNLB, Prefix + "zone-maps", "z-a:vsw-a", "two zones", nil},
+		{"a zone twice", ClassNLB, Prefix + "zone-maps", "z-a:vsw-a,z-a:vsw-b", "each zone once", nil},
+		{"tags", ClassNLB, Prefix + "additional-resource-tags", "a", "KEY=VALUE", nil},
+		{"group without id", ClassCLB, Prefix + "vgroup-port", "rsp-x:80", "annotation id", nil},
+		{"drain", ClassCLB, AnnotationDrainSeconds, "-1", "0 to 900", nil},
+		{"backend type", ClassCLB, AnnotationBackendType, "ecs", "want eni", nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := Read(service(c.class, map[string]string{c.key: c.value}, c.ports...), cluster)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			for _, part := range []string{c.key, fmt.Sprintf("%q", c.value), c.want} {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("%q does not contain %q", err, part)
+				}
+			}
+		})
+	}
+	if _, err := Read(service(ClassNLB, nil, tcp(80), udp(80)), cluster); err == nil || !strings.Contains(err.Error(), `spec.ports[1].protocol: "UDP"`) {
+		t.Errorf("mixed protocols: %v", err)
+	}
+	s := service(ClassNLB, map[string]string{Prefix + "scheduler": "rr"})
+	sticky(s)
+	if _, err := Read(s, cluster); err == nil || !strings.Contains(err.Error(), "sessionAffinity") {
+		t.Errorf("affinity with rr: %v", err)
+	}
+}
+
+func TestSources(t *testing.T) {
+	for _, class := range []string{ClassCLB, ClassNLB} {
+		for ranges, want := range map[string]string{
+			"192.0.2.7/24,10.0.0.0/8,192.0.2.0/24": "[10.0.0.0/8 192.0.2.0/24]", "10.0.0.0/8,0.0.0.0/0": "[]",
+		} {
+			s := service(class, nil)
+			s.Spec.LoadBalancerSourceRanges = strings.Split(ranges, ",")
+			if w, err := Read(s, cluster); err != nil || fmt.Sprint(w.Sources) != want {
+				t.Errorf("%s: %v, %v; want %s", ranges, w, err, want)
+			}
+		}
+		s := service(class, nil)
+		s.Spec.LoadBalancerSourceRanges = []string{"2001:db8::/32"}
+		if _, err := Read(s, cluster); err == nil || !strings.Contains(err.Error(), `[0]: "2001:db8::/32"`) {
+			t.Errorf("IPv6: %v", err)
+		}
+	}
+}
+
+func TestProductOf(t *testing.T) {
+	none := service("", nil)
+	none.Spec.LoadBalancerClass = nil
+	if _, ok := ProductOf(none, cluster); ok {
+		t.Error("a Service without class is ours without being told")
+	}
+	if p, ok := ProductOf(none, Settings{Classes: map[string]Product{"": NLB}}); !ok || p != NLB {
+		t.Errorf("%v, %v", p, ok)
+	}
+	if _, ok := ProductOf(service("alibabacloud.com/nlb", nil), cluster); ok {
+		t.Error("the existing manager's class is ours without being told")
+	}
+	other := service(ClassNLB, nil)
+	if other.Spec.Type = corev1.ServiceTypeNodePort; true {
+		if _, ok := ProductOf(other, cluster); ok {
+			t.Error("a Service of type NodePort is ours")
+		}
+	}
+}
+
+// Each row of the table is done or refused for each product, and a refused annotation is an error.
+func TestAnnotationsTable(t *testing.T) {
+	if !slices.IsSortedFunc(Annotations, func(a, b Annotation) int { return strings.Compare(a.Name, b.Name) }) {
+		t.Error("the rows are not sorted by name")
+	}
+	for i, a := range Annotations {
+		if i > 0 && Annotations[i-1].Name == a.Name {
+			t.Errorf("%s has two rows", a.Name)
+		}
+		for class, e := range map[string]effect{ClassCLB: a.clb, ClassNLB: a.nlb} {
+			if (e.level == none) != (e.refused != "") {
+				t.Errorf("%s of %s is neither done nor refused, or both", a.Name, class)
+			}
+			if e.unset != "" {
+				continue
+			}
+			_, err := Read(service(class, map[string]string{Prefix + a.Name: "1"}), cluster)
+			if e.refused != "" && (err == nil || !strings.Contains(err.Error(), e.refused)) {
+				t.Errorf("%s of %s: %v, want it refused", a.Name, class, err)
+			}
+		}
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	for _, a := range Annotations {
+		f.Add(true, a.Name, "on", "10.0.0.0/8", true)
+	}
+	f.Add(false, "protocol-port", "http:80,tcp:443", "::/0", false)
+	f.Add(false, "zone-maps", "a:b,c:d", "", true)
+	f.Fuzz(func(t *testing.T, clb bool, name, value, sources string, affinity bool) {
+		class := ClassNLB
+		if clb {
+			class = ClassCLB
+		}
+		s := service(class, map[string]string{Prefix + name: value}, tcp(80), tcp(443))
+		s.Spec.LoadBalancerSourceRanges = []string{sources}
+		if affinity {
+			sticky(s)
+		}
+		w, err := Read(s, cluster)
+		if err != nil {
+			return
+		}
+		if len(w.Listeners) != 2 || w.Product == NLB && w.ID == "" && len(w.Zones) < 2 || w.DefaultWeight < 1 || w.DefaultWeight > 100 {
+			t.Errorf("%+v", w)
+		}
+		for _, l := range w.Listeners {
+			if l.Protocol != TCP && (l.Protocol != HTTP || w.Product == NLB) {
+				t.Errorf("listener %+v", l)
+			}
+		}
+	})
+}
