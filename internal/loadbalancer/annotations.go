@@ -104,6 +104,9 @@ func no(why string) effect { return effect{refused: why} }
 
 var code = effect{level: byCode}
 
+// backendsPort is CLB's HealthCheckConnectPort for the port of each backend.
+const backendsPort = "-520"
+
 // Reasons of refusals.
 const (
 	noTLS     = "listeners with TLS are not supported"
@@ -137,12 +140,12 @@ var Annotations = []Annotation{
 	{"cacert", onOff, no(noTLS), no(noTLS)},
 	{"cacert-id", id, no(noTLS), no(noTLS)},
 	{"cert-id", id, no(noTLS), no(noTLS)},
-	{"charge-type", words("paybytraffic", "paybybandwidth"), lb("InternetChargeType", ""), no(onlyCLB)},
+	{"charge-type", words("paybytraffic", "paybybandwidth"), lb("InternetChargeType", "paybytraffic"), no(onlyCLB)},
 	{"connection-drain", onOff, listener("ConnectionDrain", "off", TCP, UDP), group("ConnectionDrainEnabled", "false")},
 	{"connection-drain-timeout", number(10, 900), listener("ConnectionDrainTimeout", "300", TCP, UDP), group("ConnectionDrainTimeout", "10")},
 	{"cookie", text("1 to 200 characters without spaces", 200, nil), listener("Cookie", "", HTTP), no(noHTTPNLB)},
 	{"cookie-timeout", number(1, 86400), listener("CookieTimeout", "", HTTP), no(noHTTPNLB)},
-	{"cps", number(0, 1000000), no(onlyNLB), listener("Cps", "")},
+	{"cps", number(0, 1000000), no(onlyNLB), listener("Cps", "0")},
 	{"cross-zone-enabled", onOff, no(onlyNLB), lb("CrossZoneEnabled", "true")},
 	{"default-weight", number(1, 100), code, code},
 	{"delete-protection", onOff, lb("DeleteProtection", "on"), lb("DeletionProtectionEnabled", "true")},
@@ -152,18 +155,18 @@ var Annotations = []Annotation{
 	{"force-override-listeners", yes, code, code},
 	{"forward-port", anyText, no(noForward), no(noForward)},
 	{"graceful-shutdown", yes, no("pods that terminate always get weight 0"), no("pods that terminate always get weight 0")},
-	{"health-check-connect-port", number(1, 65535), listener("HealthCheckConnectPort", "-520"), group("HealthCheckConfig.HealthCheckConnectPort", "0")},
+	{"health-check-connect-port", number(1, 65535), listener("HealthCheckConnectPort", backendsPort), group("HealthCheckConfig.HealthCheckConnectPort", "0")},
 	{"health-check-connect-timeout", number(1, 300), listener("HealthCheckConnectTimeout", "5", TCP, UDP), group("HealthCheckConfig.HealthCheckConnectTimeout", "5")},
-	{"health-check-domain", text("at most 80 characters without spaces", 80, nil), listener("HealthCheckDomain", "", TCP, HTTP), group("HealthCheckConfig.HealthCheckDomain", "", TCP)},
+	{"health-check-domain", text("at most 80 characters without spaces", 80, nil), listener("HealthCheckDomain", "$_ip", TCP, HTTP), group("HealthCheckConfig.HealthCheckDomain", "$SERVER_IP", TCP)},
 	{"health-check-flag", onOff, listener("HealthCheck", "on", HTTP), group("HealthCheckConfig.HealthCheckEnabled", "true")},
-	{"health-check-http-version", words("HTTP1.0", "HTTP1.1"), no(onlyNLB), group("HealthCheckConfig.HealthCheckHttpVersion", "", TCP)},
-	{"health-check-httpcode", codes, listener("HealthCheckHttpCode", "http_2xx", TCP, HTTP), group("HealthCheckConfig.HealthCheckHttpCode", "", TCP)},
+	{"health-check-http-version", words("HTTP1.0", "HTTP1.1"), no(onlyNLB), group("HealthCheckConfig.HealthCheckHttpVersion", "HTTP1.0", TCP)},
+	{"health-check-httpcode", codes, listener("HealthCheckHttpCode", "http_2xx", TCP, HTTP), group("HealthCheckConfig.HealthCheckHttpCode", "http_2xx", TCP)},
 	{"health-check-interval", number(1, 50), listener("HealthCheckInterval", "2"), group("HealthCheckConfig.HealthCheckInterval", "2")},
-	{"health-check-method", words("head", "get"), listener("HealthCheckMethod", "head", HTTP), group("HealthCheckConfig.HttpCheckMethod", "", TCP)},
+	{"health-check-method", words("head", "get"), listener("HealthCheckMethod", "head", TCP, HTTP), group("HealthCheckConfig.HttpCheckMethod", "GET", TCP)},
 	{"health-check-switch", onOff, listener("HealthCheckSwitch", "on", TCP, UDP), no("use health-check-flag")},
 	{"health-check-timeout", number(1, 300), listener("HealthCheckTimeout", "5", HTTP), no(noHTTPNLB)},
 	{"health-check-type", words("tcp", "http"), listener("HealthCheckType", "tcp", TCP), group("HealthCheckConfig.HealthCheckType", "TCP", TCP)},
-	{"health-check-uri", path, listener("HealthCheckURI", "/", TCP, HTTP), group("HealthCheckConfig.HealthCheckUrl", "", TCP)},
+	{"health-check-uri", path, listener("HealthCheckURI", "/", TCP, HTTP), group("HealthCheckConfig.HealthCheckUrl", "/", TCP)},
 	{"healthy-threshold", number(2, 10), listener("HealthyThreshold", "3"), group("HealthCheckConfig.HealthyThreshold", "3")},
 	{"hostname", anyText, no("the status has the load balancer's own address"), no("the status has the load balancer's own name")},
 	{"http2-enabled", onOff, no(noTLS), no(noTLS)},

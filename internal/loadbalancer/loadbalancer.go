@@ -45,7 +45,8 @@ type Zone struct{ ID, VSwitch string }
 // LoadBalancer is a load balancer as a Service wants it.
 type LoadBalancer struct {
 	Product Product
-	// ID is of a load balancer that the user made; "" for one of our own.
+	// ID is of a load balancer that the user made; "" for one of our own. The user's has no Attributes
+	// here, no Tags, Zones and SecurityGroups: they are the user's.
 	ID string
 	// OwnListeners: the listeners are ours. It is false only for a user's load balancer without
 	// force-override-listeners.
@@ -56,11 +57,15 @@ type LoadBalancer struct {
 	Zones    []Zone // NLB
 	// SecurityGroups are those that an NLB joins.
 	SecurityGroups []string
-	// Attributes are parameters of the load balancer, by their names in the product's API.
+	// Attributes are parameters of the load balancer, by their names in the product's API. Each
+	// parameter that has a meaning is there, so that an annotation that is removed is undone.
 	Attributes map[string]string
 	// Sources may connect; empty: all.
-	Sources   []netip.Prefix
-	Listeners []Listener
+	Sources []netip.Prefix
+	// SourcesWrong: the Service does not say which may. Those that may stay, and all listeners are
+	// Wrong, so that none is opened for everybody.
+	SourcesWrong bool
+	Listeners    []Listener
 	// DefaultWeight is that of a backend that takes connections.
 	DefaultWeight int
 	// DrainSeconds is how long a pod's containers sleep before they stop; 0: they do not.
@@ -76,6 +81,9 @@ type Listener struct {
 	ServicePort int
 	// GroupID is of a group of the user's own load balancer; "" for a group of ours.
 	GroupID string
+	// Wrong: the annotations do not say what listener it should be. If there is one on its port, it and
+	// its group stay as they are; its backends follow the Service.
+	Wrong bool
 	// Attributes are parameters of the listener and Group parameters of its server group, by their
 	// names in the product's API.
 	Attributes, Group map[string]string

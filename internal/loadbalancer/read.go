@@ -1,6 +1,7 @@
 package loadbalancer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -52,7 +53,8 @@ func (r *reader) wrong(field, value, want string) {
 }
 
 // Read returns the load balancer that a Service wants. The error names each wrong field or annotation,
-// its value, and what would be right.
+// its value, and what would be right. What is wrong stops nothing else: the load balancer is what the
+// rest says, without the wrong parameters, which stay as they are. It is nil only if the Service is not ours.
 func Read(svc *corev1.Service, s Settings) (*LoadBalancer, error) {
 	product, ok := ProductOf(svc, s)
 	if !ok {
@@ -71,23 +73,64 @@ func Read(svc *corev1.Service, s Settings) (*LoadBalancer, error) {
 		if w.Product == NLB && l.Protocol == UDP {
 			l.Group["HealthCheckConfig.HealthCheckType"] = "UDP"
 		}
+		withoutUnused(w.Product, l)
 	}
 	r.sources(w)
-	if err := errors.Join(r.errs...); err != nil {
-		return nil, err
+	return w, errors.Join(r.errs...)
+}
+
+// withoutUnused removes the parameters that others make meaningless: the API may answer without them,
+// so that they would be different for ever.
+func withoutUnused(p Product, l Listener) {
+	of, health := l.Attributes, ""
+	if p == NLB {
+		of, health = l.Group, "HealthCheckConfig."
 	}
-	return w, nil
+	unused := func(ok func(string) bool) { maps.DeleteFunc(of, func(k, _ string) bool { return ok(k) }) }
+	if of["ConnectionDrain"] == "off" || of["ConnectionDrainEnabled"] == "false" {
+		unused(func(k string) bool { return k == "ConnectionDrainTimeout" })
+	}
+	isSwitch := func(k string) bool {
+		return k == "HealthCheck" || k == "HealthCheckSwitch" || k == health+"HealthCheckEnabled"
+	}
+	for k, v := range of {
+		if isSwitch(k) && (v == "off" || v == "false") {
+			unused(func(k string) bool {
+				return !isSwitch(k) && (strings.Contains(k, "HealthCheck") || strings.HasSuffix(k, "healthyThreshold") || strings.HasSuffix(k, "HealthyThreshold"))
+			})
+		}
+	}
+	if l.Protocol == TCP && !strings.EqualFold(of[health+"HealthCheckType"], "http") {
+		unused(func(k string) bool {
+			switch strings.TrimPrefix(k, health) {
+			case "HealthCheckDomain", "HealthCheckHttpCode", "HealthCheckHttpVersion", "HealthCheckMethod", "HttpCheckMethod", "HealthCheckURI", "HealthCheckUrl":
+				return true
+			}
+			return false
+		})
+	}
+	if of["StickySession"] == "on" {
+		other := "Cookie"
+		if of["StickySessionType"] == "server" {
+			other = "CookieTimeout"
+		}
+		delete(of, other)
+	} else {
+		unused(func(k string) bool { return k == "StickySessionType" || strings.HasPrefix(k, "Cookie") })
+	}
 }
 
 // listeners makes a listener for each port.
 func (r *reader) listeners(w *LoadBalancer) {
 	key, value := r.get("protocol-port")
+	before := len(r.errs)
 	protocols := map[int32]Protocol{}
 	for port, protocol := range r.pairs(key, value, `"PROTOCOL:PORT,…", such as "http:80"`) {
 		protocols[port] = Protocol(strings.ToUpper(protocol))
 	}
 	groupKey, groupValue := r.get("vgroup-port")
 	groups := r.pairs(groupKey, groupValue, `"GROUP:PORT,…", such as "rsp-x:443"`)
+	lists := len(r.errs) == before
 	for i, p := range r.svc.Spec.Ports {
 		field := fmt.Sprintf("spec.ports[%d].protocol", i)
 		protocol := Protocol(p.Protocol)
@@ -102,6 +145,7 @@ func (r *reader) listeners(w *LoadBalancer) {
 			r.wrong(field, string(p.Protocol), "want the protocol of the other ports: make a Service for each protocol")
 			continue
 		}
+		wrong := len(r.errs)
 		if as := protocols[p.Port]; as != "" {
 			switch {
 			case as == HTTP && w.Product == NLB:
@@ -110,11 +154,13 @@ func (r *reader) listeners(w *LoadBalancer) {
 				r.wrong(key, value, "want tcp, udp or http; "+noTLS)
 			case (as == UDP) != (protocol == UDP):
 				r.wrong(key, value, fmt.Sprintf("port %d is a %s port of the Service", p.Port, protocol))
+			default:
+				protocol = as
 			}
-			protocol = as
 		}
 		delete(protocols, p.Port)
 		l := Listener{Port: p.Port, Protocol: protocol, ServicePort: i, GroupID: groups[p.Port], Attributes: map[string]string{}, Group: map[string]string{}}
+		l.Wrong = len(r.errs) > wrong || !lists
 		delete(groups, p.Port)
 		w.Listeners = append(w.Listeners, l)
 	}
@@ -262,7 +308,9 @@ func (r *reader) byCode(w *LoadBalancer, s Settings) {
 	_, preserve := r.get("preserve-lb-on-delete")
 	w.Preserve = preserve != ""
 	if _, v := r.get("default-weight"); v != "" {
-		w.DefaultWeight, _ = strconv.Atoi(v) // byTable checks it
+		if n, err := strconv.Atoi(v); err == nil && n >= 1 && n <= 100 { // byTable has the error
+			w.DefaultWeight = n
+		}
 	}
 	if key, v := r.get("additional-resource-tags"); v != "" {
 		w.Tags = map[string]string{}
@@ -270,6 +318,7 @@ func (r *reader) byCode(w *LoadBalancer, s Settings) {
 			k, value, ok := strings.Cut(pair, "=")
 			if !ok || k == "" || w.Tags[k] != "" {
 				r.wrong(key, v, `want "KEY=VALUE,…", each key once`)
+				w.Tags = nil
 				break
 			}
 			w.Tags[k] = value
@@ -289,17 +338,78 @@ func (r *reader) byCode(w *LoadBalancer, s Settings) {
 		n, err := strconv.Atoi(v)
 		if err != nil || n < 0 || n > 900 {
 			r.wrong(AnnotationDrainSeconds, v, "want a number from 0 to 900")
+		} else {
+			w.DrainSeconds = n
 		}
-		w.DrainSeconds = n
+	}
+	if w.ID != "" {
+		for i := range Annotations {
+			a := &Annotations[i]
+			if key, v := r.get(a.Name); v != "" && (a.effect(w.Product).level == ofLoadBalancer || a.ofPlace()) {
+				r.wrong(key, v, "the load balancer "+w.ID+" is yours: set it there, and leave the annotation out")
+			}
+		}
+		w.Attributes, w.Tags, w.SecurityGroups = map[string]string{}, nil, nil
+		return
+	}
+	if w.Attributes["LoadBalancerName"] == "" {
+		// The name that the existing manager gives, too.
+		name := "a" + strings.ReplaceAll(string(r.svc.UID), "-", "")
+		w.Attributes["LoadBalancerName"] = name[:min(len(name), 32)]
+	}
+	if w.Product == CLB {
+		r.charge(w.Attributes)
 	}
 	r.place(w, s)
 }
 
-// place says in which vSwitches the load balancer is.
-func (r *reader) place(w *LoadBalancer, s Settings) {
-	if w.ID != "" {
+// ofPlace: an annotation that code reads, and that is of the load balancer.
+func (a *Annotation) ofPlace() bool {
+	return slices.Contains([]string{"additional-resource-tags", "security-group-ids", "zone-maps"}, a.Name)
+}
+
+// charge makes what a CLB is paid for consistent: PayByCLCU has no specification and is paid by traffic;
+// an intranet address has no traffic that is paid for.
+func (r *reader) charge(a map[string]string) {
+	spec, specValue := r.get("spec")
+	by, byValue := r.get("instance-charge-type")
+	if specValue != "" && byValue == "" {
+		a["InstanceChargeType"] = "PayBySpec"
+	}
+	clcu := a["InstanceChargeType"] == "PayByCLCU"
+	switch {
+	case clcu && specValue != "":
+		r.wrong(spec, specValue, "want none with "+by+" PayByCLCU")
+		delete(a, "LoadBalancerSpec")
+	case !clcu && a["LoadBalancerSpec"] == "" && specValue == "":
+		a["LoadBalancerSpec"] = "slb.s1.small"
+	}
+	charge, chargeValue := r.get("charge-type")
+	bandwidth, bandwidthValue := r.get("bandwidth")
+	byBandwidth := a["InternetChargeType"] == "paybybandwidth"
+	switch {
+	case a["AddressType"] == "intranet" && chargeValue+bandwidthValue != "":
+		r.wrong(cmp.Or(charge, bandwidth), cmp.Or(chargeValue, bandwidthValue), "want none with address-type intranet")
+	case clcu && byBandwidth:
+		r.wrong(charge, chargeValue, "want paybytraffic, or instance-charge-type PayBySpec")
+	case byBandwidth && bandwidthValue == "":
+		r.wrong(Prefix+"bandwidth", "", "want Mbit/s, as charge-type is paybybandwidth")
+	case !byBandwidth && bandwidthValue != "":
+		r.wrong(bandwidth, bandwidthValue, "want it with charge-type paybybandwidth only")
+		delete(a, "Bandwidth")
+		return
+	default:
+		if a["AddressType"] == "intranet" {
+			break
+		}
 		return
 	}
+	delete(a, "InternetChargeType")
+	delete(a, "Bandwidth")
+}
+
+// place says in which vSwitches the load balancer is.
+func (r *reader) place(w *LoadBalancer, s Settings) {
 	if w.Product == CLB {
 		if w.Attributes["AddressType"] == "intranet" && w.Attributes["VSwitchId"] == "" {
 			if len(s.Zones) == 0 {
@@ -313,6 +423,7 @@ func (r *reader) place(w *LoadBalancer, s Settings) {
 	key, v := r.get("zone-maps")
 	if v == "" {
 		if w.Zones = slices.Clone(s.Zones); len(w.Zones) < 2 {
+			w.Zones = nil
 			r.wrong(Prefix+"zone-maps", "", `want "ZONE:VSWITCH,ZONE:VSWITCH", as the cluster's configuration has vSwitches in fewer than two zones`)
 		}
 		return
@@ -322,11 +433,13 @@ func (r *reader) place(w *LoadBalancer, s Settings) {
 		if !ok || zone == "" || vSwitch == "" || strings.Contains(vSwitch, ":") ||
 			slices.ContainsFunc(w.Zones, func(z Zone) bool { return z.ID == zone }) {
 			r.wrong(key, v, `want "ZONE:VSWITCH,ZONE:VSWITCH", each zone once; own addresses in them are not supported`)
+			w.Zones = nil
 			return
 		}
 		w.Zones = append(w.Zones, Zone{zone, vSwitch})
 	}
 	if len(w.Zones) < 2 {
+		w.Zones = nil
 		r.wrong(key, v, "want at least two zones")
 	}
 }
@@ -350,8 +463,10 @@ func (r *reader) affinity(w *LoadBalancer) {
 				l.Attributes["PersistenceTimeout"] = strconv.Itoa(int(min(seconds, 3600))) // the most there is
 			}
 		case l.Protocol == HTTP:
-			l.Attributes["StickySession"], l.Attributes["StickySessionType"] = "on", "insert"
-			l.Attributes["CookieTimeout"] = strconv.Itoa(int(seconds))
+			if l.Attributes["StickySession"] != "on" {
+				l.Attributes["StickySession"], l.Attributes["StickySessionType"] = "on", "insert"
+				l.Attributes["CookieTimeout"] = strconv.Itoa(int(seconds))
+			}
 		case value != "" && value != "sch":
 			r.wrong(scheduler, value, "spec.sessionAffinity is ClientIP: want sch, or no annotation")
 		case w.Product == CLB:
@@ -368,9 +483,17 @@ func (r *reader) sources(w *LoadBalancer) {
 		p, err := netip.ParsePrefix(strings.TrimSpace(text))
 		if err != nil || !p.Addr().Is4() {
 			r.wrong(fmt.Sprintf("spec.loadBalancerSourceRanges[%d]", i), text, "want an IPv4 range, such as 192.0.2.0/24")
+			w.SourcesWrong = true
 			continue
 		}
 		w.Sources = append(w.Sources, p.Masked())
+	}
+	if w.SourcesWrong {
+		w.Sources = nil
+		for i := range w.Listeners {
+			w.Listeners[i].Wrong = true
+		}
+		return
 	}
 	if slices.ContainsFunc(w.Sources, func(p netip.Prefix) bool { return p.Bits() == 0 }) {
 		w.Sources = nil

@@ -62,6 +62,28 @@ func TestRead(t *testing.T) {
 		{"affinity of CLB, UDP", ClassCLB, func(s *corev1.Service) { sticky(s); s.Spec.Ports[0] = udp(53) }, map[string]string{"Scheduler": "sch", "PersistenceTimeout": ""}},
 		{"affinity of CLB, HTTP", ClassCLB, func(s *corev1.Service) { sticky(s); s.Annotations[Prefix+"protocol-port"] = "http:80" },
 			map[string]string{"StickySession": "on", "StickySessionType": "insert", "CookieTimeout": "10800"}},
+		{"an annotation that is gone leaves its default, NLB", ClassNLB, func(s *corev1.Service) { s.Annotations[Prefix+"health-check-type"] = "http" },
+			map[string]string{"HealthCheckConfig.HealthCheckUrl": "/", "HealthCheckConfig.HealthCheckHttpCode": "http_2xx", "HealthCheckConfig.HealthCheckDomain": "$SERVER_IP",
+				"HealthCheckConfig.HttpCheckMethod": "GET", "HealthCheckConfig.HealthCheckHttpVersion": "HTTP1.0", "Cps": "0"}},
+		{"nothing of HTTP without HTTP checks, NLB", ClassNLB, nil, map[string]string{"HealthCheckConfig.HealthCheckUrl": "", "HealthCheckConfig.HttpCheckMethod": ""}},
+		{"nothing of HTTP without HTTP checks, CLB", ClassCLB, nil, map[string]string{"HealthCheckURI": "", "HealthCheckDomain": "", "HealthCheckConnectPort": backendsPort}},
+		{"nothing of checks without checks, CLB", ClassCLB, func(s *corev1.Service) { s.Annotations[Prefix+"health-check-switch"] = "off" },
+			map[string]string{"HealthCheckSwitch": "off", "HealthyThreshold": "", "HealthCheckInterval": ""}},
+		{"nothing of checks without checks, NLB", ClassNLB, func(s *corev1.Service) { s.Annotations[Prefix+"health-check-flag"] = "off" },
+			map[string]string{"HealthCheckConfig.HealthCheckEnabled": "false", "HealthCheckConfig.UnhealthyThreshold": "", "Scheduler": "Wrr"}},
+		{"drain", ClassCLB, func(s *corev1.Service) { s.Annotations[Prefix+"connection-drain"] = "on" }, map[string]string{"ConnectionDrainTimeout": "300"}},
+		{"no drain", ClassCLB, nil, map[string]string{"ConnectionDrain": "off", "ConnectionDrainTimeout": ""}},
+		{"name", ClassCLB, func(s *corev1.Service) { s.UID = "01234567-89ab-cdef-0123-456789abcdef" }, map[string]string{"LoadBalancerName": "a0123456789abcdef0123456789abcde"}},
+		{"a specification is paid for", ClassCLB, func(s *corev1.Service) { s.Annotations[Prefix+"spec"] = "slb.s2.small" }, map[string]string{"InstanceChargeType": "PayBySpec", "LoadBalancerSpec": "slb.s2.small"}},
+		{"capacity units have no specification", ClassCLB, nil, map[string]string{"InstanceChargeType": "PayByCLCU", "LoadBalancerSpec": "", "InternetChargeType": "paybytraffic"}},
+		{"intranet has no traffic to pay for", ClassCLB, func(s *corev1.Service) { s.Annotations[Prefix+"address-type"] = "intranet" }, map[string]string{"InternetChargeType": ""}},
+		{"a user's load balancer keeps its attributes", ClassCLB, func(s *corev1.Service) { s.Annotations[Prefix+"id"] = "lb-1" }, map[string]string{"LoadBalancerName": "", "AddressType": "", "Scheduler": "wrr"}},
+		{"cookie of the server's", ClassCLB, func(s *corev1.Service) {
+			sticky(s)
+			for k, v := range map[string]string{"protocol-port": "http:80", "sticky-session": "on", "sticky-session-type": "server", "cookie": "c"} {
+				s.Annotations[Prefix+k] = v
+			}
+		}, map[string]string{"StickySessionType": "server", "Cookie": "c", "CookieTimeout": ""}},
 		{"affinity of NLB", ClassNLB, sticky, map[string]string{"Scheduler": "sch"}},
 		{"UDP of NLB", ClassNLB, func(s *corev1.Service) { s.Spec.Ports[0] = udp(53) }, map[string]string{"HealthCheckConfig.HealthCheckType": "UDP"}},
 	} {
@@ -104,7 +126,7 @@ func TestReadRefuses(t *testing.T) {
 		{"misspelled", ClassNLB, Prefix + "schedular", "wrr", "no such annotation", nil},
 		{"for no listener", ClassCLB, Prefix + "established-timeout", "10", "has none", []corev1.ServicePort{udp(53)}},
 		{"scheduler of UDP only", ClassNLB, Prefix + "scheduler", "qch", "want wrr", nil},
-		{"no type of cookie", ClassCLB, Prefix + "protocol-port", "http:x", "each port once", nil},
+		{"protocol without port", ClassCLB, Prefix + "protocol-port", "http:x", "each port once", nil},
 		{"one zone", ClassNLB, Prefix + "zone-maps", "z-a:vsw-a", "two zones", nil},
 		{"a zone twice", ClassNLB, Prefix + "zone-maps", "z-a:vsw-a,z-a:vsw-b", "each zone once", nil},
 		{"tags", ClassNLB, Prefix + "additional-resource-tags", "a", "KEY=VALUE", nil},
@@ -127,10 +149,68 @@ func TestReadRefuses(t *testing.T) {
 	if _, err := Read(service(ClassNLB, nil, tcp(80), udp(80)), cluster); err == nil || !strings.Contains(err.Error(), `spec.ports[1].protocol: "UDP"`) {
 		t.Errorf("mixed protocols: %v", err)
 	}
+	http := func(more map[string]string) *corev1.Service {
+		s := service(ClassCLB, map[string]string{Prefix + "protocol-port": "http:80", Prefix + "sticky-session": "on"})
+		maps.Copy(s.Annotations, more)
+		return s
+	}
+	for missing, s := range map[string]*corev1.Service{
+		"sticky-session-type": http(nil),
+		"cookie-timeout":      http(map[string]string{Prefix + "sticky-session-type": "insert"}),
+		"cookie":              http(map[string]string{Prefix + "sticky-session-type": "server"}),
+	} {
+		if _, err := Read(s, cluster); err == nil || !strings.Contains(err.Error(), Prefix+missing+`: ""`) {
+			t.Errorf("sticky session without %s: %v", missing, err)
+		}
+	}
+	for _, a := range []map[string]string{
+		{"spec": "slb.s1.small", "instance-charge-type": "PayByCLCU"}, {"bandwidth": "5"}, {"charge-type": "paybybandwidth", "bandwidth": "5"},
+		{"charge-type": "paybybandwidth", "spec": "slb.s1.small"}, {"charge-type": "paybytraffic", "address-type": "intranet"}, {"id": "lb-1", "spec": "slb.s1.small"},
+		{"id": "lb-1", "additional-resource-tags": "a=b"},
+	} {
+		s := service(ClassCLB, map[string]string{})
+		for k, v := range a {
+			s.Annotations[Prefix+k] = v
+		}
+		if _, err := Read(s, cluster); err == nil {
+			t.Errorf("%v is accepted", a)
+		}
+	}
 	s := service(ClassNLB, map[string]string{Prefix + "scheduler": "rr"})
 	sticky(s)
 	if _, err := Read(s, cluster); err == nil || !strings.Contains(err.Error(), "sessionAffinity") {
 		t.Errorf("affinity with rr: %v", err)
+	}
+}
+
+// What is wrong is left out, and the rest is as it would be without it.
+func TestReadKeepsWhatIsRight(t *testing.T) {
+	read := func(class string, annotations map[string]string, ports ...corev1.ServicePort) *LoadBalancer {
+		w, err := Read(service(class, annotations, ports...), cluster)
+		if err == nil || w == nil {
+			t.Fatalf("%v: %v, %v", annotations, w, err)
+		}
+		return w
+	}
+	w := read(ClassCLB, map[string]string{Prefix + "healthy-threshold": "11", Prefix + "scheduler": "wlc"})
+	if a := w.Listeners[0].Attributes; a["Scheduler"] != "wlc" || a["HealthyThreshold"] != "" || w.Listeners[0].Wrong {
+		t.Errorf("a wrong number: %+v", w)
+	}
+	w = read(ClassCLB, map[string]string{Prefix + "protocol-port": "https:443"}, tcp(80), tcp(443))
+	if w.Listeners[0].Wrong || !w.Listeners[1].Wrong || w.Listeners[1].Protocol != TCP {
+		t.Errorf("TLS of one port: %+v", w.Listeners)
+	}
+	if w = read(ClassCLB, map[string]string{Prefix + "protocol-port": "http"}); !w.Listeners[0].Wrong {
+		t.Errorf("a list that cannot be read: %+v", w.Listeners)
+	}
+	w = read(ClassCLB, map[string]string{Prefix + "default-weight": "0", AnnotationDrainSeconds: "x"})
+	if w.DefaultWeight != 100 || w.DrainSeconds != 15 {
+		t.Errorf("weight and drain: %+v", w)
+	}
+	s := service(ClassCLB, nil)
+	s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/33"}
+	if w, err := Read(s, cluster); err == nil || !w.SourcesWrong || !w.Listeners[0].Wrong {
+		t.Errorf("a wrong range: %+v, %v", w, err)
 	}
 }
 
