@@ -21,6 +21,10 @@ type BalancerAPI interface {
 	CreateBalancer(ctx context.Context, want NewBalancer) (id string, err error)
 	// SetBalancer changes some settings of a load balancer.
 	SetBalancer(ctx context.Context, id string, settings map[string]string) error
+	// SetZones changes the zones of an NLB: the vSwitch by zone.
+	SetZones(ctx context.Context, id string, zones map[string]string) error
+	// SetSecurityGroups makes an NLB join and leave security groups.
+	SetSecurityGroups(ctx context.Context, id string, join, leave []string) error
 	// SetTags adds tags to a load balancer, and removes others.
 	SetTags(ctx context.Context, id string, add map[string]string, remove []string) error
 	// DeleteBalancer takes off a load balancer's protections and deletes it, with its listeners
@@ -31,7 +35,7 @@ type BalancerAPI interface {
 	ListListeners(ctx context.Context, balancer string) ([]Listener, error)
 	// CreateListener creates a listener, which then runs.
 	CreateListener(ctx context.Context, balancer string, want Listener) error
-	// SetListener changes settings of a listener, its group, or starts it if it is stopped.
+	// SetListener changes settings of a listener, and sets its group and description.
 	SetListener(ctx context.Context, is Listener, settings map[string]string) error
 	// StartListener starts a listener that is stopped.
 	StartListener(ctx context.Context, is Listener) error
@@ -51,10 +55,10 @@ type BalancerAPI interface {
 	// DeleteGroup deletes a group that no listener uses. One that does not exist is no error.
 	DeleteGroup(ctx context.Context, id string) error
 
-	// ListBackends returns the backends of a group.
+	// ListBackends returns the backends of a group. While another job changes them it is an error,
+	// of class Conflict.
 	ListBackends(ctx context.Context, group string) ([]Backend, error)
 	// AddBackends, RemoveBackends and WeighBackends change a group: all of the backends or none.
-	// One that is to be removed and is not there is no error.
 	AddBackends(ctx context.Context, group string, list []Backend) error
 	RemoveBackends(ctx context.Context, group string, list []Backend) error
 	WeighBackends(ctx context.Context, group string, list []Backend) error
@@ -148,8 +152,14 @@ type BackendKey struct {
 	Port    int
 }
 
-// Key returns what identifies the backend.
-func (b Backend) Key() BackendKey { return BackendKey{b.Server, b.Address, b.Port} }
+// Key returns what identifies the backend: for an instance, without the address, which is its
+// primary one.
+func (b Backend) Key() BackendKey {
+	if b.Type == ServerInstance {
+		return BackendKey{Server: b.Server, Port: b.Port}
+	}
+	return BackendKey{b.Server, b.Address, b.Port}
+}
 
 // Health is what a listener's health checks find.
 type Health struct {

@@ -12,11 +12,11 @@ type entry struct {
 	repeat bool
 }
 
-// table has the codes of ECS 2014-05-26, VPC 2016-04-28 and STS 2015-04-01 that a VPC CNI can
-// get. Spelling errors in codes are the cloud's own.
+// table has the codes of ECS 2014-05-26, VPC 2016-04-28, SLB 2014-05-15, NLB 2022-04-30 and STS
+// 2015-04-01 that a VPC CNI can get. Spelling errors in codes are the cloud's own.
 var table = []entry{
 	// Capacity and quotas.
-	{codes: []string{"InvalidVSwitchId.IpNotEnough"},
+	{codes: []string{"InvalidVSwitchId.IpNotEnough", "VSwitchAvailableIpNotExist", "ResourceNotEnough.VSwitchIp"},
 		class: VSwitchFull, reason: "VSwitchFull",
 		cause: "the vSwitch has no free address left",
 		next:  "add a pod vSwitch with free addresses in this zone to the configuration (a VPC can take secondary CIDR blocks), or free addresses in the vSwitch"},
@@ -60,6 +60,15 @@ var table = []entry{
 		class: Quota, reason: "NoStock",
 		cause: "the zone has no stock of the resource",
 		next:  "use another zone or instance type"},
+
+	{codes: []string{"InstanceBackendServerNumberOverLimit", "QuotaExceeded.QuotaInsufficient"},
+		class: Quota, reason: "BackendQuota",
+		cause: "the server group or load balancer has as many backends, listeners or server groups as its quota allows",
+		next:  "ask for a higher quota in the Quota Center, use fewer replicas or ports for this Service, or split it"},
+	{codes: []string{"TooManyListeners", "OverQuota", "AclNumberOverLimit", "AclEntryNumberOverLimit", "OperationFailed.RegionResourceLimit"},
+		class: Quota, reason: "LoadBalancerQuota",
+		cause: "the account has as many load balancers, listeners or access control lists as a quota allows",
+		next:  "delete what is not used, or ask for a higher quota in the Quota Center"},
 
 	// Throttling. Other codes that contain "Throttling" are classified by rule.
 	{codes: []string{"Throttling", "Throttling.User", "Throttling.Api", "Throttling.System", "FlowControl"},
@@ -112,11 +121,11 @@ var table = []entry{
 		class: NotFound, reason: "InstanceNotFound",
 		cause: "the instance does not exist in this region",
 		next:  "check that the Node's spec.providerID is REGION.INSTANCE-ID of a running instance; delete the Node object of an instance that is gone"},
-	{codes: []string{"InvalidVSwitchId.NotFound", "InvalidVSwitchID.NotFound"},
+	{codes: []string{"InvalidVSwitchId.NotFound", "InvalidVSwitchID.NotFound", "VSwitchNotExist", "ResourceNotFound.VSwitch"},
 		class: NotFound, reason: "VSwitchNotFound",
 		cause: "the vSwitch does not exist in this region",
 		next:  "correct the vSwitch ids in the configuration"},
-	{codes: []string{"InvalidVpcId.NotFound", "InvalidVpcID.NotFound", "Forbidden.VpcNotFound"},
+	{codes: []string{"InvalidVpcId.NotFound", "InvalidVpcID.NotFound", "Forbidden.VpcNotFound", "InvalidVpcId.NotExist", "ResourceNotFound.Vpc"},
 		class: NotFound, reason: "VPCNotFound",
 		cause: "the VPC does not exist in this region",
 		next:  "correct the VPC id and the region in the configuration"},
@@ -137,6 +146,19 @@ var table = []entry{
 		cause: "the resource or resource group does not exist",
 		next:  "check the ids in the configuration"},
 
+	{codes: []string{"InvalidLoadBalancerId.NotFound", "ResourceNotFound.loadBalancer"},
+		class: NotFound, reason: "LoadBalancerNotFound",
+		cause: "the load balancer does not exist (any more)",
+		next:  "correct the annotation with its id; a load balancer of a Service that somebody deleted is made anew, with another address"},
+	{codes: []string{"ResourceNotFound.listener", "ResourceNotFound.serverGroup", "ResourceNotFound.BackendServer", "ResourceNotFound.JobId", "AclNotExist"},
+		class: NotFound, reason: "LoadBalancerPartNotFound",
+		cause: "a listener, a server group, a backend or an access control list of the load balancer does not exist (any more)",
+		next:  "nothing: the load balancer is read again; if it repeats, find out who else changes it"},
+	{codes: []string{"ResourceNotFound.vServers", "InvalidServerId.NotExist", "ResourceNotFound.Ecs", "ResourceNotFound.Eni", "IncorrectStatus.Eni"},
+		class: NotFound, reason: "BackendNotFound",
+		cause: "the ENI or instance that is to be a backend does not exist, or is not attached",
+		next:  "nothing: it is tried again; if it lasts, see the conditions of the NodeNetwork of the pod's node"},
+
 	// Busy, or in the wrong state.
 	{codes: []string{"InvalidOperation.InvalidEniState", "InvalidOperation.EniLinked"},
 		class: Conflict, reason: "ENIBusy",
@@ -151,6 +173,22 @@ var table = []entry{
 		class: Conflict, reason: "ResourceBusy", repeat: true,
 		cause: "another operation on the same VPC, vSwitch, route table or ENI is still running",
 		next:  "nothing: it is repeated"},
+	{codes: []string{"Conflict.Lock", "IncorrectStatus.loadbalancer", "IncorrectStatus.listener", "IncorrectStatus.serverGroup", "ResourceInCreating.loadbalancer", "ResourceInConfiguring.VswitchId"},
+		class: Conflict, reason: "LoadBalancerBusy", repeat: true,
+		cause: "another job on the same load balancer, listener or server group is still running",
+		next:  "nothing: it is repeated"},
+	{codes: []string{"ListenerAlreadyExists", "Conflict.Port"},
+		class: Conflict, reason: "ListenerExists",
+		cause: "the load balancer has a listener on this port already",
+		next:  "nothing if it happens once; for a load balancer of your own, delete that listener or use another port"},
+	{codes: []string{"OperationDenied.DeleteProtectionIsOn", "OperationDenied.DeletionProtectionEnabled"},
+		class: Conflict, reason: "DeletionProtection",
+		cause: "the load balancer is protected against deletion",
+		next:  "nothing: the protection is taken off first; if it repeats, find out who else switches it on"},
+	{codes: []string{"RspoolVipExist", "ResourceInUse.ServerGroup", "AclInUsed"},
+		class: Conflict, reason: "LoadBalancerPartInUse",
+		cause: "a listener still uses the server group or access control list",
+		next:  "nothing: it is tried again; a listener that is not of the Service has to be changed by hand"},
 	{codes: []string{"LastTokenProcessing", "IdempotentProcessing", "TOKEN_PROCESSING"},
 		class: Conflict, reason: "StillProcessing", repeat: true,
 		cause: "the previous call with the same client token is still being worked on",
@@ -169,7 +207,7 @@ var table = []entry{
 		next:  "delete the entry if it is not the cluster's"},
 
 	// Requests that cannot succeed.
-	{codes: []string{"IdempotentParameterMismatch"},
+	{codes: []string{"IdempotentParameterMismatch", "IdempotenceSignatureMismatch"},
 		class: Invalid, reason: "TokenReused",
 		cause: "the client token was used before with other parameters",
 		next:  "a new token is needed; this is a defect of the caller, please report it"},
@@ -181,7 +219,7 @@ var table = []entry{
 		class: Invalid, reason: "ZoneMismatch",
 		cause: "the ENI's vSwitch is in another zone than the instance",
 		next:  "give the configuration a pod vSwitch in each zone that has nodes"},
-	{codes: []string{"InvalidOperation.VpcMismatch", "InvalidVSwitchId.Mismatch", "InvalidVpc.Empty", "InvalidInstanceId.Mismatch", "VPCDisabled", "InvalidNetworkType.Mismatch"},
+	{codes: []string{"InvalidOperation.VpcMismatch", "InvalidVSwitchId.Mismatch", "InvalidVpc.Empty", "InvalidInstanceId.Mismatch", "VPCDisabled", "InvalidNetworkType.Mismatch", "Mismatch.VpcId", "Mismatch.vpc", "NetworkConflict"},
 		class: Invalid, reason: "VPCMismatch",
 		cause: "the ENI, vSwitch, security group and instance are not all in the same VPC",
 		next:  "correct the ids in the configuration: all must belong to the cluster's VPC"},
@@ -217,6 +255,10 @@ var table = []entry{
 		class: Invalid, reason: "InstanceLocked",
 		cause: "the instance is locked or expired",
 		next:  "see the instance's state in the console"},
+	{codes: []string{"Mismatch.ZoneIdAndVswitchId", "InvalidZones", "OperationFailed.DuplicateZones.", "OperationDenied.ZoneVSwitchChanged", "MissingParam.VSwitchId"},
+		class: Invalid, reason: "LoadBalancerZones",
+		cause: "an NLB cannot have these zones and vSwitches",
+		next:  "give the annotation zone-maps, or the configuration, a vSwitch in each of two or more zones; the vSwitch of a zone cannot be changed"},
 	{codes: []string{"OperationDenied", "Operation.NotAllowed"},
 		class: Invalid, reason: "OperationDenied",
 		cause: "the cloud does not allow this operation on this resource",

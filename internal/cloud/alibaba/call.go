@@ -35,7 +35,7 @@ const (
 // Every error is a *cloud.Error.
 func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c *Client, newRequest func() Q, newResponse func() R, fill func(Q)) (R, error) {
 	var none R
-	action := newRequest().GetActionName()
+	action := actionName(newRequest())
 	limit := c.limits[action]
 	if limit == nil {
 		return none, &cloud.Error{Action: action, Class: cloud.Invalid, Message: "the client does not call this action"}

@@ -11,7 +11,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/ecs"
+	nlbsdk "github.com/aliyun/alibaba-cloud-sdk-go/services/nlb"
+	"github.com/aliyun/alibaba-cloud-sdk-go/services/slb"
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/vpc"
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/utils/clock"
@@ -23,10 +26,12 @@ import (
 type Config struct {
 	// Region is the region of the cluster's instances; required.
 	Region string
-	// ECSEndpoint and VPCEndpoint are "host", "host:port" or a URL with http or https; the
-	// default scheme is https. Empty: the SDK's endpoint for the region.
+	// The endpoints are "host", "host:port" or a URL with http or https; the default scheme is
+	// https. Empty: the SDK's endpoint for the region.
 	ECSEndpoint string
 	VPCEndpoint string
+	SLBEndpoint string
+	NLBEndpoint string
 	// Network selects the SDK's endpoints if none are given: "public" (default), or "vpc" for
 	// endpoints inside the VPC, without internet access.
 	Network string
@@ -61,13 +66,14 @@ type Pause struct {
 	Unanswered bool
 }
 
-// Client implements cloud.API and cloud.RouteAPI. All users of a Client share its rate limits.
+// Client implements cloud.API and cloud.RouteAPI, and has the calls for load balancers. All users of a Client share its rate limits.
 type Client struct {
 	region    string
 	network   string
 	endpoints map[string]endpoint // by product
 	creds     CredentialSource
 	limits    map[string]*limiter // by action
+	jobs      *jobs
 	metrics   *metrics
 	http      http.RoundTripper
 	timeout   time.Duration
@@ -87,7 +93,18 @@ var (
 const (
 	productECS = "Ecs"
 	productVPC = "Vpc"
+	productSLB = "Slb"
+	productNLB = "Nlb"
 )
+
+// actionName returns the name by which an action is limited, counted and reported. SLB and NLB
+// have actions of equal names, so theirs have the product before them.
+func actionName(r requests.AcsRequest) string {
+	if p := r.GetProduct(); p == productSLB || p == productNLB {
+		return strings.ToLower(p) + ":" + r.GetActionName()
+	}
+	return r.GetActionName()
+}
 
 // endpoint is the address of a product's API. With an empty host the SDK chooses it by region.
 type endpoint struct {
@@ -111,22 +128,30 @@ func New(cfg Config) (*Client, error) {
 	default:
 		return nil, fmt.Errorf("cloud client: network: %q is neither public nor vpc", cfg.Network)
 	}
-	ecsAt, err := parseEndpoint("ECS endpoint", cfg.ECSEndpoint)
-	if err != nil {
-		return nil, err
+	endpoints := map[string]endpoint{}
+	// The SDK fills its tables of endpoints on first use without a lock, so read them once here.
+	for _, p := range []struct {
+		product, at string
+		byRegion    map[string]string
+		kind        string
+	}{
+		{productECS, cfg.ECSEndpoint, ecs.GetEndpointMap(), ecs.GetEndpointType()},
+		{productVPC, cfg.VPCEndpoint, vpc.GetEndpointMap(), vpc.GetEndpointType()},
+		{productSLB, cfg.SLBEndpoint, slb.GetEndpointMap(), slb.GetEndpointType()},
+		{productNLB, cfg.NLBEndpoint, nlbsdk.GetEndpointMap(), nlbsdk.GetEndpointType()},
+	} {
+		at, err := parseEndpoint(strings.ToUpper(p.product)+" endpoint", p.at)
+		if err != nil {
+			return nil, err
+		}
+		at.byRegion, at.kind = p.byRegion, p.kind
+		endpoints[p.product] = at
 	}
-	vpcAt, err := parseEndpoint("VPC endpoint", cfg.VPCEndpoint)
-	if err != nil {
-		return nil, err
-	}
-	// The SDK fills these maps on first use without a lock, so read them once here.
-	ecsAt.byRegion, ecsAt.kind = ecs.GetEndpointMap(), ecs.GetEndpointType()
-	vpcAt.byRegion, vpcAt.kind = vpc.GetEndpointMap(), vpc.GetEndpointType()
-
 	c := &Client{
 		region:    cfg.Region,
 		network:   cfg.Network,
-		endpoints: map[string]endpoint{productECS: ecsAt, productVPC: vpcAt},
+		endpoints: endpoints,
+		jobs:      &jobs{},
 		creds:     cfg.Credentials,
 		timeout:   orDefault(cfg.RequestTimeout, 20*time.Second),
 		attempts:  orDefault(cfg.Attempts, 8),
@@ -148,6 +173,7 @@ func New(cfg Config) (*Client, error) {
 		c.log = slog.Default()
 	}
 	c.http = newTransport(orDefault(cfg.ConnectTimeout, 5*time.Second))
+	var err error
 	if c.limits, err = newLimiters(cfg.Limits); err != nil {
 		return nil, err
 	}

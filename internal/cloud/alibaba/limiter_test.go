@@ -137,7 +137,7 @@ func TestLimitsAreDocumented(t *testing.T) {
 	}
 	_, section, _ := strings.Cut(string(b), "\n## Rate limits\n")
 	got := map[string]string{}
-	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Za-z]+)` \\| ([0-9]+) \\|$").FindAllStringSubmatch(section, -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Za-z:]+)` \\| ([0-9]+) \\|$").FindAllStringSubmatch(section, -1) {
 		got[m[1]] = m[2]
 	}
 	want := map[string]string{}

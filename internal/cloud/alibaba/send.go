@@ -28,7 +28,7 @@ const maxAnswer = 32 << 20
 // transport. The type contextTransport hides the *http.Transport from the SDK, which would
 // otherwise modify it.
 func (c *Client) send(ctx context.Context, req requests.AcsRequest, rsp responses.AcsResponse, cred Credential) (err error) {
-	action := req.GetActionName()
+	action := actionName(req)
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	silent := c.timeout / tellUnanswered
