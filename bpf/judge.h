@@ -398,20 +398,26 @@ ALWAYS_INLINE int as_written(struct desk *d, struct judged *j, int second, __u32
 }
 
 /*
- * An ICMP error belongs to the connection of the packet that it quotes, whichever end or router sends it. A pod is no router: about
- * connections of others it may know nothing.
+ * The entry of the connection to which an ICMP error belongs, if it is allowed: that of the packet that it quotes, whichever end or router
+ * sends it. A pod is no router: about connections of others it may know nothing.
  */
-ALWAYS_INLINE int judge_error(struct __sk_buff *skb, struct desk *d, __u32 from_pod)
+ALWAYS_INLINE struct judged *allowed_quoted(struct __sk_buff *skb, struct desk *d, __u32 from_pod)
 {
 	struct judged *j;
-	int second;
 
 	if (!read_flow(skb, d->flow.payload + 8, d->flow.end, &d->quoted) || d->quoted.fragment == LATER_FRAGMENT ||
 	    !addr_equal(&d->quoted.src, &d->flow.dst) || (from_pod && !addr_equal(&d->quoted.dst, &d->flow.src)))
-		return IN_UNKNOWN;
-	second = key_of_flow(&d->key, &d->quoted);
-	j = entry(d, second, 0, 0, 1);
-	if (!j || !still_allowed(d, j))
+		return NULL;
+	j = entry(d, key_of_flow(&d->key, &d->quoted), 0, 0, 1);
+	return j && still_allowed(d, j) ? j : NULL;
+}
+
+/* An ICMP error comes in. */
+ALWAYS_INLINE int judge_error(struct __sk_buff *skb, struct desk *d, __u32 from_pod)
+{
+	struct judged *j = allowed_quoted(skb, d, from_pod);
+
+	if (!j)
 		return IN_UNKNOWN;
 	if (from_pod)
 		skb->priority = 0;
@@ -563,6 +569,12 @@ ALWAYS_INLINE int judge_flow(struct __sk_buff *skb, struct desk *d, const __u32 
 		flags |= JUDGED_INGRESS;
 	if (!flags)
 		return ALLOWED;
+	/* When it came in, what it quotes may have had the addresses of a Service. */
+	if (is_error(f->proto, f->type, is_v4(&f->src))) {
+		j = allowed_quoted(skb, d, pod);
+		if (j && !(j->flags & (JUDGED_TO_NODE | JUDGED_NODE)))
+			return ALLOWED;
+	}
 	second = key_of_flow(&d->key, f);
 	j = is_syn(f->tcp) || is_single(f) ? NULL : entry(d, second, pod, 0, 0);
 	if (j && j->flags & JUDGED_TO_NODE)

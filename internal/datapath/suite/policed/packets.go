@@ -1,7 +1,9 @@
 package policed
 
 import (
+	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	stdnet "net"
 	"net/netip"
@@ -14,6 +16,7 @@ import (
 
 	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/policy"
+	"terway.dev/terway/internal/testutil"
 )
 
 // Datagrams in fragments arrive if they are allowed, and not if they are not.
@@ -62,6 +65,61 @@ func icmpErrors(t *testing.T, e *env) {
 		}
 		defer conn.Close()
 		world.Fails(t, conn, 10, unix.ECONNREFUSED)
+	}
+}
+
+// What a Service's backend sends is too big for a link on the way to the client. The error reaches the backend, whose rules allow no ICMP: from
+// another node, and through the one that has translated the connection.
+func errorsAboutAService(t *testing.T, e *env) {
+	client, near, far := e.pod(e.n0, "client"), e.pod(e.n0, "near"), e.pod(e.n1, "far")
+	var all []policy.Policy
+	for _, of := range []string{"near", "far"} {
+		in := into(of, app("client"), node(0), net(world.OutsideV4+"/32"))
+		in.Rules[policy.Ingress][0].Traffic = []policy.Traffic{{Protocols: &[256]bool{17: true}}}
+		all = append(all, in, outOf(of))
+	}
+	e.apply(t, all...)
+	for _, c := range []struct {
+		name    string
+		from    *testutil.NS
+		to      string
+		local   bool
+		backend *world.Pod
+		narrow  string // of whose link; "": of the address that the backend sees
+	}{
+		{"a pod by the Service", client.NS, world.At(world.ClusterIP, 9), false, far, ""},
+		{"outside by a NodePort of the backend's node", e.w.Outside, world.At(e.n0.V4, 30009), true, near, world.OutsideV4},
+		{"outside by a NodePort of another node", e.w.Outside, world.At(e.n0.V4, 30009), false, far, world.OutsideV4},
+	} {
+		e.n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, NodePort: 30009, Port: 9, Local: c.local, Endpoint: c.backend.V4})
+		conn, err := c.from.Dial("udp", "", c.to, world.Patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		inbox := c.backend.ListenPacket("udp", world.At(c.backend.V4, 9))
+		if _, err := conn.Write([]byte("asks")); err != nil {
+			t.Fatal(err)
+		}
+		if err := inbox.SetReadDeadline(time.Now().Add(world.Patience)); err != nil {
+			t.Fatal(err)
+		}
+		_, seen, err := inbox.ReadFrom(make([]byte, 8))
+		if err := errors.Join(err, inbox.Close()); err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		back, err := c.backend.Dial("udp", world.At(c.backend.V4, 9), seen.String(), world.Patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		world.SetOption(t, back, true, unix.IP_MTU_DISCOVER, 0, unix.IP_PMTUDISC_DO)
+		route := strings.TrimSpace(e.w.Fabric.IP("route show " + cmp.Or(c.narrow, netip.MustParseAddrPort(seen.String()).Addr().String())))
+		e.w.Fabric.IP("route replace " + route + " mtu 1300")
+		t.Cleanup(func() { e.w.Fabric.IP("route replace " + route) })
+		world.Fails(t, back, 1400, unix.EMSGSIZE)
+		if err := back.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -34,6 +34,7 @@ func Run(all *testing.T, k world.Kit, make Make, only ...string) {
 		{"an allowed connection survives changes", allowedConnectionSurvives, false},
 		{"fragments", fragments, false},
 		{"ICMP errors", icmpErrors, false},
+		{"ICMP errors about a Service", errorsAboutAService, false},
 		{"a pod sends no errors about connections of others", errorsOfOthers, false},
 		{"a pod that nobody knows is closed", unknownPodIsClosed, false},
 		{"replies are translated back", repliesAreTranslatedBack, false},
