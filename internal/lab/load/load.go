@@ -55,6 +55,9 @@ type Load struct {
 	head    *http.Request
 	done    chan struct{}
 	senders sync.WaitGroup
+	// Stop sends no more, waits for the last answers, and returns what was recorded; a second time
+	// the same.
+	Stop func() *Report
 
 	mu     sync.Mutex
 	report Report
@@ -76,6 +79,7 @@ func Start(o Options) (*Load, error) {
 		return nil, fmt.Errorf("request %q: %w", o.URL, err)
 	}
 	l := &Load{options: o, request: b.Bytes(), head: head, done: make(chan struct{})}
+	l.Stop = sync.OnceValue(l.stop)
 	l.report.Begin, l.report.Pods = time.Now(), map[string]*Pod{}
 	apart := time.Second / time.Duration(o.Rate)
 	if o.Connections == 0 {
@@ -119,8 +123,7 @@ func (l *Load) pace(first, apart time.Duration, f func()) {
 	}
 }
 
-// Stop sends no more, waits for the last answers, and returns what was recorded.
-func (l *Load) Stop() *Report {
+func (l *Load) stop() *Report {
 	close(l.done)
 	l.senders.Wait()
 	r := &l.report
