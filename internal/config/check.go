@@ -115,6 +115,11 @@ func (c *Config) check() (errs []error) {
 			bad("eni_tags: key %q: want 1 to 64 characters, not beginning with aliyun or acs:, and none of the controller's own (creator, terway.dev/…)", k)
 		}
 	}
+	for _, class := range slices.Sorted(maps.Keys(c.LoadBalancerClasses)) {
+		if p := c.LoadBalancerClasses[class]; p != "CLB" && p != "NLB" {
+			bad("load_balancer_classes: class %q: %q: want CLB or NLB", class, p)
+		}
+	}
 	c.checkServices(bad)
 	return errs
 }

@@ -66,6 +66,9 @@ type Config struct {
 	PolicyAllowLoadBalancerProbes bool `json:"policy_allow_load_balancer_probes"`
 	// MasqueradeOutside makes pods leave the VPC with their node's address.
 	MasqueradeOutside bool `json:"masquerade_outside"`
+	// LoadBalancerClasses are the further classes of Services that get a load balancer, and of which
+	// product, "CLB" or "NLB"; "" stands for Services without a class.
+	LoadBalancerClasses map[string]string `json:"load_balancer_classes,omitempty"`
 
 	serviceCIDRs []netip.Prefix
 	podRange     netip.Prefix

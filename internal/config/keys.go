@@ -40,6 +40,7 @@ var keys = []key{
 	{name: "cooling_seconds", terway: true},
 	{name: "service_cidr"},
 	{name: "masquerade_outside", terway: true},
+	{name: "load_balancer_classes"},
 }
 
 func find(name string) *key {
