@@ -52,6 +52,7 @@ func Run(all *testing.T, k world.Kit, make Make, only ...string) {
 		{"turned on and off under traffic", turnedOnAndOff, false},
 		{"teardown", tornDown, true},
 		{"qdisc ingress of others", ingressOfOthers, true},
+		{"no place for programs at one pod", noPlaceAtOnePod, false},
 	}
 	if !k.Exclusive { // else the VPC drops them
 		list = append(list, scenario{"spoofed sources are dropped and counted", spoofedSources, false})

@@ -202,3 +202,29 @@ func ingressOfOthers(t *testing.T, e *env) {
 		t.Errorf("programs on eth0 when the qdisc is gone:\n%s", filters)
 	}
 }
+
+// Where another program's qdisc leaves no place for ours at a pod's device, that is this pod's problem alone, and is over with the next Sync
+// when the place is free.
+func noPlaceAtOnePod(t *testing.T, e *env) {
+	held, other, far := e.pod(e.n0, "held"), e.pod(e.n0, "other"), e.pod(e.n1, "far")
+	dev := held.Wiring.HostIfName
+	if !strings.Contains(e.n0.Run("tc", "qdisc", "show", "dev", dev), "clsact") {
+		return // programs are not where a qdisc would be
+	}
+	e.apply(t, outOf("held"), outOf("other", app("far")))
+	e.n0.Run("tc", "qdisc", "del", "dev", dev, "clsact")
+	e.n0.Run("tc", "qdisc", "add", "dev", dev, "ingress")
+	for range 2 {
+		_, err := e.n0.TrySync(held, other)
+		single, obstacles, rest := datapath.Sort(err)
+		if len(single) != 1 || single[0].Sandbox != held.Spec.Sandbox || len(obstacles) != 0 || rest != nil {
+			t.Errorf("Sync says %v, want a problem of pod %s", err, held.Spec.Sandbox)
+		}
+	}
+	reaches(t, other.NS, world.At(far.V4, 80), true)
+	e.n0.Run("tc", "qdisc", "del", "dev", dev, "ingress")
+	e.n0.Sync(held, other)
+	reaches(t, held.NS, world.At(far.V4, 80), false)
+	e.apply(t, outOf("held", app("far")))
+	reaches(t, held.NS, world.At(far.V4, 80), true)
+}
