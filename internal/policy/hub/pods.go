@@ -15,9 +15,9 @@ import (
 // pods holds the pods of the cluster as the API server has them, and the addresses that nodes
 // claim for their pods before the API server has them.
 //
-// A claimed address belongs to the pod until the pod ends, or until the API server has another
-// address for it. If the API server still has the address at another pod of the node, which is
-// about to be deleted, that pod loses it.
+// A claimed address belongs to the pod, in place of what the API server has of a former sandbox, until the pod
+// ends, or until the API server gets another address for it. If the API server still has the address at another
+// pod of the node, which is about to be deleted, that pod loses it.
 type pods struct {
 	told    map[policy.NamespacedName]*policy.Pod
 	claims  map[policy.NamespacedName]claim
@@ -32,6 +32,11 @@ type claim struct {
 	addresses []netip.Addr
 	nodes     []string
 	revision  uint64
+}
+
+// knownTo reports whether the API server has one of the addresses for the pod.
+func (c claim) knownTo(p *policy.Pod) bool {
+	return slices.ContainsFunc(c.addresses, func(a netip.Addr) bool { return slices.Contains(p.Addresses, a) })
 }
 
 func newPods() pods {
@@ -53,7 +58,7 @@ func (p *pods) tell(d *compile.Delta) (undo func()) {
 		was := p.told[name]
 		undos = append(undos, p.put(name, now))
 		has, ok := p.claims[name]
-		if !ok || running(now) && was != nil && now.Node == was.Node && (len(now.Addresses) == 0 || slices.ContainsFunc(has.addresses, func(a netip.Addr) bool { return slices.Contains(now.Addresses, a) })) {
+		if !ok || running(now) && was != nil && now.Node == was.Node && (len(now.Addresses) == 0 || slices.Equal(now.Addresses, was.Addresses) || has.knownTo(now)) {
 			continue
 		}
 		undos = append(undos, p.setClaim(name, claim{}, touched))
@@ -129,8 +134,8 @@ func (p *pods) effective(name policy.NamespacedName) *policy.Pod {
 		return t
 	}
 	addresses := t.Addresses
-	if len(addresses) == 0 {
-		addresses = p.claims[name].addresses
+	if claim := p.claims[name]; len(claim.addresses) > 0 && !claim.knownTo(t) {
+		addresses = claim.addresses
 	}
 	others := func(a netip.Addr) bool {
 		by, ok := p.claimed[a]

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 
 	"k8s.io/utils/clock"
@@ -15,6 +17,48 @@ import (
 	"terway.dev/terway/internal/policy/compile"
 	"terway.dev/terway/internal/policy/policytest"
 )
+
+// What a node tells of its pod is newer than what the API server had then, and older than an address that the API server has later.
+func TestClaimsAndTheAPIServer(t *testing.T) {
+	name := policy.NamespacedName{Namespace: "shop", Name: "web"}
+	for _, c := range []struct {
+		before, claim, after, want string
+	}{
+		{"", "10.0.0.5", "", "10.0.0.5"},
+		{"", "10.0.0.5", "10.0.0.5", "10.0.0.5"},
+		{"", "10.0.0.5", "10.0.0.7", "10.0.0.7"},
+		{"10.0.0.4", "10.0.0.5", "10.0.0.4", "10.0.0.5"}, // it says something else of the pod
+		{"10.0.0.4", "10.0.0.5", "", "10.0.0.5"},
+		{"10.0.0.4", "10.0.0.5", "10.0.0.5", "10.0.0.5"},
+		{"10.0.0.4", "10.0.0.5", "10.0.0.7", "10.0.0.7"},
+		{"10.0.0.4", "", "10.0.0.4", "10.0.0.4"},
+		{"10.0.0.4", "10.0.0.5", "10.0.0.5 2001:db8::5", "10.0.0.5 2001:db8::5"},
+	} {
+		pod := func(list string, labels policy.Labels) map[policy.NamespacedName]*policy.Pod {
+			return map[policy.NamespacedName]*policy.Pod{name: {NamespacedName: name, Labels: labels, Node: "node1", Addresses: addresses(list)}}
+		}
+		h := New(Config{Budget: compile.DefaultBudget, Log: slog.New(slog.DiscardHandler), Clock: clock.RealClock{}})
+		if err := h.Apply(compile.Delta{Namespaces: map[string]policy.Labels{"shop": {}}, Pods: pod(c.before, nil)}); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, _, err := h.claim(name, "node1", addresses(c.claim)); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Apply(compile.Delta{Pods: pod(c.after, policy.Labels{"app": "web"})}); err != nil {
+			t.Fatal(err)
+		}
+		if got := h.pods.effective(name).Addresses; !slices.Equal(got, addresses(c.want)) {
+			t.Errorf("%+v: the pod has %s", c, got)
+		}
+	}
+}
+
+func addresses(list string) (out []netip.Addr) {
+	for a := range strings.FieldsSeq(list) {
+		out = append(out, netip.MustParseAddr(a))
+	}
+	return out
+}
 
 // Nodes claim addresses, and the API server reports pods, in any order. Afterwards each claimed
 // address belongs to one pod, and the compiler has the same as one that starts from scratch. An
