@@ -19,24 +19,26 @@ const (
 	AnnotationDrainSeconds = "network.terway.dev/drain-seconds"
 )
 
-// level is what a parameter belongs to.
-type level int
+// Kind is what a parameter belongs to.
+type Kind int
 
+// Kinds.
 const (
-	none level = iota
-	ofLoadBalancer
-	ofListener
-	ofGroup
+	none Kind = iota
+	OfLoadBalancer
+	OfListener
+	OfGroup
 	byCode // Read does it itself
 )
 
 // effect is what an annotation becomes for a product: a parameter of the API, or a refusal.
 type effect struct {
-	level     level
+	kind      Kind
 	parameter string
 	unset     string // what it is without the annotation; "" leaves the parameter out
 	protocols []Protocol
 	refused   string // why there is none
+	does      string // for byCode: what it does
 }
 
 // Annotation is one of the existing manager's annotations, without its prefix.
@@ -48,12 +50,13 @@ type Annotation struct {
 
 // values are the valid values of an annotation. check returns the value as the API spells it.
 type values struct {
-	text  string
-	check func(string) (string, bool)
+	text        string
+	words, list bool // words have no cases, a list has no order
+	check       func(string) (string, bool)
 }
 
 func words(w ...string) values {
-	return values{strings.Join(w, ", "), func(v string) (string, bool) {
+	return values{text: strings.Join(w, ", "), words: true, check: func(v string) (string, bool) {
 		i := slices.IndexFunc(w, func(x string) bool { return strings.EqualFold(x, v) })
 		if i < 0 {
 			return "", false
@@ -63,14 +66,14 @@ func words(w ...string) values {
 }
 
 func number(least, most int) values {
-	return values{fmt.Sprintf("a number from %d to %d", least, most), func(v string) (string, bool) {
+	return values{text: fmt.Sprintf("a number from %d to %d", least, most), check: func(v string) (string, bool) {
 		n, err := strconv.Atoi(v)
 		return strconv.Itoa(n), err == nil && n >= least && n <= most
 	}}
 }
 
 func text(what string, most int, ok func(string) bool) values {
-	return values{what, func(v string) (string, bool) {
+	return values{text: what, check: func(v string) (string, bool) {
 		return v, len(v) <= most && !strings.ContainsAny(v, " \t\r\n") && (ok == nil || ok(v))
 	}}
 }
@@ -78,7 +81,7 @@ func text(what string, most int, ok func(string) bool) values {
 var (
 	onOff   = words("on", "off")
 	yes     = words("true", "false")
-	anyText = values{"a text", func(v string) (string, bool) { return v, true }}
+	anyText = values{text: "a text", check: func(v string) (string, bool) { return v, true }}
 	id      = text("an id, at most 64 characters without spaces", 64, nil)
 	path    = text("a path that begins with /, at most 80 characters", 80, func(v string) bool { return v[0] == '/' })
 	codes   = text("a list of http_2xx, http_3xx, http_4xx, http_5xx, separated by commas", 80, func(v string) bool {
@@ -88,21 +91,26 @@ var (
 			}
 		}
 		return true
-	})
+	}).asList()
 )
 
+func (v values) asList() values {
+	v.list = true
+	return v
+}
+
 func lb(parameter, unset string) effect {
-	return effect{level: ofLoadBalancer, parameter: parameter, unset: unset}
+	return effect{kind: OfLoadBalancer, parameter: parameter, unset: unset}
 }
 func listener(parameter, unset string, p ...Protocol) effect {
-	return effect{level: ofListener, parameter: parameter, unset: unset, protocols: p}
+	return effect{kind: OfListener, parameter: parameter, unset: unset, protocols: p}
 }
 func group(parameter, unset string, p ...Protocol) effect {
-	return effect{level: ofGroup, parameter: parameter, unset: unset, protocols: p}
+	return effect{kind: OfGroup, parameter: parameter, unset: unset, protocols: p}
 }
 func no(why string) effect { return effect{refused: why} }
 
-var code = effect{level: byCode}
+func code(does string) effect { return effect{kind: byCode, does: does} }
 
 // backendsPort is CLB's HealthCheckConnectPort for the port of each backend.
 const backendsPort = "-520"
@@ -129,7 +137,7 @@ var Annotations = []Annotation{
 	{"acl-status", onOff, no(noACL), no(noACL)},
 	{"acl-type", words("white", "black"), no(noACL), no(noACL)},
 	{"additional-cert-ids", id, no(noTLS), no(noTLS)},
-	{"additional-resource-tags", anyText, code, code},
+	{"additional-resource-tags", anyText, code("`KEY=VALUE,…`: tags; those that are named no longer stay"), code("`KEY=VALUE,…`: tags; those that are named no longer stay")},
 	{"address-type", words("internet", "intranet"), lb("AddressType", "internet"), lb("AddressType", "Internet")},
 	{"alpn", onOff, no(noTLS), no(noTLS)},
 	{"alpn-policy", anyText, no(noTLS), no(noTLS)},
@@ -147,12 +155,12 @@ var Annotations = []Annotation{
 	{"cookie-timeout", number(1, 86400), listener("CookieTimeout", "", HTTP), no(noHTTPNLB)},
 	{"cps", number(0, 1000000), no(onlyNLB), listener("Cps", "0")},
 	{"cross-zone-enabled", onOff, no(onlyNLB), lb("CrossZoneEnabled", "true")},
-	{"default-weight", number(1, 100), code, code},
+	{"default-weight", number(1, 100), code("the weight of a backend that takes connections, default 100"), code("the weight of a backend that takes connections, default 100")},
 	{"delete-protection", onOff, lb("DeleteProtection", "on"), lb("DeletionProtectionEnabled", "true")},
 	{"domain-extensions", anyText, no(noTLS), no(noTLS)},
 	{"established-timeout", number(10, 900), listener("EstablishedTimeout", "900", TCP), listener("IdleTimeout", "900", TCP)},
 	{"external-ip-type", words("eip"), no("the address is the load balancer's own"), no(perZone)},
-	{"force-override-listeners", yes, code, code},
+	{"force-override-listeners", yes, code("with `id`: `true`, the listeners are Terway's"), code("with `id`: `true`, the listeners are Terway's")},
 	{"forward-port", anyText, no(noForward), no(noForward)},
 	{"graceful-shutdown", yes, no("pods that terminate always get weight 0"), no("pods that terminate always get weight 0")},
 	{"health-check-connect-port", number(1, 65535), listener("HealthCheckConnectPort", backendsPort), group("HealthCheckConfig.HealthCheckConnectPort", "0")},
@@ -170,7 +178,7 @@ var Annotations = []Annotation{
 	{"healthy-threshold", number(2, 10), listener("HealthyThreshold", "3"), group("HealthCheckConfig.HealthyThreshold", "3")},
 	{"hostname", anyText, no("the status has the load balancer's own address"), no("the status has the load balancer's own name")},
 	{"http2-enabled", onOff, no(noTLS), no(noTLS)},
-	{"id", id, code, code},
+	{"id", id, code("the load balancer is yours ([below](#your-own-load-balancer))"), code("the load balancer is yours ([below](#your-own-load-balancer))")},
 	{"idle-timeout", number(1, 60), listener("IdleTimeout", "15", HTTP), no("use established-timeout")},
 	{"ignore-weight-update", onOff, no("weights are how pods leave without loss"), no("weights are how pods leave without loss")},
 	{"instance-charge-type", words("PayByCLCU", "PayBySpec"), lb("InstanceChargeType", "PayByCLCU"), no(onlyCLB)},
@@ -181,20 +189,20 @@ var Annotations = []Annotation{
 	{"master-zoneid", id, lb("MasterZoneId", ""), no(perZone)},
 	{"modification-protection", words("ConsoleProtection", "NonProtection"), lb("ModificationProtectionStatus", "ConsoleProtection"), lb("ModificationProtectionStatus", "ConsoleProtection")},
 	{"name", text("2 to 80 characters without spaces", 80, func(v string) bool { return len(v) > 1 }), lb("LoadBalancerName", ""), lb("LoadBalancerName", "")},
-	{"network-type", words("vpc"), code, code},
+	{"network-type", words("vpc"), code("a pod is in a VPC: no other is possible"), code("a pod is in a VPC: no other is possible")},
 	{"persistence-timeout", number(0, 3600), listener("PersistenceTimeout", "0", TCP), no("use spec.sessionAffinity")},
 	{"ppv2-pvl-ep-id-enabled", onOff, no(onlyNLB), no(noProxy)},
 	{"ppv2-pvl-eps-id-enabled", onOff, no(onlyNLB), no(noProxy)},
 	{"ppv2-vpc-id-enabled", onOff, no(onlyNLB), no(noProxy)},
 	{"preserve-client-ip", onOff, no(onlyNLB), group("PreserveClientIpEnabled", "true")},
-	{"preserve-lb-on-delete", anyText, code, code},
-	{"protocol-port", anyText, code, code},
+	{"preserve-lb-on-delete", anyText, code("any text: the load balancer stays when the Service is deleted"), code("any text: the load balancer stays when the Service is deleted")},
+	{"protocol-port", anyText, code("`PROTOCOL:PORT,…` of ports that have another protocol than the Service says: `http`"), code("`PROTOCOL:PORT,…`: only what the Service says, too")},
 	{"proxy-protocol", onOff, no(noProxy), no(noProxy)},
 	{"remove-unscheduled-backend", onOff, no(noNodes), no(noNodes)},
 	{"request-timeout", number(1, 180), listener("RequestTimeout", "60", HTTP), no(noHTTPNLB)},
 	{"resource-group-id", id, lb("ResourceGroupId", ""), lb("ResourceGroupId", "")},
 	{"scheduler", words("wrr", "wlc", "rr", "sch", "tch", "qch"), listener("Scheduler", "wrr"), group("Scheduler", "Wrr")},
-	{"security-group-ids", anyText, no(onlyNLB), code},
+	{"security-group-ids", anyText, no(onlyNLB), code("`ID,…`: it joins them; those that are named no longer stay")},
 	{"server-group-type", words("Instance", "Ip"), no(onlyNLB), no("groups have ENIs or instances, type Instance")},
 	{"slave-zoneid", id, lb("SlaveZoneId", ""), no(perZone)},
 	{"spec", text("such as slb.s1.small", 40, func(v string) bool { return strings.HasPrefix(v, "slb.") }), lb("LoadBalancerSpec", ""), no(onlyCLB)},
@@ -204,13 +212,13 @@ var Annotations = []Annotation{
 	{"tunnel-type", anyText, no("the existing manager ignores it, too"), no("the existing manager ignores it, too")},
 	{"type", anyText, no("use spec.loadBalancerClass"), no("use spec.loadBalancerClass")},
 	{"unhealthy-threshold", number(2, 10), listener("UnhealthyThreshold", "3"), group("HealthCheckConfig.UnhealthyThreshold", "3")},
-	{"vgroup-port", anyText, code, code},
+	{"vgroup-port", anyText, code("with `id`: `GROUP:PORT,…`, groups of yours"), code("with `id`: `GROUP:PORT,…`, groups of yours")},
 	{"vswitch-id", id, lb("VSwitchId", ""), no(perZone)},
 	{"weight", number(0, 100), no("backends have equal weights: use default-weight"), no("backends have equal weights: use default-weight")},
 	{"xforwardedfor-clientsrcport", onOff, listener("XForwardedFor_ClientSrcPort", "off", HTTP), no(noHTTPNLB)},
 	{"xforwardedfor-proto", onOff, listener("XForwardedFor_proto", "off", HTTP), no(noHTTPNLB)},
 	{"xforwardedfor-slbport", onOff, listener("XForwardedFor_SLBPORT", "off", HTTP), no(noHTTPNLB)},
-	{"zone-maps", anyText, no(onlyNLB), code},
+	{"zone-maps", anyText, no(onlyNLB), code("`ZONE:VSWITCH,…`, default the Pod vSwitches of the configuration, when it is new")},
 }
 
 func (a *Annotation) effect(p Product) effect {

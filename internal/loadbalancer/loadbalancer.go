@@ -54,12 +54,16 @@ type LoadBalancer struct {
 	// Preserve: the load balancer stays when the Service is deleted.
 	Preserve bool
 	Tags     map[string]string
-	Zones    []Zone // NLB
+	// Zones are those of an NLB. If the Service does not say which, they are empty.
+	Zones []Zone
 	// SecurityGroups are those that an NLB joins.
 	SecurityGroups []string
 	// Attributes are parameters of the load balancer, by their names in the product's API. Each
 	// parameter that has a meaning is there, so that an annotation that is removed is undone.
 	Attributes map[string]string
+	// New has what only a new load balancer gets: the cluster's configuration says it, not the Service, and
+	// may say something else later.
+	New Place
 	// Sources may connect; empty: all.
 	Sources []netip.Prefix
 	// SourcesWrong: the Service does not say which may. Those that may stay, and all listeners are
@@ -71,6 +75,12 @@ type LoadBalancer struct {
 	// DrainSeconds is how long a pod's containers sleep before they stop; 0: they do not.
 	DrainSeconds int
 	PodBackends  bool
+}
+
+// Place is where a new load balancer is.
+type Place struct {
+	VSwitchID string // of an intranet CLB
+	Zones     []Zone // of an NLB
 }
 
 // Listener is a listener with a server group of its own.

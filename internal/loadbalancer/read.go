@@ -61,7 +61,7 @@ func Read(svc *corev1.Service, s Settings) (*LoadBalancer, error) {
 		return nil, fmt.Errorf("the Service %s/%s is not for this controller", svc.Namespace, svc.Name)
 	}
 	r := &reader{svc: svc}
-	w := &LoadBalancer{Product: product, OwnListeners: true, DefaultWeight: 100, DrainSeconds: 15, PodBackends: s.PodBackends,
+	w := &LoadBalancer{Product: product, OwnListeners: true, DefaultWeight: 100, PodBackends: s.PodBackends,
 		Attributes: map[string]string{}}
 	r.listeners(w)
 	r.unknown()
@@ -225,10 +225,10 @@ func (r *reader) byTable(w *LoadBalancer) {
 			}
 			set = spelled(w.Product, e.parameter, set)
 		}
-		if e.level == ofLoadBalancer && set != "" {
+		if e.kind == OfLoadBalancer && set != "" {
 			w.Attributes[e.parameter] = set
 		}
-		if e.level != ofListener && e.level != ofGroup {
+		if e.kind != OfListener && e.kind != OfGroup {
 			continue
 		}
 		used := false
@@ -238,7 +238,7 @@ func (r *reader) byTable(w *LoadBalancer) {
 			}
 			used = true
 			to := l.Attributes
-			if e.level == ofGroup {
+			if e.kind == OfGroup {
 				to = l.Group
 			}
 			if set != "" {
@@ -334,18 +334,14 @@ func (r *reader) byCode(w *LoadBalancer, s Settings) {
 			r.wrong(AnnotationBackendType, v, "pods of this cluster have no addresses of the VPC: leave it out")
 		}
 	}
-	if v := r.svc.Annotations[AnnotationDrainSeconds]; v != "" {
-		n, err := strconv.Atoi(v)
-		if err != nil || n < 0 || n > 900 {
-			r.wrong(AnnotationDrainSeconds, v, "want a number from 0 to 900")
-		} else {
-			w.DrainSeconds = n
-		}
+	var valid bool
+	if w.DrainSeconds, valid = drainSeconds(r.svc); !valid {
+		r.wrong(AnnotationDrainSeconds, r.svc.Annotations[AnnotationDrainSeconds], fmt.Sprintf("want a number from 0 to %d", longestDrain))
 	}
 	if w.ID != "" {
 		for i := range Annotations {
 			a := &Annotations[i]
-			if key, v := r.get(a.Name); v != "" && (a.effect(w.Product).level == ofLoadBalancer || a.ofPlace()) {
+			if key, v := r.get(a.Name); v != "" && (a.effect(w.Product).kind == OfLoadBalancer || a.ofPlace()) {
 				r.wrong(key, v, "the load balancer "+w.ID+" is yours: set it there, and leave the annotation out")
 			}
 		}
@@ -416,14 +412,14 @@ func (r *reader) place(w *LoadBalancer, s Settings) {
 				r.wrong(Prefix+"vswitch-id", "", "want the vSwitch of the intranet address, as the cluster's configuration has none")
 				return
 			}
-			w.Attributes["VSwitchId"] = s.Zones[0].VSwitch
+			w.New.VSwitchID = s.Zones[0].VSwitch
 		}
 		return
 	}
 	key, v := r.get("zone-maps")
 	if v == "" {
-		if w.Zones = slices.Clone(s.Zones); len(w.Zones) < 2 {
-			w.Zones = nil
+		if w.New.Zones = slices.Clone(s.Zones); len(w.New.Zones) < 2 {
+			w.New.Zones = nil
 			r.wrong(Prefix+"zone-maps", "", `want "ZONE:VSWITCH,ZONE:VSWITCH", as the cluster's configuration has vSwitches in fewer than two zones`)
 		}
 		return

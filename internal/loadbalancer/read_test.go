@@ -32,6 +32,10 @@ func tcp(port int32) corev1.ServicePort {
 // parameters are all parameters of the load balancer and of its first listener.
 func parameters(w *LoadBalancer) map[string]string {
 	all := maps.Clone(w.Attributes)
+	all["new"] = w.New.VSwitchID
+	for _, z := range w.New.Zones {
+		all["new"] += z.ID
+	}
 	maps.Copy(all, w.Listeners[0].Attributes)
 	maps.Copy(all, w.Listeners[0].Group)
 	return all
@@ -44,8 +48,9 @@ func TestRead(t *testing.T) {
 		want        map[string]string
 	}{
 		{"defaults of CLB", ClassCLB, nil, map[string]string{"AddressType": "internet", "Scheduler": "wrr", "HealthCheckSwitch": "on", "PersistenceTimeout": "0", "VSwitchId": ""}},
-		{"defaults of NLB", ClassNLB, nil, map[string]string{"AddressType": "Internet", "Scheduler": "Wrr", "HealthCheckConfig.HealthCheckEnabled": "true", "CrossZoneEnabled": "true"}},
-		{"intranet CLB", ClassCLB, func(s *corev1.Service) { s.Annotations[Prefix+"address-type"] = "intranet" }, map[string]string{"AddressType": "intranet", "VSwitchId": "vsw-a"}},
+		{"defaults of NLB", ClassNLB, nil, map[string]string{"AddressType": "Internet", "Scheduler": "Wrr", "HealthCheckConfig.HealthCheckEnabled": "true", "CrossZoneEnabled": "true", "new": "z-az-b"}},
+		{"own zones of NLB", ClassNLB, func(s *corev1.Service) { s.Annotations[Prefix+"zone-maps"] = "z-c:vsw-c,z-d:vsw-d" }, map[string]string{"new": ""}},
+		{"intranet CLB", ClassCLB, func(s *corev1.Service) { s.Annotations[Prefix+"address-type"] = "intranet" }, map[string]string{"AddressType": "intranet", "VSwitchId": "", "new": "vsw-a"}},
 		{"former prefix", ClassCLB, func(s *corev1.Service) { s.Annotations[PrefixFormer+"scheduler"] = "wlc" }, map[string]string{"Scheduler": "wlc"}},
 		{"the newer prefix wins", ClassCLB, func(s *corev1.Service) {
 			s.Annotations[PrefixFormer+"scheduler"], s.Annotations[Prefix+"scheduler"] = "wlc", "rr"
@@ -263,7 +268,7 @@ func TestAnnotationsTable(t *testing.T) {
 			t.Errorf("%s has two rows", a.Name)
 		}
 		for class, e := range map[string]effect{ClassCLB: a.clb, ClassNLB: a.nlb} {
-			if (e.level == none) != (e.refused != "") {
+			if (e.kind == none) != (e.refused != "") {
 				t.Errorf("%s of %s is neither done nor refused, or both", a.Name, class)
 			}
 			if e.unset != "" {
@@ -297,7 +302,7 @@ func FuzzRead(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if len(w.Listeners) != 2 || w.Product == NLB && w.ID == "" && len(w.Zones) < 2 || w.DefaultWeight < 1 || w.DefaultWeight > 100 {
+		if len(w.Listeners) != 2 || w.Product == NLB && w.ID == "" && max(len(w.Zones), len(w.New.Zones)) < 2 || w.DefaultWeight < 1 || w.DefaultWeight > 100 {
 			t.Errorf("%+v", w)
 		}
 		for _, l := range w.Listeners {

@@ -1,0 +1,181 @@
+package loadbalancer
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"terway.dev/terway/internal/cloud"
+)
+
+func backend(n, weight int, description string) cloud.Backend {
+	return cloud.Backend{Server: "eni-1", Type: cloud.ServerENI, Address: netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}), Port: 80, Weight: weight, Description: description}
+}
+
+// apply does a call on a group as the cloud does it.
+func apply(group map[cloud.BackendKey]cloud.Backend, b Batch) error {
+	for _, one := range b.Backends {
+		_, in := group[one.Key()]
+		switch {
+		case in != (b.Verb != Add):
+			return fmt.Errorf("%s of %v, which is in the group: %v", b.Verb, one, in)
+		case b.Verb == Remove:
+			delete(group, one.Key())
+		default:
+			group[one.Key()] = one
+		}
+	}
+	return nil
+}
+
+func shown(c Change) string {
+	var parts []string
+	for _, b := range c.Batches {
+		for _, one := range b.Backends {
+			parts = append(parts, fmt.Sprintf("%s %d=%d", b.Verb, one.Address.As4()[3], one.Weight))
+		}
+	}
+	for _, l := range c.Left {
+		parts = append(parts, fmt.Sprintf("left %d", l.Address.As4()[3]))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func TestChanges(t *testing.T) {
+	const me = "me"
+	group := func(weights ...int) (list []cloud.Backend) {
+		for n, w := range weights {
+			if w >= 0 {
+				list = append(list, backend(n, w, me))
+			}
+		}
+		return list
+	}
+	for _, c := range []struct {
+		name            string
+		current, wanted []cloud.Backend
+		want            string
+	}{
+		{"nothing", group(100, 100), group(100, 100), ""},
+		{"drain, then add, then remove", group(100, 100, 0), group(100, 0, -1, 100), "weigh 1=0, add 3=100, remove 2=0"},
+		{"what is new comes first if nothing else takes connections", group(100), group(0, 100), "add 1=100, weigh 0=0"},
+		{"full: what is old goes first", group(100, 0, 0, 0), group(100, -1, 0, 0, 100), "remove 1=0, add 4=100"},
+		{"full: what drains makes room", group(100, 100, 100, 0), group(100, 100, 100, 0, 100), "remove 3=0, add 4=100"},
+		{"too many: those that are there stay", group(-1, -1, 100, 100, 100), group(100, 100, 100, 100, 100), "add 0=100, left 1"},
+		{"a foreign backend stays, and takes room", append(group(100), backend(7, 5, "other")), group(-1, 100, 100, 100, 100),
+			"add 1=100, add 2=100, remove 0=100, add 3=100, left 4"},
+		{"a foreign backend with our server", append(group(100), backend(1, 5, "other")), group(100, 100), "left 1"},
+		{"drain all", group(100, 100), group(0, 0), "weigh 0=0, weigh 1=0"},
+		{"the last ones come back", group(0, 0), group(100, 0), "weigh 0=100"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := shown(Changes(me, c.current, c.wanted, Limits{PerCall: 2, PerGroup: 4})); got != c.want {
+				t.Errorf("%s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestChangesProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		limits := Limits{PerCall: rapid.IntRange(1, 5).Draw(t, "per call"), PerGroup: rapid.IntRange(1, 12).Draw(t, "per group")}
+		owner := rapid.SampledFrom([]string{"", "me"}).Draw(t, "owner")
+		weights := rapid.SampledFrom([]int{-1, 0, 1, 100})
+		var current, wanted []cloud.Backend
+		for n := range 16 {
+			if w := weights.Draw(t, "current"); w >= 0 && len(current) < limits.PerGroup {
+				current = append(current, backend(n, w, rapid.SampledFrom([]string{"me", "other"}).Draw(t, "description")))
+			}
+			if w := weights.Draw(t, "wanted"); w >= 0 {
+				wanted = append(wanted, backend(n, w, "me"))
+			}
+		}
+		foreign, group, goal := map[cloud.BackendKey]cloud.Backend{}, map[cloud.BackendKey]cloud.Backend{}, map[cloud.BackendKey]cloud.Backend{}
+		for _, b := range current {
+			group[b.Key()] = b
+			if owner != "" && b.Description != owner {
+				foreign[b.Key()] = b
+			}
+		}
+		for _, b := range wanted {
+			goal[b.Key()] = b
+		}
+		c := Changes(owner, current, wanted, limits)
+		for _, l := range c.Left {
+			if l.Weight == 0 && foreign[l.Key()].Server == "" {
+				t.Fatalf("%v drains, and is reported", l)
+			}
+			delete(goal, l.Key())
+		}
+		maps.Copy(goal, foreign)
+
+		// serving is how many of those that are wanted take connections.
+		serving := func() (stay, drain int) {
+			for key, b := range group {
+				if b.Weight > 0 {
+					if w, ok := goal[key]; ok && w.Weight > 0 {
+						stay++
+					} else if ok {
+						drain++
+					}
+				}
+			}
+			return stay, drain
+		}
+		stay, drain := serving()
+		stayed := stay
+		for n, b := range c.Batches {
+			if len(b.Backends) == 0 || len(b.Backends) > limits.PerCall {
+				t.Fatalf("batch %d has %d backends", n, len(b.Backends))
+			}
+			for _, one := range b.Backends {
+				if _, ok := foreign[one.Key()]; ok {
+					t.Fatalf("batch %d: %s of a foreign backend %v", n, b.Verb, one)
+				}
+			}
+			before, _ := serving()
+			if err := apply(group, b); err != nil {
+				t.Fatalf("batch %d: %v", n, err)
+			}
+			if len(group) > limits.PerGroup {
+				t.Fatalf("batch %d: %d backends, %d are allowed", n, len(group), limits.PerGroup)
+			}
+			after, left := serving()
+			switch {
+			case stayed > 0 && b.Verb != Weigh && left > 0 && drainsFit(goal, limits):
+				t.Fatalf("batch %d is %s, and a backend that drains still has weight", n, b.Verb)
+			case after < before:
+				t.Fatalf("batch %d: %d backends that are to stay take connections, before %d", n, after, before)
+			case drainsFit(goal, limits) && stay+drain > 0 && after == 0 && left == 0 && wantsAny(goal):
+				t.Fatalf("batch %d: nothing takes connections", n)
+			}
+		}
+		// What does not fit and drains is gone, although it was wanted.
+		for key, b := range goal {
+			if _, ok := group[key]; !ok && b.Weight == 0 && len(group) == limits.PerGroup {
+				delete(goal, key)
+			}
+		}
+		if !maps.EqualFunc(group, goal, func(a, b cloud.Backend) bool { return a.Weight == b.Weight }) {
+			t.Fatalf("ends with %v, want %v", group, goal)
+		}
+	})
+}
+
+// drainsFit reports whether all that are wanted fit: else those that drain are removed early.
+func drainsFit(goal map[cloud.BackendKey]cloud.Backend, l Limits) bool {
+	return len(goal) <= l.PerGroup
+}
+
+func wantsAny(goal map[cloud.BackendKey]cloud.Backend) bool {
+	for _, b := range goal {
+		if b.Weight > 0 {
+			return true
+		}
+	}
+	return false
+}
