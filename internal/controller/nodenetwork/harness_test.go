@@ -432,9 +432,9 @@ func (g *rig) removePods(name string, n int) {
 	}
 }
 
-// marked reports whether the node's agent knows that a load balancer has an address.
+// marked reports whether the spec, and the one that the node's agent knows, say that a load balancer has an address.
 func (g *rig) marked(name, address string) bool {
-	return g.seen[name] != nil && isHeld(g.seen[name], address)
+	return g.seen[name] != nil && isHeld(g.seen[name], address) && isHeld(g.nn(name), address)
 }
 
 // isHeld reports whether a NodeNetwork has an address as held.

@@ -24,7 +24,7 @@ func addressesOf(o client.Object) (addresses []string) {
 
 // hold marks the addresses that load balancers have. Each version of the spec that is written has the marks,
 // so an address that the cloud has just assigned is not offered before it has its own. What is not known stays
-// as the predecessor left it.
+// as the predecessor left it, and is looked at again.
 func (w *work) hold() {
 	for i := range w.nn.Spec.ENIs {
 		for j := range w.nn.Spec.ENIs[i].Addresses {
@@ -33,6 +33,8 @@ func (w *work) hold() {
 				a.Held = false
 			} else if held, known := w.Held(parse(a.Address)); known {
 				a.Held = held
+			} else if a.Held {
+				w.again(w.Retry) // HeldChanged tells only of what load balancers have
 			}
 		}
 	}

@@ -60,6 +60,9 @@ func TestAddressesOfALoadBalancerStay(t *testing.T) {
 	if got := g.held("n1"); !slices.Equal(got, want) {
 		t.Fatalf("held %v after a restart, want %v", got, want)
 	}
+	if wait, _ := g.once("n1"); wait == 0 || wait > g.r.Retry {
+		t.Errorf("the node is looked at again after %s: nobody else tells of a mark that is out of date", wait)
+	}
 	g.unread = false
 	g.startPods("n1", 5) // serve looks that they get others
 	g.settle("n1", minute)
