@@ -37,6 +37,16 @@ const (
 	// AnnotationExclusiveENI on a pod requests an exclusive ENI: "true" or "false". The admission
 	// webhook turns it into a request of ResourceENI, which the scheduler counts.
 	AnnotationExclusiveENI = "network.terway.dev/exclusive-eni"
+	// AnnotationDrainAdded on a pod is by how many seconds the admission webhook has made its grace period longer,
+	// for which its containers wait before they end (package loadbalancer, Needs.Sleep).
+	AnnotationDrainAdded = "network.terway.dev/drain-added-seconds"
+	// LabelReadinessGate, with the value "true", is on pods with readiness gates of load balancers, so that the
+	// controller need not watch all pods. The admission webhook sets it.
+	LabelReadinessGate = "network.terway.dev/readiness-gate"
+	// LabelInjectGates, with the value GatesEnabled, on a namespace: its new pods get what load balancers need. The
+	// existing manager uses the same.
+	LabelInjectGates = "k8s.alibabacloud.com/pod-readiness-gate-inject"
+	GatesEnabled     = "enabled"
 
 	// FinalizerENIs keeps a NodeNetwork until its ENIs are gone from the cloud.
 	FinalizerENIs = "network.terway.dev/enis"
