@@ -203,18 +203,19 @@ func TestAdminEndpoint(t *testing.T) {
 	}
 	admin(t, s, "DELETE", "/faults?name=x", "")
 	must(c.ecs.DescribeRegions(ecs.CreateDescribeRegionsRequest()))(t)
+	must(raw(t, c, "2022-04-30", "DescribeRegions", nil))(t) // NLB's is another action
 
 	var report vpcsim.Report
 	if err := json.Unmarshal(admin(t, s, "GET", "/stats", ""), &report); err != nil {
 		t.Fatal(err)
 	}
-	if got := report.Actions["DescribeRegions"]; got.Calls != 2 || got.Errors != 1 || got.ErrorCodes["ServiceUnavailable"] != 1 || !report.Committed {
+	if got := report.Actions["Ecs:DescribeRegions"]; report.Actions["Nlb:DescribeRegions"].Calls != 1 || got.Calls != 2 || got.Errors != 1 || got.ErrorCodes["ServiceUnavailable"] != 1 || !report.Committed {
 		t.Errorf("stats %+v", report)
 	}
 	text := string(admin(t, s, "GET", "/metrics", ""))
 	for _, want := range []string{
-		`vpcsim_calls_total{action="DescribeRegions"} 2`,
-		`vpcsim_errors_total{action="DescribeRegions",code="ServiceUnavailable"} 1`,
+		`vpcsim_calls_total{action="Ecs:DescribeRegions"} 2`,
+		`vpcsim_errors_total{action="Ecs:DescribeRegions",code="ServiceUnavailable"} 1`,
 	} {
 		if !strings.Contains(text, want+"\n") {
 			t.Errorf("metrics lack %s:\n%s", want, text)

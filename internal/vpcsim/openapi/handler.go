@@ -10,7 +10,6 @@
 package openapi
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -59,9 +58,10 @@ type Options struct {
 // Handler serves OpenAPI calls at "/".
 type Handler struct {
 	Options
-	products map[string]product // by version
-	signer   signer
-	throttle *throttle
+	products  map[string]product // by version
+	ambiguous map[string]bool    // the names of actions that several products have
+	signer    signer
+	throttle  *throttle
 }
 
 // New returns a Handler.
@@ -72,7 +72,7 @@ func New(o Options) *Handler {
 	all := products()
 	h := &Handler{
 		Options:  o,
-		products: byVersion(all),
+		products: byVersion(all), ambiguous: ambiguous(all),
 		signer:   signer{authority: o.Authority, now: o.Now},
 		throttle: newThrottle(o.Throttle, all),
 	}
@@ -101,7 +101,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer = obj{"Code": e.Code, "Message": e.Message, "HostId": r.Host,
 			"Recommend": "https://api.aliyun.com/troubleshoot?q=" + url.QueryEscape(e.Code) + "&product=" + h.products[x.version].name}
 	}
-	h.Stats.count(x.name(), code, h.Now().Sub(started), x.lost)
+	h.Stats.count(h.name(x), code, h.Now().Sub(started), x.lost)
 	h.Log.Debug("openapi call", "action", x.action, "version", x.version, "status", status, "code", code,
 		"requestId", id, "remote", r.RemoteAddr, "caller", x.identity.ARN(), "lostAnswer", x.lost)
 	if x.lost {
@@ -138,9 +138,13 @@ type exchange struct {
 	lost     bool
 }
 
-func (x *exchange) name() string {
-	if !x.known {
+// name is that of an action in counters: PRODUCT:NAME if several products have one of that name.
+func (h *Handler) name(x *exchange) string {
+	switch {
+	case !x.known:
 		return "unknown"
+	case h.ambiguous[x.action]:
+		return x.product + ":" + x.action
 	}
 	return x.action
 }
@@ -166,7 +170,7 @@ func (h *Handler) serve(r *http.Request, x *exchange) (obj, *Error) {
 	if !ok {
 		return nil, errorf(http.StatusNotFound, "InvalidAction.NotFound", "Specified api is not found, please check your url and method: there is no action %q in version %s.", x.action, x.version)
 	}
-	x.known, x.product = true, cmp.Or(a.product, product.name)
+	x.known, x.product = true, product.of(a)
 	if !a.unsigned {
 		if x.identity, e = h.signer.verify(m); e != nil {
 			return nil, e

@@ -8,7 +8,7 @@ import (
 
 // tagActions returns the tag operations; wrap is list's. The state knows the resource types of
 // ECS and VPC by their names, and those of the other products with a prefix, because ECS and
-// SLB both have an "instance".
+// SLB both have an "instance". Of all products only NLB's actions have DryRun.
 func tagActions(prefix, wrap string) actions {
 	prefixed := func(resourceType string) string {
 		if resourceType == "" {
@@ -18,11 +18,11 @@ func tagActions(prefix, wrap string) actions {
 	}
 	return actions{
 		"TagResources": change(func(api state.API, r state.TagResourcesRequest) error {
-			r.ResourceType = prefixed(r.ResourceType)
+			r.ResourceType, r.DryRun = prefixed(r.ResourceType), r.DryRun && prefix == nlbPrefix
 			return api.TagResources(r)
 		}),
 		"UntagResources": change(func(api state.API, r state.UntagResourcesRequest) error {
-			r.ResourceType = prefixed(r.ResourceType)
+			r.ResourceType, r.DryRun = prefixed(r.ResourceType), r.DryRun && prefix == nlbPrefix
 			return api.UntagResources(r)
 		}),
 		"ListTagResources": {run: func(c *call) (obj, error) {

@@ -23,6 +23,7 @@ type TagResource struct {
 // ECS are instance, eni, securitygroup; those of VPC are VPC, VSWITCH, ROUTETABLE; the case is
 // ignored.
 type TagResourcesRequest struct {
+	DryRun       bool
 	ResourceType string
 	ResourceId   []string
 	Tag          []Tag
@@ -30,6 +31,7 @@ type TagResourcesRequest struct {
 
 // UntagResourcesRequest has the parameters of UntagResources.
 type UntagResourcesRequest struct {
+	DryRun       bool
 	ResourceType string
 	ResourceId   []string
 	TagKey       []string
@@ -146,6 +148,9 @@ func (s *State) TagResources(req TagResourcesRequest) error {
 			return err
 		}
 	}
+	if req.DryRun {
+		return dryRun()
+	}
 	for _, r := range picked {
 		s.retag(r, func() {
 			for _, tag := range req.Tag {
@@ -174,6 +179,9 @@ func (s *State) UntagResources(req UntagResourcesRequest) error {
 	}
 	if len(req.TagKey) == 0 && !req.All {
 		return notFound("MissingParameter.TagKeys", "Either TagKey.N or All must be given.")
+	}
+	if req.DryRun {
+		return dryRun()
 	}
 	for _, r := range picked {
 		s.retag(r, func() {
