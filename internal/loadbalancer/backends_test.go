@@ -255,6 +255,16 @@ func TestBackendsPods(t *testing.T) {
 			w.endpoint(1, "a", isReady)
 			w.Nodes = []Node{{Name: "a", Instance: "i-a", Address: podAddress(1), Ready: true}}
 		}, "i-a:8080=100"},
+		{"in the node's network, and not ready", func(w *world) {
+			w.endpoint(1, "a", isNotReady)
+			w.Nodes = []Node{{Name: "a", Instance: "i-a", Address: podAddress(1), Ready: true}}
+			w.Groups = [][]cloud.Backend{{{Server: "i-a", Type: cloud.ServerInstance, Port: 8080, Weight: 100}}}
+		}, "i-a:8080=0"},
+		{"terminating, its containers have stopped, the slice does not know yet", func(w *world) {
+			w.endpoint(1, "a", terminates)
+			w.in(map[int]int{1: 100})
+			w.pods["web-1"] = gated(1, []string{ours}, "ContainersReady=False")
+		}, ""},
 		{"IPv6", func(w *world) { w.endpoint(1, "a", isReady); w.slice.AddressType = discoveryv1.AddressTypeIPv6 }, ""},
 		{"another port", func(w *world) { w.endpoint(1, "a", isReady); w.slice.Ports[0].Name = &w.svc.Name }, ""},
 	} {

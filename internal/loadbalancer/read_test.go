@@ -212,6 +212,13 @@ func TestReadKeepsWhatIsRight(t *testing.T) {
 	if w.DefaultWeight != 100 || w.DrainSeconds != 15 {
 		t.Errorf("weight and drain: %+v", w)
 	}
+	if w = read(ClassCLB, map[string]string{Prefix + "additional-resource-tags": "a=b,c"}); len(w.Tags) > 0 {
+		t.Errorf("some of a list that cannot be read: %v", w.Tags)
+	}
+	w = read(ClassNLB, map[string]string{Prefix + "zone-maps": "z-a:vsw-a,z-b"})
+	if len(w.Zones)+len(w.New.Zones) > 0 {
+		t.Errorf("some zones of a list that cannot be read: %+v", w)
+	}
 	s := service(ClassCLB, nil)
 	s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/33"}
 	if w, err := Read(s, cluster); err == nil || !w.SourcesWrong || !w.Listeners[0].Wrong {
