@@ -59,7 +59,8 @@ func comesAlong(p Product, kind Kind, name string, set map[string]string) bool {
 		// Some of them are mandatory together, which ones depends on the protocol.
 		return len(set) > 0
 	case p == CLB && kind == OfLoadBalancer:
-		return with("InstanceChargeType", "LoadBalancerSpec") || with("InternetChargeType", "Bandwidth")
+		size := name == "LoadBalancerSpec" || name == "InternetChargeType" || name == "Bandwidth"
+		return size && set["InstanceChargeType"] != "" || with("InternetChargeType", "Bandwidth")
 	case p == NLB && kind == OfGroup && strings.HasPrefix(name, "HealthCheckConfig."):
 		for n := range set {
 			if strings.HasPrefix(n, "HealthCheckConfig.") {
