@@ -497,4 +497,15 @@ func (r *reader) sources(w *LoadBalancer) {
 	}
 	slices.SortFunc(w.Sources, netip.Prefix.Compare)
 	w.Sources = slices.Compact(w.Sources)
+	if len(w.Sources) == 0 {
+		return
+	}
+	const field = "spec.loadBalancerSourceRanges"
+	if w.ID != "" && (w.Product == NLB || !w.OwnListeners) {
+		r.wrong(field, r.svc.Spec.LoadBalancerSourceRanges[0], "the load balancer "+w.ID+" is yours: say there who may connect")
+		w.Sources = nil
+	} else if key, v := r.get("security-group-ids"); v != "" && w.Product == NLB {
+		r.wrong(key, v, "want none with "+field+": the rules of these groups let in others, too")
+		w.SecurityGroups = nil
+	}
 }

@@ -237,6 +237,19 @@ func TestSources(t *testing.T) {
 				t.Errorf("%s: %v, %v; want %s", ranges, w, err, want)
 			}
 		}
+		for annotations, ok := range map[string]bool{"": true, "id": false, "id,force-override-listeners": class == ClassCLB, "security-group-ids": class == ClassCLB} {
+			s := service(class, map[string]string{})
+			s.Spec.LoadBalancerSourceRanges = []string{"10.0.0.0/8"}
+			for name := range strings.SplitSeq(annotations, ",") {
+				if value := map[string]string{"id": "lb-1", "force-override-listeners": "true", "security-group-ids": "sg-1"}[name]; value != "" {
+					s.Annotations[Prefix+name] = value
+				}
+			}
+			w, err := Read(s, cluster)
+			if refused := err != nil && strings.Contains(err.Error(), "spec.loadBalancerSourceRanges"); refused == ok || ok && len(w.Sources) != 1 || len(w.SecurityGroups) > 0 {
+				t.Errorf("%s with %s: %+v, %v", class, annotations, w, err)
+			}
+		}
 		s := service(class, nil)
 		s.Spec.LoadBalancerSourceRanges = []string{"2001:db8::/32"}
 		if _, err := Read(s, cluster); err == nil || !strings.Contains(err.Error(), `[0]: "2001:db8::/32"`) {
