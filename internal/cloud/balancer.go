@@ -62,6 +62,31 @@ type BalancerAPI interface {
 	AddBackends(ctx context.Context, group string, list []Backend) error
 	RemoveBackends(ctx context.Context, group string, list []Backend) error
 	WeighBackends(ctx context.Context, group string, list []Backend) error
+
+	// FindAccess returns the access lists of a VPC that have a tag.
+	FindAccess(ctx context.Context, vpc, key, value string) ([]AccessList, error)
+	// CreateAccess creates an access list without sources and returns its id. One of CLB without sources lets
+	// all clients connect: add some before a listener gets it.
+	CreateAccess(ctx context.Context, want NewAccess) (id string, err error)
+	// ChangeAccess adds sources to an access list, then removes others.
+	ChangeAccess(ctx context.Context, id string, add, remove []netip.Prefix) error
+	// DeleteAccess deletes an access list that nothing uses. One that does not exist is no error.
+	DeleteAccess(ctx context.Context, id string) error
+}
+
+// AccessList says which clients may connect: an access control list of CLB, which listeners get as AclId, or a
+// security group, which an NLB joins.
+type AccessList struct {
+	ID      string
+	Sources []netip.Prefix
+}
+
+// NewAccess describes an access list to create.
+type NewAccess struct {
+	Token string // of a security group: the same one gives the same group
+	Name  string // an account has each name of an access control list once
+	VPC   string // of a security group
+	Tags  map[string]string
 }
 
 // Balancer is a load balancer.

@@ -295,3 +295,56 @@ func TestJobs(t *testing.T) {
 	}
 	b.sim.RemoveFault("stuck")
 }
+
+// The life of an access list of each product: an access control list of CLB, a security group for an NLB.
+func TestAccess(t *testing.T) {
+	prefixes := func(list ...string) (all []netip.Prefix) {
+		for _, text := range list {
+			all = append(all, netip.MustParsePrefix(text))
+		}
+		return all
+	}
+	for name, of := range map[string]func(*alibaba.Client) cloud.BalancerAPI{"CLB": (*alibaba.Client).CLB, "NLB": (*alibaba.Client).NLB} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBalancers(t)
+			ctx, api := t.Context(), of(b.client)
+			id, err := api.CreateAccess(ctx, cloud.NewAccess{Token: "a1", Name: "terway.u1", VPC: b.vpc, Tags: map[string]string{"s": "u1"}})
+			b.must(err)
+			want := func(sources ...string) {
+				t.Helper()
+				found, err := api.FindAccess(ctx, b.vpc, "s", "u1")
+				b.must(err)
+				if len(found) != 1 || found[0].ID != id {
+					t.Fatalf("%+v", found)
+				}
+				slices.SortFunc(found[0].Sources, netip.Prefix.Compare)
+				if !slices.Equal(found[0].Sources, prefixes(sources...)) {
+					t.Errorf("%v, want %v", found[0].Sources, sources)
+				}
+			}
+			want()
+			b.must(api.ChangeAccess(ctx, id, prefixes("10.0.0.0/8", "192.0.2.7/32"), nil))
+			want("10.0.0.0/8", "192.0.2.7/32")
+			b.must(api.ChangeAccess(ctx, id, prefixes("198.51.100.0/24"), prefixes("10.0.0.0/8", "203.0.113.0/24")))
+			want("192.0.2.7/32", "198.51.100.0/24")
+			if name == "CLB" { // more than one call and page
+				var many, shown []string
+				for i := range 120 {
+					many = append(many, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), 0, 0}), 16).String())
+				}
+				shown = append(many, "192.0.2.7/32", "198.51.100.0/24")
+				b.must(api.ChangeAccess(ctx, id, prefixes(many...), nil))
+				want(shown...)
+			}
+			if found, err := api.FindAccess(ctx, b.vpc, "s", "u2"); err != nil || len(found) > 0 {
+				t.Errorf("%+v, %v", found, err)
+			}
+			b.must(api.DeleteAccess(ctx, id))
+			b.must(api.DeleteAccess(ctx, id))
+			if found, err := api.FindAccess(ctx, b.vpc, "s", "u1"); err != nil || len(found) > 0 {
+				t.Errorf("%+v, %v", found, err)
+			}
+		})
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -322,4 +324,97 @@ func (p clb) WeighBackends(ctx context.Context, group string, list []cloud.Backe
 		_, err = p.do(ctx, "SetVServerGroupAttribute", all)
 	}
 	return err
+}
+
+// entriesPerCall is the maximum number of entries of an access control list in a call, and on a page.
+const entriesPerCall = 50
+
+func (p clb) FindAccess(ctx context.Context, _, key, value string) ([]cloud.AccessList, error) {
+	const action = "DescribeAccessControlLists"
+	lists, err := pages(func(number int) ([]cloud.AccessList, int, error) {
+		o, err := p.do(ctx, "DescribeAccessControlLists", params{"PageNumber": strconv.Itoa(number), "PageSize": strconv.Itoa(entriesPerCall)}.tags(map[string]string{key: value}))
+		if err != nil {
+			return nil, 0, err
+		}
+		var all []cloud.AccessList
+		for _, a := range o.list("Acls.Acl") {
+			if a.text("AclId") == "" {
+				return nil, 0, p.bad(action, "an access control list without AclId")
+			}
+			all = append(all, cloud.AccessList{ID: a.text("AclId")})
+		}
+		total, err := o.number("TotalCount")
+		if err != nil {
+			return nil, 0, p.bad(action, "%v", err)
+		}
+		return all, total, nil
+	}, func(l cloud.AccessList) string { return l.ID })
+	for i := range lists {
+		if err == nil {
+			lists[i].Sources, err = p.entries(ctx, lists[i].ID)
+		}
+	}
+	return lists, err
+}
+
+// entries returns the entries of an access control list.
+func (p clb) entries(ctx context.Context, id string) ([]netip.Prefix, error) {
+	return pages(func(number int) ([]netip.Prefix, int, error) {
+		o, err := p.do(ctx, "DescribeAccessControlListAttribute", params{"AclId": id, "Page": strconv.Itoa(number), "PageSize": strconv.Itoa(entriesPerCall)})
+		if err != nil {
+			return nil, 0, err
+		}
+		var all []netip.Prefix
+		for _, e := range o.list("AclEntrys.AclEntry") {
+			source, err := parsePrefix(e.text("AclEntryIP"))
+			if err != nil {
+				return nil, 0, p.bad("DescribeAccessControlListAttribute", "list %s: AclEntryIP: %v", id, err)
+			}
+			all = append(all, source)
+		}
+		total, err := o.number("TotalAclEntry")
+		if err != nil {
+			return nil, 0, p.bad("DescribeAccessControlListAttribute", "%v", err)
+		}
+		return all, total, nil
+	}, netip.Prefix.String)
+}
+
+func (p clb) CreateAccess(ctx context.Context, want cloud.NewAccess) (string, error) {
+	id, _, err := p.id(ctx, "CreateAccessControlList", "AclId", params{"AclName": want.Name, "AddressIPVersion": "ipv4"}.tags(want.Tags))
+	return id, err
+}
+
+func (p clb) ChangeAccess(ctx context.Context, id string, add, remove []netip.Prefix) error {
+	change := func(list []netip.Prefix, call func(params) error) error {
+		for some := range slices.Chunk(list, entriesPerCall) {
+			var entries []map[string]string
+			for _, source := range some {
+				entries = append(entries, map[string]string{"entry": source.String()})
+			}
+			text, err := json.Marshal(entries)
+			if err != nil {
+				return p.refuse("AddAccessControlListEntry", "%v", err)
+			}
+			if err := call(params{"AclId": id, "AclEntrys": string(text)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := change(add, func(all params) error {
+		_, err := p.do(ctx, "AddAccessControlListEntry", all)
+		return err
+	}); err != nil {
+		return err
+	}
+	return change(remove, func(all params) error {
+		_, err := p.do(ctx, "RemoveAccessControlListEntry", all)
+		return err
+	})
+}
+
+func (p clb) DeleteAccess(ctx context.Context, id string) error {
+	_, err := p.do(ctx, "DeleteAccessControlList", params{"AclId": id})
+	return gone(err)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -325,4 +326,42 @@ func (p nlb) RemoveBackends(ctx context.Context, group string, list []cloud.Back
 func (p nlb) WeighBackends(ctx context.Context, group string, list []cloud.Backend) error {
 	o, err := p.do(ctx, "UpdateServerGroupServersAttribute", p.servers(group, list))
 	return p.finish(ctx, "UpdateServerGroupServersAttribute", o, err)
+}
+
+func (p nlb) FindAccess(ctx context.Context, vpc, key, value string) ([]cloud.AccessList, error) {
+	groups, err := p.taggedSecurityGroups(ctx, vpc, key, value)
+	if err != nil {
+		return nil, err
+	}
+	var all []cloud.AccessList
+	for _, g := range groups {
+		sources, err := p.AllowedFrom(ctx, g.ID)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, cloud.AccessList{ID: g.ID, Sources: sources})
+	}
+	return all, nil
+}
+
+func (p nlb) CreateAccess(ctx context.Context, want cloud.NewAccess) (string, error) {
+	return p.CreateSecurityGroup(ctx, cloud.CreateSecurityGroupRequest{Token: want.Token, VPCID: want.VPC, Name: want.Name, Type: cloud.SecurityGroupEnterprise, Tags: want.Tags})
+}
+
+func (p nlb) ChangeAccess(ctx context.Context, id string, add, remove []netip.Prefix) error {
+	for _, source := range add {
+		if err := p.AllowFrom(ctx, id, source); err != nil {
+			return err
+		}
+	}
+	for _, source := range remove {
+		if err := p.denyFrom(ctx, id, source); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p nlb) DeleteAccess(ctx context.Context, id string) error {
+	return p.DeleteSecurityGroup(ctx, id)
 }

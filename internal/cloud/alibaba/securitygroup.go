@@ -22,6 +22,15 @@ const (
 
 // ListSecurityGroups lists the security groups of a VPC. It reads all pages.
 func (c *Client) ListSecurityGroups(ctx context.Context, vpcID string) ([]cloud.SecurityGroup, error) {
+	return c.listSecurityGroups(ctx, vpcID, nil)
+}
+
+// taggedSecurityGroups lists the security groups of a VPC that have a tag.
+func (c *Client) taggedSecurityGroups(ctx context.Context, vpcID, key, value string) ([]cloud.SecurityGroup, error) {
+	return c.listSecurityGroups(ctx, vpcID, &[]ecs.DescribeSecurityGroupsTag{{Key: key, Value: value}})
+}
+
+func (c *Client) listSecurityGroups(ctx context.Context, vpcID string, tags *[]ecs.DescribeSecurityGroupsTag) ([]cloud.SecurityGroup, error) {
 	const action = "DescribeSecurityGroups"
 	if vpcID == "" {
 		return nil, refuse(action, "no VPC id given")
@@ -29,7 +38,7 @@ func (c *Client) ListSecurityGroups(ctx context.Context, vpcID string) ([]cloud.
 	var all []cloud.SecurityGroup
 	for token := ""; ; {
 		rsp, err := call(ctx, c, ecs.CreateDescribeSecurityGroupsRequest, ecs.CreateDescribeSecurityGroupsResponse, func(r *ecs.DescribeSecurityGroupsRequest) {
-			r.VpcId, r.MaxResults, r.NextToken = vpcID, requests.NewInteger(maxGroupPage), token
+			r.VpcId, r.MaxResults, r.NextToken, r.Tag = vpcID, requests.NewInteger(maxGroupPage), token, tags
 		})
 		if err != nil {
 			return nil, err
@@ -133,6 +142,17 @@ func (c *Client) AllowFrom(ctx context.Context, groupID string, from netip.Prefi
 		IpProtocol: allProtocols, PortRange: allPorts, Policy: policyAccept, Priority: rulePriority, SourceCidrIp: from.String(),
 	}}
 	_, err := call(ctx, c, ecs.CreateAuthorizeSecurityGroupRequest, ecs.CreateAuthorizeSecurityGroupResponse, func(r *ecs.AuthorizeSecurityGroupRequest) {
+		r.SecurityGroupId, r.Permissions = groupID, &rule
+	})
+	return err
+}
+
+// denyFrom removes a rule of AllowFrom. One that does not exist is no error.
+func (c *Client) denyFrom(ctx context.Context, groupID string, from netip.Prefix) error {
+	rule := []ecs.RevokeSecurityGroupPermissions{{
+		IpProtocol: allProtocols, PortRange: allPorts, Policy: policyAccept, Priority: rulePriority, SourceCidrIp: from.String(),
+	}}
+	_, err := call(ctx, c, ecs.CreateRevokeSecurityGroupRequest, ecs.CreateRevokeSecurityGroupResponse, func(r *ecs.RevokeSecurityGroupRequest) {
 		r.SecurityGroupId, r.Permissions = groupID, &rule
 	})
 	return err
