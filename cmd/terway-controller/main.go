@@ -1,5 +1,5 @@
 // Command terway-controller gives the cluster's nodes their ENIs and addresses,
-// or, with Flannel, the VPC's routes to their pod CIDRs.
+// or, with Flannel, the VPC's routes to their pod CIDRs, and Services their load balancers.
 // It is the only part of Terway that talks to the cloud.
 package main
 
@@ -11,6 +11,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -42,12 +43,15 @@ import (
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/controller/admit"
 	"terway.dev/terway/internal/controller/eniconfig"
+	"terway.dev/terway/internal/controller/loadbalancer"
+	"terway.dev/terway/internal/controller/nodeinfo"
 	"terway.dev/terway/internal/controller/nodenetwork"
 	"terway.dev/terway/internal/controller/podlimits"
 	"terway.dev/terway/internal/controller/podroute"
 	"terway.dev/terway/internal/controller/policyhub"
 	"terway.dev/terway/internal/controller/tiers"
 	"terway.dev/terway/internal/datapath/claims"
+	lb "terway.dev/terway/internal/loadbalancer"
 	"terway.dev/terway/internal/policy/compile"
 	"terway.dev/terway/internal/policy/hub"
 	"terway.dev/terway/internal/policy/translate"
@@ -63,6 +67,7 @@ type flags struct {
 	roleARN, providerARN, tokenFile  string
 	stsEndpoint, metadataEndpoint    string
 	ecsEndpoint, vpcEndpoint         string
+	slbEndpoint, nlbEndpoint         string
 	network                          string
 	namespace                        string
 	metricsAddress, healthAddress    string
@@ -99,6 +104,8 @@ func main() {
 	fl.StringVar(&f.metadataEndpoint, "metadata-endpoint", "", "ecs-role: metadata service (default: http://100.100.100.200)")
 	fl.StringVar(&f.ecsEndpoint, "ecs-endpoint", os.Getenv("ECS_ENDPOINT"), "ECS endpoint, host:port or URL (default: the region's)")
 	fl.StringVar(&f.vpcEndpoint, "vpc-endpoint", os.Getenv("VPC_ENDPOINT"), "VPC endpoint, host:port or URL (default: the region's)")
+	fl.StringVar(&f.slbEndpoint, "slb-endpoint", os.Getenv("SLB_ENDPOINT"), "endpoint of SLB (CLB), host:port or URL (default: the region's)")
+	fl.StringVar(&f.nlbEndpoint, "nlb-endpoint", os.Getenv("NLB_ENDPOINT"), "endpoint of NLB, host:port or URL (default: the region's)")
 	fl.StringVar(&f.network, "endpoint-network", "vpc", "which of the region's endpoints: vpc or public")
 	fl.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of the ConfigMap eni-config and of the leader election lease (default: $POD_NAMESPACE)")
 	fl.StringVar(&f.metricsAddress, "metrics-address", ":10363", "address of /metrics; 0 turns it off")
@@ -112,9 +119,9 @@ func main() {
 	fl.DurationVar(&f.patience, "surplus-after", 5*time.Minute, "how long addresses above max_pool_size, and surplus free exclusive ENIs, stay on a node before they are given back, so that repeated bursts of pods need no calls to the cloud")
 	fl.DurationVar(&f.orphanAge, "orphan-age", 5*time.Minute, "how long an ENI of the cluster that no node has is kept")
 	fl.DurationVar(&f.goneDelay, "node-gone-delay", 5*time.Minute, "how long the ENIs of a node that is gone are kept while its instance runs and pods have their addresses; at least a minute, because Kubernetes deletes such pods only after a while")
-	fl.DurationVar(&f.leaseDuration, "lease-duration", 15*time.Second, "leader election: how long a lease is valid")
-	fl.DurationVar(&f.renew, "lease-renew-deadline", 10*time.Second, "leader election: how long the leader tries to renew")
-	fl.DurationVar(&f.retryLease, "lease-retry-period", 2*time.Second, "leader election: pause between attempts")
+	fl.DurationVar(&f.leaseDuration, "lease-duration", 8*time.Second, "leader election: how long a lease is valid; with the retry period shorter than pods wait before they end (annotation "+lb.AnnotationDrainSeconds+" of Services), so that load balancers send them nothing new although the leader has been killed")
+	fl.DurationVar(&f.renew, "lease-renew-deadline", 6*time.Second, "leader election: how long the leader tries to renew")
+	fl.DurationVar(&f.retryLease, "lease-retry-period", time.Second, "leader election: pause between attempts")
 	fl.StringToIntVar(&f.limits, "cloud-limits", nil, "ACTION=N,…: the most calls a minute of an action of the cloud's API, instead of the default (docs/configuration.md, rate limits)")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every call")
 
@@ -165,6 +172,7 @@ func run(ctx context.Context, f flags) error {
 	cached[&coordinationv1.Lease{}] = cache.ByObject{
 		Namespaces: map[string]cache.Config{f.namespace: {LabelSelector: labels.NewSelector().Add(*agents)}},
 	}
+	cached[&corev1.Pod{}] = loadbalancer.CachedPods()
 	options := ctrl.Options{
 		Scheme:                  scheme,
 		Cache:                   cache.Options{ByObject: cached},
@@ -225,7 +233,7 @@ func run(ctx context.Context, f flags) error {
 		return err
 	}
 	api, err := alibaba.New(alibaba.Config{
-		Region: cfg.Region, ECSEndpoint: f.ecsEndpoint, VPCEndpoint: f.vpcEndpoint, Network: f.network,
+		Region: cfg.Region, ECSEndpoint: f.ecsEndpoint, VPCEndpoint: f.vpcEndpoint, SLBEndpoint: f.slbEndpoint, NLBEndpoint: f.nlbEndpoint, Network: f.network,
 		Credentials: creds, Limits: f.limits, Attempts: attempts(cfg.Network), Metrics: metrics.Registry, Log: log,
 	})
 	if err != nil {
@@ -239,7 +247,7 @@ func run(ctx context.Context, f flags) error {
 			return err
 		}
 	}
-	if err := network(mgr, f, store, api, log); err != nil {
+	if err := network(ctx, mgr, f, store, api, log); err != nil {
 		return err
 	}
 	if policies != nil {
@@ -326,12 +334,21 @@ func closed(ch <-chan struct{}) bool {
 }
 
 // network registers the controllers for the pods' network: ENIs with addresses, or routes to the
-// nodes' pod CIDRs.
-func network(mgr ctrl.Manager, f flags, store *config.Store, api *alibaba.Client, log *slog.Logger) error {
+// nodes' pod CIDRs; and that of load balancers.
+func network(ctx context.Context, mgr ctrl.Manager, f flags, store *config.Store, api *alibaba.Client, log *slog.Logger) error {
 	events := mgr.GetEventRecorder("terway-controller")
+	balancers := loadbalancer.Options{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), CLB: api.CLB(), NLB: api.NLB(), Config: store,
+		VPC:    func(ctx context.Context) (string, error) { return vpcOfNodes(ctx, mgr.GetClient(), api) },
+		Events: events, Log: log, Now: time.Now, Metrics: metrics.Registry,
+		Join: 500 * time.Millisecond, Poll: time.Second, Retry: time.Second, Park: 30 * time.Second, Resync: 5 * time.Minute,
+	}
 	if store.Get().Network == claims.NetworkFlannel {
 		if f.routeQuota < 1 {
 			return fmt.Errorf("--route-quota %d: want the number of custom entries that a route table may have, %d by default", f.routeQuota, podroute.DefaultQuota)
+		}
+		if err := loadbalancer.New(balancers).SetupWithManager(ctx, mgr); err != nil {
+			return err
 		}
 		return podroute.New(podroute.Options{
 			Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cloud: api, Config: store, Events: events,
@@ -348,8 +365,13 @@ func network(mgr ctrl.Manager, f flags, store *config.Store, api *alibaba.Client
 		return fmt.Errorf("watch pods' metadata: %w", err)
 	}
 	limits := &podlimits.Watcher{Client: pods, Log: log, Retry: 2 * time.Second}
-	r := nodenetwork.New(nodenetwork.Options{
-		PodLimits: limits, Bandwidth: bandwidthOf,
+	// Each of the two asks the other, when both run.
+	var r *nodenetwork.Reconciler
+	balancers.ENI = func(ctx context.Context, a netip.Addr) string { return r.ENIOf(ctx, a) }
+	balancers.HeldChanged = func(ctx context.Context, addresses []netip.Addr) { r.HeldChanged(ctx, addresses) }
+	lbs := loadbalancer.New(balancers)
+	r = nodenetwork.New(nodenetwork.Options{
+		PodLimits: limits, Bandwidth: bandwidthOf, Held: lbs.Held,
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cloud: api, Config: store,
 		Events: events, Log: log, Now: time.Now, NewToken: uuid.NewString,
 		Catalogue: fromCatalogue, Metrics: metrics.Registry, Leads: func() bool { return closed(mgr.Elected()) },
@@ -357,6 +379,9 @@ func network(mgr ctrl.Manager, f flags, store *config.Store, api *alibaba.Client
 		GoneDelay: f.goneDelay, Patience: f.patience,
 	})
 	if err := r.SetupWithManager(mgr, f.workers); err != nil {
+		return err
+	}
+	if err := lbs.SetupWithManager(ctx, mgr); err != nil {
 		return err
 	}
 	limits.Changed = r.PodLimitsChanged
@@ -367,6 +392,28 @@ func network(mgr ctrl.Manager, f flags, store *config.Store, api *alibaba.Client
 		return err
 	}
 	return mgr.Add(&nodenetwork.Sweeper{Reconciler: r, Period: f.sweep, Age: f.orphanAge})
+}
+
+// vpcOfNodes returns the VPC in which the cluster's instances are.
+func vpcOfNodes(ctx context.Context, from client.Reader, api *alibaba.Client) (string, error) {
+	var nodes corev1.NodeList
+	if err := from.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {
+		return "", fmt.Errorf("list nodes: %w", err)
+	}
+	for i := range nodes.Items {
+		id, err := nodeinfo.InstanceID(nodes.Items[i].Spec.ProviderID)
+		if err != nil || nodeinfo.Ignored(&nodes.Items[i]) {
+			continue
+		}
+		found, err := api.DescribeInstances(ctx, []string{id})
+		if err != nil {
+			return "", err
+		}
+		if len(found) == 1 && found[0].VPCID != "" {
+			return found[0].VPCID, nil
+		}
+	}
+	return "", errors.New("the cluster's VPC is not known: no node has a spec.providerID REGION.INSTANCE-ID of an instance that exists")
 }
 
 func credentials(f flags, region string, log *slog.Logger) (alibaba.CredentialSource, error) {

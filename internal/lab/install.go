@@ -31,7 +31,7 @@ func (s *State) chartValues() map[string]any {
 	repository, tag, _ := strings.Cut(ImageTerway, ":")
 	controller := map[string]any{
 		"replicas":    min(2, len(s.Machines)),
-		"ecsEndpoint": instanceEndpoint, "vpcEndpoint": instanceEndpoint, "stsEndpoint": instanceEndpoint,
+		"ecsEndpoint": instanceEndpoint, "vpcEndpoint": instanceEndpoint, "slbEndpoint": instanceEndpoint, "nlbEndpoint": instanceEndpoint, "stsEndpoint": instanceEndpoint,
 	}
 	values := map[string]any{
 		"image": map[string]any{"repository": repository, "tag": tag},

@@ -110,7 +110,7 @@ func (s *State) Env() [][2]string {
 	return [][2]string{
 		{"PATH", s.path()},
 		{"KUBECONFIG", s.Options.Kubeconfig()},
-		{"ECS_ENDPOINT", c.Endpoint}, {"VPC_ENDPOINT", c.Endpoint},
+		{"ECS_ENDPOINT", c.Endpoint}, {"VPC_ENDPOINT", c.Endpoint}, {"SLB_ENDPOINT", c.Endpoint}, {"NLB_ENDPOINT", c.Endpoint},
 		{"ALIBABA_CLOUD_REGION_ID", c.Region},
 		{"ALIBABA_CLOUD_ACCESS_KEY_ID", c.AccessKeyID}, {"ALIBABA_CLOUD_ACCESS_KEY_SECRET", c.AccessKeySecret},
 	}

@@ -125,7 +125,6 @@ func TestPolicyHub(t *testing.T) {
 			{cluster.Rules, "policy.networking.k8s.io", "clusternetworkpolicies", "", []string{"list", "watch"}},
 			{cluster.Rules, "policy.networking.k8s.io", "clusternetworkpolicies/status", "", []string{"patch"}},
 			{cluster.Rules, "networking.k8s.io", "networkpolicies", "", []string{"get", "list", "watch"}},
-			{cluster.Rules, "discovery.k8s.io", "endpointslices", "", []string{"list", "watch"}},
 			{cluster.Rules, "", "namespaces", "", []string{"list", "watch"}},
 			{cluster.Rules, "", "serviceaccounts", "", []string{"list", "watch"}},
 			{cluster.Rules, "authentication.k8s.io", "tokenreviews", "", []string{"create"}},

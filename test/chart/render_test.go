@@ -203,6 +203,8 @@ func TestEachValueCounts(t *testing.T) {
 		"controller.replicas":         {to: 3},
 		"controller.ecsEndpoint":      {to: "ecs.example"},
 		"controller.vpcEndpoint":      {to: "vpc.example"},
+		"controller.slbEndpoint":      {to: "slb.example"},
+		"controller.nlbEndpoint":      {to: "nlb.example"},
 		"controller.stsEndpoint":      {to: "sts.example", base: map[string]any{"credentials.source": "rrsa", "credentials.roleARN": "acs:ram::1:role/r", "credentials.oidcProviderARN": "acs:ram::1:oidc-provider/p"}},
 		"controller.endpointNetwork":  {to: "public"},
 		"controller.sweepPeriod":      {to: "5m", off: flannel},

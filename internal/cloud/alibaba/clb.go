@@ -3,6 +3,7 @@ package alibaba
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -97,22 +98,20 @@ func (p clb) SetBalancer(ctx context.Context, id string, settings map[string]str
 		_, err := p.do(ctx, action, params{"LoadBalancerId": id}.with(fixed).with(now))
 		return err
 	}
-	for _, err := range []error{
+	err := errors.Join(
 		set("SetLoadBalancerName", nil, "LoadBalancerName"),
 		set("SetLoadBalancerDeleteProtection", nil, "DeleteProtection"),
 		set("SetLoadBalancerModificationProtection", params{"ModificationProtectionReason": protectionReason}, "ModificationProtectionStatus"),
-		set("ModifyLoadBalancerInstanceChargeType", nil, "InstanceChargeType"),
-		set("ModifyLoadBalancerInstanceSpec", nil, "LoadBalancerSpec"),
-		set("ModifyLoadBalancerInternetSpec", nil, "InternetChargeType", "Bandwidth"),
-	} {
-		if err != nil {
-			return err
-		}
+	)
+	if settings["InstanceChargeType"] != "" { // which says what else there is
+		err = errors.Join(err, set("ModifyLoadBalancerInstanceChargeType", nil, "InstanceChargeType", "LoadBalancerSpec", "InternetChargeType", "Bandwidth"))
+	} else {
+		err = errors.Join(err, set("ModifyLoadBalancerInstanceSpec", nil, "LoadBalancerSpec"), set("ModifyLoadBalancerInternetSpec", nil, "InternetChargeType", "Bandwidth"))
 	}
 	if left > 0 {
-		return p.refuse("SetLoadBalancer…", "of %v some cannot be changed", settings)
+		err = errors.Join(err, p.refuse("SetLoadBalancer…", "of %v some cannot be changed", settings))
 	}
-	return nil
+	return err
 }
 
 func (p clb) SetTags(ctx context.Context, id string, add map[string]string, remove []string) error {
@@ -157,7 +156,7 @@ func (p clb) ListListeners(ctx context.Context, balancer string) ([]cloud.Listen
 	var all []cloud.Listener
 	for _, o := range list {
 		l := cloud.Listener{Balancer: balancer, Protocol: strings.ToUpper(o.text("ListenerProtocol")), Group: o.text("VServerGroupId"),
-			Description: o.text("Description"), Running: o.text("Status") == "running", Settings: o.settings("", map[string]string{})}
+			Description: o.text("Description"), Running: o.text("Status") != "stopped", Settings: o.settings("", map[string]string{})}
 		if l.Port, err = o.number("ListenerPort"); err != nil || l.Protocol == "" {
 			return nil, p.bad(action, "load balancer %s: a listener without port or protocol", balancer)
 		}

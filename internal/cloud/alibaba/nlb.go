@@ -2,6 +2,7 @@ package alibaba
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -110,19 +111,15 @@ func (p nlb) SetBalancer(ctx context.Context, id string, settings map[string]str
 		o, err := p.do(ctx, action, params{"LoadBalancerId": id}.with(fixed).with(now))
 		return p.finish(ctx, action, o, err)
 	}
-	for _, err := range []error{
+	err := errors.Join(
 		set("UpdateLoadBalancerProtection", params{"ModificationProtectionReason": protectionReason}, "DeletionProtectionEnabled", "ModificationProtectionStatus"),
 		set("UpdateLoadBalancerAttribute", nil, "LoadBalancerName", "CrossZoneEnabled"),
 		set("UpdateLoadBalancerAddressTypeConfig", nil, "AddressType"),
-	} {
-		if err != nil {
-			return err
-		}
-	}
+	)
 	if left > 0 {
-		return p.refuse("UpdateLoadBalancerAttribute", "of %v some cannot be changed", settings)
+		err = errors.Join(err, p.refuse("UpdateLoadBalancerAttribute", "of %v some cannot be changed", settings))
 	}
-	return nil
+	return err
 }
 
 func (p nlb) SetZones(ctx context.Context, id string, zones map[string]string) error {

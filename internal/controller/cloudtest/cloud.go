@@ -49,7 +49,7 @@ func Start(t TB, o vpcsim.Options) *Cloud {
 	})
 	account := c.Sim.Account()
 	c.API, err = alibaba.New(alibaba.Config{
-		Region: "cn-hangzhou", ECSEndpoint: c.Sim.Endpoint(), VPCEndpoint: c.Sim.Endpoint(),
+		Region: "cn-hangzhou", ECSEndpoint: c.Sim.Endpoint(), VPCEndpoint: c.Sim.Endpoint(), SLBEndpoint: c.Sim.Endpoint(), NLBEndpoint: c.Sim.Endpoint(),
 		Credentials: alibaba.StaticCredentials(account.AccessKeyID, account.AccessKeySecret),
 		Clock:       c.Clock, Attempts: 2, Random: func() float64 { return 0.5 }, Log: slog.New(slog.DiscardHandler),
 	})

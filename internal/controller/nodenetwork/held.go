@@ -67,3 +67,22 @@ func heldOnly(s *ipam.State) int {
 	}
 	return n
 }
+
+// ENIOf returns the ENI that has an address for pods, and keeps it; "" if there is none.
+func (r *Reconciler) ENIOf(ctx context.Context, address netip.Addr) string {
+	var of v1alpha1.NodeNetworkList
+	if err := r.Client.List(ctx, &of, client.MatchingFields{indexAddress: address.String()}, client.UnsafeDisableDeepCopy); err != nil {
+		r.Log.Error("find the ENI of an address", "address", address, "error", err)
+		return ""
+	}
+	for i := range of.Items {
+		for _, e := range of.Items[i].Spec.ENIs {
+			for _, a := range e.Addresses {
+				if a.Address == address.String() && !a.Releasing && !a.Unassigning {
+					return e.ID
+				}
+			}
+		}
+	}
+	return ""
+}

@@ -1,0 +1,258 @@
+package loadbalancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/datapath/claims"
+	lb "terway.dev/terway/internal/loadbalancer"
+)
+
+// AnnotationUses is written before a load balancer of the user's own is used, so that the Service's listeners,
+// groups and backends in it are found when its annotations have changed: "PRODUCT ID GROUP,GROUP".
+const AnnotationUses = "network.terway.dev/uses-load-balancer"
+
+// uses is the value of AnnotationUses.
+type uses struct {
+	product lb.Product
+	id      string
+	groups  []string
+}
+
+func (u uses) String() string {
+	if u.id == "" {
+		return ""
+	}
+	return strings.TrimSpace(fmt.Sprintf("%s %s %s", u.product, u.id, strings.Join(u.groups, ",")))
+}
+
+func parseUses(text string) (u uses) {
+	f := strings.Fields(text)
+	if len(f) < 2 {
+		return u
+	}
+	u.product, u.id = lb.Product(f[0]), f[1]
+	if len(f) > 2 {
+		u.groups = strings.Split(f[2], ",")
+	}
+	return u
+}
+
+// own makes the finalizer and the annotation say what the Service has in the cloud, before it has it. What it had
+// before in another load balancer goes first.
+func (w *work) own(ctx context.Context) error {
+	now := uses{}
+	if w.want.ID != "" {
+		now = uses{product: w.want.Product, id: w.want.ID}
+		for _, l := range w.want.Listeners {
+			if l.GroupID != "" && !slices.Contains(now.groups, l.GroupID) {
+				now.groups = append(now.groups, l.GroupID)
+			}
+		}
+		slices.Sort(now.groups)
+	}
+	before := w.svc.Annotations[AnnotationUses]
+	if before == now.String() && controllerutil.ContainsFinalizer(w.svc, Finalizer) {
+		return nil
+	}
+	if before != now.String() && controllerutil.ContainsFinalizer(w.svc, Finalizer) {
+		if err := w.leave(ctx, parseUses(before), now); err != nil {
+			return err
+		}
+		if now.id != "" && before == "" {
+			if err := w.deleteOwn(ctx); err != nil {
+				return err
+			}
+		}
+		w.balancer, w.dirty = nil, true
+	}
+	return w.patch(ctx, func(svc *corev1.Service) {
+		controllerutil.AddFinalizer(svc, Finalizer)
+		delete(svc.Annotations, AnnotationUses)
+		if now.id != "" {
+			if svc.Annotations == nil {
+				svc.Annotations = map[string]string{}
+			}
+			svc.Annotations[AnnotationUses] = now.String()
+		}
+	})
+}
+
+// patch changes the Service's metadata, if it is as this process knows it.
+func (w *work) patch(ctx context.Context, change func(*corev1.Service)) error {
+	next := w.svc.DeepCopy()
+	change(next)
+	err := w.Client.Patch(ctx, next, client.MergeFromWithOptions(w.svc, client.MergeFromWithOptimisticLock{}))
+	if err != nil {
+		return fmt.Errorf("write the Service's finalizers and annotation %s: %w", AnnotationUses, err)
+	}
+	w.svc.ObjectMeta = next.ObjectMeta
+	return nil
+}
+
+// clean removes from the cloud all that was made for the Service; then the finalizer.
+func (w *work) clean(ctx context.Context) error {
+	if err := w.leave(ctx, parseUses(w.svc.Annotations[AnnotationUses]), uses{}); err != nil {
+		return err
+	}
+	if err := w.deleteOwn(ctx); err != nil {
+		return err
+	}
+	w.forget(ctx, client.ObjectKeyFromObject(w.svc))
+	if w.svc.DeletionTimestamp == nil && len(w.svc.Status.LoadBalancer.Ingress) > 0 {
+		if err := w.setIngress(ctx, nil, "DeletedLoadBalancer", "the Service does not want a load balancer any more"); err != nil {
+			return err
+		}
+	}
+	err := w.patch(ctx, func(svc *corev1.Service) {
+		controllerutil.RemoveFinalizer(svc, Finalizer)
+		delete(svc.Annotations, AnnotationUses)
+	})
+	if apierrors.IsNotFound(errors.Unwrap(err)) {
+		return nil
+	}
+	return err
+}
+
+// preserved reports whether the load balancer stays when the Service goes.
+func preserved(svc *corev1.Service) bool {
+	const name = "preserve-lb-on-delete"
+	return svc.Annotations[lb.Prefix+name] != "" || svc.Annotations[lb.PrefixFormer+name] != ""
+}
+
+// deleteOwn deletes the load balancers that carry the Service's tag, of both products: a Service that is not ours any
+// more does not say which it was. With preserve-lb-on-delete they stay, without protection and tags.
+func (w *work) deleteOwn(ctx context.Context) error {
+	for _, p := range []lb.Product{lb.CLB, lb.NLB} {
+		api := w.API(p)
+		found, err := w.mine(ctx, api)
+		if err != nil {
+			return err
+		}
+		keep := preserved(w.svc)
+		for _, b := range found {
+			if keep {
+				off := map[string]string{"DeleteProtection": "off", "ModificationProtectionStatus": "NonProtection"}
+				if p == lb.NLB {
+					off = map[string]string{"DeletionProtectionEnabled": "false", "ModificationProtectionStatus": "NonProtection"}
+				}
+				if err := api.SetBalancer(ctx, b.ID, off); err != nil {
+					return err
+				}
+				// The tag by which it is found goes with the last call.
+				if err := api.SetTags(ctx, b.ID, nil, []string{claims.TagCreator, claims.TagCluster, TagServiceName, TagService}); err != nil {
+					return err
+				}
+				w.Events.Eventf(w.svc, nil, corev1.EventTypeNormal, "PreservedLoadBalancer", "Reconcile", "load balancer %s stays, as the annotation preserve-lb-on-delete says", b.ID)
+				continue
+			}
+			if err := api.DeleteBalancer(ctx, b.ID); err != nil {
+				return err
+			}
+			w.Events.Eventf(w.svc, nil, corev1.EventTypeNormal, "DeletedLoadBalancer", "Reconcile", "load balancer %s", b.ID)
+		}
+		if p == lb.CLB || keep {
+			continue // a CLB's groups go with it
+		}
+		groups, err := api.ListGroups(ctx, "", TagService, string(w.svc.UID))
+		if err != nil {
+			return err
+		}
+		for _, g := range groups {
+			if lb.IsOf(w.svc.UID, g.Name) {
+				if err := api.DeleteGroup(ctx, g.ID); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// leave removes the Service's listeners, groups and backends from a load balancer of the user's, but for what the
+// Service uses of it now. A load balancer or group that is gone needs nothing.
+func (w *work) leave(ctx context.Context, was, now uses) error {
+	if was.id == "" {
+		return nil
+	}
+	api := w.API(was.product)
+	if was.id != now.id {
+		if err := w.leaveBalancer(ctx, api, was.id); err != nil && cloud.ClassOf(err) != cloud.NotFound {
+			return err
+		}
+	}
+	for _, group := range was.groups {
+		if was.id == now.id && slices.Contains(now.groups, group) {
+			continue
+		}
+		if err := w.leaveGroup(ctx, api, was.product, group); err != nil && !isGone(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *work) leaveBalancer(ctx context.Context, api cloud.BalancerAPI, id string) error {
+	listeners, err := api.ListListeners(ctx, id)
+	if err != nil {
+		return err
+	}
+	for _, l := range listeners {
+		if w.isOwn(&l) {
+			if err := api.DeleteListener(ctx, l); err != nil {
+				return err
+			}
+		}
+	}
+	groups, err := api.ListGroups(ctx, id, TagService, string(w.svc.UID))
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		if !lb.IsOf(w.svc.UID, g.Name) {
+			continue
+		}
+		// A listener of the user's may use it: then only the backends go.
+		if err := api.DeleteGroup(ctx, g.ID); cloud.Explain(err).Reason == "LoadBalancerPartInUse" && err != nil {
+			if err := w.leaveGroup(ctx, api, "", g.ID); err != nil {
+				return err
+			}
+			w.Events.Eventf(w.svc, nil, corev1.EventTypeWarning, "GroupStays", "Reconcile", "server group %s stays without backends: a listener that is not of this Service uses it", g.ID)
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leaveGroup removes the Service's backends from a group.
+func (w *work) leaveGroup(ctx context.Context, api cloud.BalancerAPI, p lb.Product, group string) error {
+	list, err := api.ListBackends(ctx, group)
+	if err != nil {
+		return err
+	}
+	list = slices.DeleteFunc(list, func(b cloud.Backend) bool { return !lb.IsOf(w.svc.UID, b.Description) })
+	if p == "" {
+		p = lb.CLB // the smaller batches
+	}
+	for some := range slices.Chunk(list, lb.LimitsOf(p).PerCall) {
+		if err := api.RemoveBackends(ctx, group, some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isGone reports whether an error says that a group does not exist. CLB has no code for it.
+func isGone(err error) bool {
+	return cloud.ClassOf(err) == cloud.NotFound || cloud.CodeOf(err) == "InvalidParameter" && strings.Contains(err.Error(), "does not exist")
+}

@@ -1,0 +1,131 @@
+package loadbalancer
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"terway.dev/terway/internal/cloud"
+)
+
+// Held reports whether an address is in a group, or may be: from before it is added until it was removed, or
+// a read shows that it is not there. known is false until the groups of all Services were read.
+func (r *Reconciler) Held(a netip.Addr) (held, known bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.held[a] > 0, r.unread != nil && len(r.unread) == 0
+}
+
+// Member is a listener of a Service with the backends that its group has.
+type Member struct {
+	API      cloud.BalancerAPI
+	Listener cloud.Listener
+	// Checked: the load balancer checks the backends' health.
+	Checked  bool
+	Backends []cloud.Backend
+}
+
+// Members returns a Service's listeners; known is false while it is not known what the load balancer has.
+func (r *Reconciler) Members(svc types.NamespacedName) (members []Member, known bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.services[svc]
+	if s == nil || s.members == nil {
+		return nil, false
+	}
+	for _, m := range s.members {
+		m.Backends = slices.Collect(maps.Values(s.contents[m.Listener.Group]))
+		members = append(members, m)
+	}
+	return members, true
+}
+
+// fill replaces what is known of a group; backends nil: the group is gone.
+func (w *work) fill(ctx context.Context, group string, backends []cloud.Backend) {
+	w.mu.Lock()
+	touched := map[netip.Addr]bool{}
+	for k := range w.contents[group] {
+		w.countLocked(k.Address, -1, touched)
+	}
+	delete(w.contents, group)
+	delete(w.stale, group)
+	if backends != nil {
+		now := map[cloud.BackendKey]cloud.Backend{}
+		for _, b := range backends {
+			now[b.Key()] = b
+		}
+		for k := range now {
+			w.countLocked(k.Address, 1, touched)
+		}
+		w.contents[group] = now
+	}
+	w.mu.Unlock()
+	w.heldChanged(ctx, slices.Collect(maps.Keys(touched)))
+}
+
+// put adds backends to what is known of a group, or changes them.
+func (w *work) put(ctx context.Context, group string, list []cloud.Backend) {
+	w.mu.Lock()
+	touched := map[netip.Addr]bool{}
+	if w.contents[group] == nil {
+		w.contents[group] = map[cloud.BackendKey]cloud.Backend{}
+	}
+	for _, b := range list {
+		if _, in := w.contents[group][b.Key()]; !in {
+			w.countLocked(b.Key().Address, 1, touched)
+		}
+		w.contents[group][b.Key()] = b
+	}
+	w.mu.Unlock()
+	w.heldChanged(ctx, slices.Collect(maps.Keys(touched)))
+}
+
+// drop removes backends from what is known of a group.
+func (w *work) drop(ctx context.Context, group string, list []cloud.Backend) {
+	w.mu.Lock()
+	touched := map[netip.Addr]bool{}
+	for _, b := range list {
+		if _, in := w.contents[group][b.Key()]; in {
+			delete(w.contents[group], b.Key())
+			w.countLocked(b.Key().Address, -1, touched)
+		}
+	}
+	w.mu.Unlock()
+	w.heldChanged(ctx, slices.Collect(maps.Keys(touched)))
+}
+
+// countLocked changes in how many groups an address is. touched gets those that are held now and were not, or
+// the other way round.
+func (r *Reconciler) countLocked(a netip.Addr, by int, touched map[netip.Addr]bool) {
+	if !a.IsValid() {
+		return // an instance
+	}
+	before := r.held[a]
+	if r.held[a] = before + by; r.held[a] == 0 {
+		delete(r.held, a)
+	}
+	if before == 0 || before+by == 0 {
+		touched[a] = true
+	}
+}
+
+// releaseLocked forgets the groups of a Service, and returns the addresses that are in no group any more.
+func (r *Reconciler) releaseLocked(s *service) []netip.Addr {
+	touched := map[netip.Addr]bool{}
+	for _, group := range s.contents {
+		for k := range group {
+			r.countLocked(k.Address, -1, touched)
+		}
+	}
+	clear(s.contents)
+	return slices.Collect(maps.Keys(touched))
+}
+
+func (r *Reconciler) heldChanged(ctx context.Context, addresses []netip.Addr) {
+	if len(addresses) > 0 && r.HeldChanged != nil {
+		r.HeldChanged(ctx, addresses)
+	}
+}

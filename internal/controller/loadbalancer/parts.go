@@ -1,0 +1,284 @@
+package loadbalancer
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"terway.dev/terway/internal/cloud"
+	lb "terway.dev/terway/internal/loadbalancer"
+)
+
+// reread makes the next reconcile read what the cloud has: a call has failed.
+func (w *work) reread(err error) error {
+	if err != nil {
+		w.dirty = true
+	}
+	return err
+}
+
+// attributes makes the settings of an own load balancer what the Service wants.
+func (w *work) attributes(ctx context.Context) error {
+	b := w.balancer
+	set, refused := lb.Differences(w.want.Product, lb.OfLoadBalancer, w.want.Attributes, b.Settings)
+	w.tell(corev1.EventTypeWarning, "CannotChange", refused)
+	if len(set) > 0 {
+		if err := w.api.SetBalancer(ctx, b.ID, set); err != nil {
+			return w.reread(err)
+		}
+		maps.Copy(b.Settings, set)
+	}
+	missing := map[string]string{}
+	for k, v := range w.tags() {
+		if is, has := b.Tags[k]; !has || is != v {
+			missing[k] = v
+		}
+	}
+	if len(missing) > 0 {
+		if err := w.api.SetTags(ctx, b.ID, missing, nil); err != nil {
+			return w.reread(err)
+		}
+		maps.Copy(b.Tags, missing)
+	}
+	if w.want.Product != lb.NLB {
+		return nil
+	}
+	if want := zones(w.want.Zones); len(want) > 0 && !maps.Equal(want, b.Zones) {
+		if err := w.api.SetZones(ctx, b.ID, want); err != nil {
+			return w.reread(err)
+		}
+		b.Zones = want
+	}
+	join, leave := missingFrom(w.want.SecurityGroups, b.SecurityGroups), missingFrom(b.SecurityGroups, w.want.SecurityGroups)
+	if len(join)+len(leave) > 0 {
+		if err := w.api.SetSecurityGroups(ctx, b.ID, join, leave); err != nil {
+			return w.reread(err)
+		}
+		b.SecurityGroups = slices.Clone(w.want.SecurityGroups)
+	}
+	return nil
+}
+
+// missingFrom returns what is in a and not in b.
+func missingFrom(a, b []string) (list []string) {
+	for _, x := range a {
+		if !slices.Contains(b, x) {
+			list = append(list, x)
+		}
+	}
+	return list
+}
+
+// makeGroups makes the groups that the listeners need, and sets what differs in those that are there. It
+// reports whether there are new ones.
+func (w *work) makeGroups(ctx context.Context) (made bool) {
+	for _, l := range w.want.Listeners {
+		name := lb.Name(w.svc.UID, l)
+		if l.GroupID != "" || l.Wrong {
+			continue
+		}
+		g := w.groups[name]
+		if g == nil {
+			id, err := w.makeGroup(ctx, name, l)
+			if err != nil {
+				w.fail(fmt.Errorf("listener %d: %w", l.Port, w.reread(err)))
+				continue
+			}
+			w.groups[name] = &cloud.Group{ID: id, Name: name, Settings: maps.Clone(l.Group)}
+			w.fill(ctx, id, []cloud.Backend{})
+			made = true
+			continue
+		}
+		set, refused := lb.Differences(w.want.Product, lb.OfGroup, l.Group, g.Settings)
+		w.tell(corev1.EventTypeWarning, fmt.Sprintf("CannotChangeGroup%d", l.Port), refused)
+		if len(set) > 0 {
+			if err := w.api.SetGroup(ctx, g.ID, set); err != nil {
+				w.fail(fmt.Errorf("listener %d: %w", l.Port, w.reread(err)))
+				continue
+			}
+			maps.Copy(g.Settings, set)
+		}
+	}
+	return made
+}
+
+// makeGroup makes a group. Its token is of this moment: a group that a killed predecessor made is found by its
+// name and tag.
+func (w *work) makeGroup(ctx context.Context, name string, l lb.Listener) (string, error) {
+	vpc, err := w.inVPC(ctx)
+	if err != nil {
+		return "", err
+	}
+	return w.api.CreateGroup(ctx, w.balancer.ID, cloud.NewGroup{
+		Token: fmt.Sprintf("%d-%s", w.Now().UnixNano(), w.svc.UID[:min(36, len(w.svc.UID))]), Name: name, Protocol: groupProtocol(l), VPC: vpc, Tags: w.tags(), Settings: l.Group,
+	})
+}
+
+func groupProtocol(l lb.Listener) string {
+	if l.Protocol == lb.UDP {
+		return "UDP"
+	}
+	return "TCP"
+}
+
+// isOwn reports whether a listener is the Service's.
+func (w *work) isOwn(l *cloud.Listener) bool { return lb.IsOf(w.svc.UID, l.Description) }
+
+// makeListeners makes the listeners that the Service wants, and deletes those of its own that it does not want. What
+// fails concerns one listener.
+func (w *work) makeListeners(ctx context.Context) {
+	kept := w.listeners[:0:0]
+	for i := range w.listeners {
+		l := w.listeners[i]
+		wanted := slices.ContainsFunc(w.want.Listeners, func(x lb.Listener) bool {
+			return int(x.Port) == l.Port && (x.Wrong || string(x.Protocol) == l.Protocol)
+		})
+		if wanted || !w.isOwn(&l) {
+			kept = append(kept, l)
+			continue
+		}
+		if err := w.api.DeleteListener(ctx, l); err != nil {
+			w.fail(fmt.Errorf("listener %d: %w", l.Port, w.reread(err)))
+			kept = append(kept, l)
+		}
+	}
+	w.listeners = kept
+	for _, x := range w.want.Listeners {
+		if err := w.makeListener(ctx, x); err != nil {
+			w.fail(fmt.Errorf("listener %d: %w", x.Port, w.reread(err)))
+		}
+	}
+}
+
+func (w *work) makeListener(ctx context.Context, x lb.Listener) error {
+	group, name := w.group(x), lb.Name(w.svc.UID, x)
+	if x.Wrong || group == "" {
+		return nil
+	}
+	at := slices.IndexFunc(w.listeners, func(l cloud.Listener) bool {
+		return l.Port == int(x.Port) && ((l.Protocol == "UDP") == (x.Protocol == lb.UDP) || w.want.Product == lb.NLB)
+	})
+	if at < 0 {
+		if err := w.api.CreateListener(ctx, w.balancer.ID, cloud.Listener{Port: int(x.Port), Protocol: string(x.Protocol), Group: group, Description: name, Settings: x.Attributes}); err != nil {
+			return err
+		}
+		listeners, err := w.api.ListListeners(ctx, w.balancer.ID) // for its id
+		if err == nil {
+			w.listeners = listeners
+		}
+		return err
+	}
+	l := &w.listeners[at]
+	if !w.isOwn(l) && w.want.ID != "" && w.want.OwnListeners {
+		// The annotation force-override-listeners says so.
+	} else if !w.isOwn(l) {
+		return fmt.Errorf("load balancer %s has a listener on this port that is not of this Service, described as %q: delete it, or use another port", w.balancer.ID, l.Description)
+	}
+	if l.Protocol != string(x.Protocol) {
+		return fmt.Errorf("load balancer %s has a listener of protocol %s on this port: delete it, or use another port", w.balancer.ID, l.Protocol)
+	}
+	set, refused := lb.Differences(w.want.Product, lb.OfListener, x.Attributes, l.Settings)
+	w.tell(corev1.EventTypeWarning, fmt.Sprintf("CannotChangeListener%d", x.Port), refused)
+	if len(set) > 0 || l.Group != group || l.Description != name {
+		l.Group, l.Description = group, name
+		if err := w.api.SetListener(ctx, *l, set); err != nil {
+			return err
+		}
+		maps.Copy(l.Settings, set)
+	}
+	if !l.Running {
+		if err := w.api.StartListener(ctx, *l); err != nil {
+			return err
+		}
+		l.Running = true
+	}
+	return nil
+}
+
+// deleteGroups deletes the Service's groups that no listener of its needs.
+func (w *work) deleteGroups(ctx context.Context) {
+	used := func(id string) bool {
+		return slices.ContainsFunc(w.listeners, func(l cloud.Listener) bool { return l.Group == id })
+	}
+	for name, g := range w.groups {
+		wanted := slices.ContainsFunc(w.want.Listeners, func(l lb.Listener) bool { return l.GroupID == "" && lb.Name(w.svc.UID, l) == name })
+		if wanted || used(g.ID) {
+			continue
+		}
+		if err := w.api.DeleteGroup(ctx, g.ID); err != nil {
+			w.fail(w.reread(err))
+			continue
+		}
+		delete(w.groups, name)
+		w.fill(ctx, g.ID, nil)
+	}
+	w.extra = slices.DeleteFunc(w.extra, func(id string) bool {
+		if used(id) {
+			return false
+		}
+		if err := w.api.DeleteGroup(ctx, id); err != nil {
+			w.fail(w.reread(err))
+			return false
+		}
+		w.fill(ctx, id, nil)
+		return true
+	})
+}
+
+// publish makes the listeners that exist known to others.
+func (w *work) publish() {
+	members := []Member{}
+	for _, x := range w.want.Listeners {
+		group := w.group(x)
+		at := slices.IndexFunc(w.listeners, func(l cloud.Listener) bool { return l.Port == int(x.Port) && l.Group == group && group != "" })
+		switch {
+		case at >= 0:
+			checked := !slices.ContainsFunc([]map[string]string{x.Attributes, x.Group}, func(m map[string]string) bool {
+				return m["HealthCheck"] == "off" || m["HealthCheckSwitch"] == "off" || m["HealthCheckConfig.HealthCheckEnabled"] == "false"
+			})
+			members = append(members, Member{API: w.api, Listener: w.listeners[at], Checked: checked})
+		case w.want.OwnListeners && !x.Wrong: // it will come
+			members = append(members, Member{API: w.api, Listener: cloud.Listener{Balancer: w.balancer.ID, Port: int(x.Port), Protocol: string(x.Protocol)}, Checked: true})
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.members = members
+}
+
+// published reports whether a Service's status has the address of a load balancer.
+func published(svc *corev1.Service, b *cloud.Balancer) bool {
+	return slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool {
+		return b.Host != "" && in.Hostname == b.Host || b.Address.IsValid() && in.IP == b.Address.String()
+	})
+}
+
+// status writes the load balancer's address to the Service, once a listener is there.
+func (w *work) status(ctx context.Context) error {
+	if len(w.listeners) == 0 && w.want.OwnListeners {
+		return nil
+	}
+	in := corev1.LoadBalancerIngress{Hostname: w.balancer.Host}
+	if w.balancer.Address.IsValid() {
+		in.IP = w.balancer.Address.String()
+	}
+	if is := w.svc.Status.LoadBalancer.Ingress; len(is) == 1 && published(w.svc, w.balancer) {
+		return nil
+	}
+	return w.setIngress(ctx, []corev1.LoadBalancerIngress{in}, "EnsuredLoadBalancer", fmt.Sprintf("load balancer %s, %s", w.balancer.ID, strings.TrimSpace(in.IP+in.Hostname)))
+}
+
+func (w *work) setIngress(ctx context.Context, ingress []corev1.LoadBalancerIngress, reason, note string) error {
+	next := w.svc.DeepCopy()
+	next.Status.LoadBalancer.Ingress = ingress
+	if err := w.Client.Status().Patch(ctx, next, client.MergeFrom(w.svc)); err != nil {
+		return fmt.Errorf("write the address to the Service's status: %w", err)
+	}
+	w.Events.Eventf(w.svc, nil, corev1.EventTypeNormal, reason, "Reconcile", "%s", note)
+	return nil
+}

@@ -1,0 +1,389 @@
+package loadbalancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/config"
+	lb "terway.dev/terway/internal/loadbalancer"
+)
+
+// Options configure a Reconciler.
+type Options struct {
+	Client client.Client
+	// Live reads from the API server, not from a cache.
+	Live client.Reader
+	// CLB and NLB are the calls to the cloud.
+	CLB, NLB cloud.BalancerAPI
+	Config   *config.Store
+	// VPC returns the cluster's VPC.
+	VPC func(context.Context) (string, error)
+	// ENI returns the ENI of a node that has an address and keeps it; "" if there is none. With Flannel
+	// it is not called.
+	ENI func(ctx context.Context, address netip.Addr) string
+	// HeldChanged, if not nil, is called after addresses were added to groups, or removed from them.
+	HeldChanged func(ctx context.Context, addresses []netip.Addr)
+	Events      events.EventRecorder
+	Log         *slog.Logger
+	Now         func() time.Time
+	// Metrics is where the metrics are registered; nil for nowhere.
+	Metrics prometheus.Registerer
+	// Join is how long a change waits for others, Poll how often a load balancer that is being made is
+	// looked at, Retry the first pause after an error and Park the longest, Resync how often what the
+	// cloud has is read again.
+	Join, Poll, Retry, Park, Resync time.Duration
+}
+
+// Reconciler keeps the load balancers of Services.
+type Reconciler struct {
+	Options
+	metrics *metrics
+
+	mu       sync.Mutex
+	services map[types.NamespacedName]*service
+	// held counts the groups that have, or may have, an address.
+	held map[netip.Addr]int
+	// unread are Services that had load balancers when this process began to lead, and whose groups have
+	// not been read yet; nil before the Services are known.
+	unread map[types.NamespacedName]bool
+	vpc    string
+
+	changed chan event.GenericEvent
+}
+
+// New makes a reconciler.
+func New(o Options) *Reconciler {
+	r := &Reconciler{Options: o, metrics: newMetrics(o.Metrics), services: map[types.NamespacedName]*service{}, held: map[netip.Addr]int{},
+		changed: make(chan event.GenericEvent, 1)}
+	o.Config.OnChange(func() {
+		select {
+		case r.changed <- event.GenericEvent{Object: &corev1.Service{}}:
+		default: // the pending event serves this change too
+		}
+	})
+	return r
+}
+
+// Finalizer keeps a Service until what was made for it in the cloud is gone. It is the name that Kubernetes'
+// own controller uses (k8s.io/cloud-provider, service/helpers, LoadBalancerCleanupFinalizer).
+const Finalizer = "service.kubernetes.io/load-balancer-cleanup"
+
+// indexService indexes EndpointSlices by their Service.
+const indexService = "terway.service"
+
+// serviceOf returns the name of a slice's Service.
+func serviceOf(o client.Object) []string {
+	if name := o.GetLabels()[discoveryv1.LabelServiceName]; name != "" {
+		return []string{name}
+	}
+	return nil
+}
+
+// workers is how many Services are reconciled at once. Most of them wait for the cloud.
+const workers = 128
+
+// SetupWithManager registers the reconciler.
+func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
+	if err := mgr.GetFieldIndexer().IndexField(ctx, &discoveryv1.EndpointSlice{}, indexService, serviceOf); err != nil {
+		return err
+	}
+	if err := mgr.Add(leading(r.begin)); err != nil {
+		return err
+	}
+	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+	// The first change of a Service waits for others.
+	later := func(names func(client.Object) []types.NamespacedName) handler.Funcs {
+		add := func(q queue, objects ...client.Object) {
+			for _, o := range objects {
+				for _, n := range names(o) {
+					q.AddAfter(reconcile.Request{NamespacedName: n}, r.Join)
+				}
+			}
+		}
+		return handler.Funcs{
+			CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { add(q, e.Object) },
+			UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) { add(q, e.ObjectOld, e.ObjectNew) },
+			DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) { add(q, e.Object) },
+		}
+	}
+	b := ctrl.NewControllerManagedBy(mgr).
+		Named("loadbalancer").
+		For(&corev1.Service{}).
+		Watches(&discoveryv1.EndpointSlice{}, later(func(o client.Object) []types.NamespacedName {
+			var all []types.NamespacedName
+			for _, name := range serviceOf(o) {
+				all = append(all, types.NamespacedName{Namespace: o.GetNamespace(), Name: name})
+			}
+			return all
+		})).
+		Watches(&corev1.Pod{}, later(func(o client.Object) []types.NamespacedName { return gated(o.(*corev1.Pod)) })).
+		WatchesRawSource(source.Channel(r.changed, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request {
+			return r.all(ctx)
+		}))).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers})
+	if !Settings(r.Config.Get()).PodBackends {
+		b = b.Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request {
+			return r.all(ctx)
+		}))
+	}
+	return b.Complete(r)
+}
+
+// gated returns the Services for whose readiness gates a pod waits or has waited.
+func gated(pod *corev1.Pod) []types.NamespacedName {
+	var all []types.NamespacedName
+	for _, name := range lb.GatesOf(pod) {
+		all = append(all, types.NamespacedName{Namespace: pod.Namespace, Name: name})
+	}
+	return all
+}
+
+// leading is a runnable of the leader.
+type leading func(context.Context) error
+
+func (f leading) Start(ctx context.Context) error { return f(ctx) }
+
+var _ manager.Runnable = leading(nil)
+
+// all returns the Services that are ours or were.
+func (r *Reconciler) all(ctx context.Context) []reconcile.Request {
+	var list corev1.ServiceList
+	if err := r.Client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+		r.Log.Error("list Services", "error", err)
+		return nil
+	}
+	settings := Settings(r.Config.Get())
+	var all []reconcile.Request
+	for i := range list.Items {
+		svc := &list.Items[i]
+		if _, ours := lb.ProductOf(svc, settings); ours || controllerutil.ContainsFinalizer(svc, Finalizer) {
+			all = append(all, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(svc)})
+		}
+	}
+	return all
+}
+
+// begin notes the Services whose groups a predecessor may have filled.
+func (r *Reconciler) begin(ctx context.Context) error {
+	var list corev1.ServiceList
+	if err := r.Client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("list Services: %w", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unread = map[types.NamespacedName]bool{}
+	for i := range list.Items {
+		if svc := &list.Items[i]; controllerutil.ContainsFinalizer(svc, Finalizer) {
+			if s := r.services[client.ObjectKeyFromObject(svc)]; s == nil || s.read.IsZero() {
+				r.unread[client.ObjectKeyFromObject(svc)] = true
+			}
+		}
+	}
+	return nil
+}
+
+// API returns the calls for a product.
+func (r *Reconciler) API(p lb.Product) cloud.BalancerAPI {
+	if p == lb.CLB {
+		return r.CLB
+	}
+	return r.NLB
+}
+
+// service is what is remembered of a Service. Only its reconcile changes it; what others read, it changes
+// under the Reconciler's lock.
+type service struct {
+	uid types.UID
+	// balancer is nil before it was read or made.
+	balancer  *cloud.Balancer
+	listeners []cloud.Listener
+	// groups are those that are the Service's, by name; extra are further ones of the same names.
+	groups map[string]*cloud.Group
+	extra  []string
+	// contents has the backends by the group's id. stale are those of which it is not certain.
+	contents map[string]map[cloud.BackendKey]cloud.Backend
+	stale    map[string]bool
+	// read is when all this was read; zero: never. dirty: something failed, so read it again.
+	read  time.Time
+	dirty bool
+	// members are for Members.
+	members []Member
+
+	// attempt is the number of the token for a new load balancer; absent counts how often the one that it
+	// gave could not be found.
+	attempt, absent int
+	notReady        map[string]time.Time
+	// leaving is when pods began to terminate whose backends still have a weight.
+	leaving  map[cloud.BackendKey]time.Time
+	failures int
+	// said are the last messages of events, by reason.
+	said map[string]string
+}
+
+// of returns what is remembered of a Service.
+func (r *Reconciler) of(svc *corev1.Service) *service {
+	key := client.ObjectKeyFromObject(svc)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.services[key]
+	if s == nil || s.uid != svc.UID {
+		if s != nil {
+			r.releaseLocked(s)
+		}
+		s = &service{uid: svc.UID, groups: map[string]*cloud.Group{}, contents: map[string]map[cloud.BackendKey]cloud.Backend{}, stale: map[string]bool{},
+			leaving: map[cloud.BackendKey]time.Time{}, said: map[string]string{}}
+		r.services[key] = s
+	}
+	return s
+}
+
+// forget drops what is remembered of a Service that has nothing in the cloud.
+func (r *Reconciler) forget(ctx context.Context, key types.NamespacedName) {
+	r.mu.Lock()
+	var addresses []netip.Addr
+	if s := r.services[key]; s != nil {
+		addresses = r.releaseLocked(s)
+	}
+	delete(r.services, key)
+	delete(r.unread, key)
+	r.mu.Unlock()
+	r.heldChanged(ctx, addresses)
+}
+
+// work is one reconcile of a Service.
+type work struct {
+	*Reconciler
+	*service
+	svc  *corev1.Service
+	want *lb.LoadBalancer
+	api  cloud.BalancerAPI
+	// errs are what failed, each of which concerns the Service only in part.
+	errs []error
+	// next is when to look again; zero: when something changes.
+	next time.Duration
+}
+
+// again makes the next look come after d at the latest.
+func (w *work) again(d time.Duration) {
+	if w.next == 0 || d < w.next {
+		w.next = max(d, time.Millisecond)
+	}
+}
+
+func (w *work) fail(err error) {
+	if err != nil {
+		w.errs = append(w.errs, err)
+	}
+}
+
+// Reconcile brings a Service's load balancer closer to what the Service wants.
+func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	svc := &corev1.Service{}
+	if err := r.Client.Get(ctx, req.NamespacedName, svc); apierrors.IsNotFound(err) {
+		r.forget(ctx, req.NamespacedName)
+		return ctrl.Result{}, nil
+	} else if err != nil {
+		return ctrl.Result{}, err
+	}
+	want, wrong := lb.Read(svc, Settings(r.Config.Get()))
+	hasFinalizer := controllerutil.ContainsFinalizer(svc, Finalizer)
+	if !hasFinalizer && (want == nil || svc.DeletionTimestamp != nil) {
+		r.forget(ctx, req.NamespacedName)
+		return ctrl.Result{}, nil
+	}
+	w := &work{Reconciler: r, service: r.of(svc), svc: svc, want: want}
+	if want == nil || svc.DeletionTimestamp != nil {
+		w.fail(w.clean(ctx))
+	} else {
+		w.api = r.API(want.Product)
+		w.tell(corev1.EventTypeWarning, "WrongLoadBalancer", wrong)
+		w.sync(ctx, wrong != nil)
+	}
+	return ctrl.Result{RequeueAfter: w.report()}, nil
+}
+
+// report tells what failed, and returns when to look again.
+func (w *work) report() time.Duration {
+	var failed []string
+	for _, err := range w.errs {
+		if apierrors.IsConflict(err) { // the cache is older than the last write
+			w.again(w.Join)
+			continue
+		}
+		failed = append(failed, explain(err))
+	}
+	slices.Sort(failed)
+	failed = slices.Compact(failed)
+	if len(failed) == 0 {
+		w.failures = 0
+		w.tell(corev1.EventTypeWarning, "SyncLoadBalancerFailed", nil)
+		return w.next
+	}
+	w.metrics.failed.Inc()
+	w.tell(corev1.EventTypeWarning, "SyncLoadBalancerFailed", fmt.Errorf("%s", strings.Join(failed, "; ")))
+	w.failures++
+	pause := min(w.Retry<<min(w.failures-1, 16), w.Park)
+	for _, err := range w.errs {
+		if after, ok := cloud.Deferred(err); ok {
+			pause = after
+		}
+	}
+	w.again(pause)
+	return w.next
+}
+
+// explain returns an error with its cause and the next step, without what differs each time.
+func explain(err error) string {
+	var e *cloud.Error
+	if !errors.As(err, &e) {
+		return err.Error()
+	}
+	x := cloud.Explain(err)
+	where, _, _ := strings.Cut(err.Error(), e.Error())
+	return fmt.Sprintf("%s%s: %s; %s", where, e.Brief(), x.Cause, x.NextStep)
+}
+
+// tell records an event about the Service, unless the last one with this reason said the same. err nil: all is
+// well.
+func (w *work) tell(kind, reason string, err error) {
+	if err == nil {
+		delete(w.said, reason)
+		return
+	}
+	if text := err.Error(); w.said[reason] != text {
+		w.said[reason] = text
+		w.Log.Info("load balancer", "service", client.ObjectKeyFromObject(w.svc), "reason", reason, "message", text)
+		if len(text) > mostNote {
+			text = text[:mostNote] + "…"
+		}
+		w.Events.Eventf(w.svc, nil, kind, reason, "Reconcile", "%s", strings.ToValidUTF8(text, ""))
+	}
+}
+
+// mostNote is the length of an event's note (events.k8s.io/v1: less than 1 kB).
+const mostNote = 1000
