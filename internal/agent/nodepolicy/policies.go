@@ -216,7 +216,7 @@ type consumer struct {
 }
 
 // Apply implements node.Consumer.
-func (c consumer) Apply(part *wire.Part, _ *wire.Keys) error {
+func (c consumer) Apply(part *wire.Part, keys *wire.Keys) error {
 	if c.w == nil {
 		return nil
 	}
@@ -224,7 +224,11 @@ func (c consumer) Apply(part *wire.Part, _ *wire.Keys) error {
 	c.mu.Lock()
 	c.size.endpoints, c.size.ruleSets, c.size.addresses = len(here.Endpoints), len(here.RuleSets), len(here.Addresses)
 	c.mu.Unlock()
-	err := c.w.Write(here)
+	write := c.w.Write
+	if keys != nil && !keys.Rules() {
+		write = c.w.WriteEndpoints
+	}
+	err := write(here)
 	if c.pods.wrote(err == nil) {
 		signal(c.again)
 	}

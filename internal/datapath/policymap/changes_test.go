@@ -360,6 +360,42 @@ func TestWhatComesIsAdded(t *testing.T) {
 	}
 }
 
+// When rules could not be written, what is written next of endpoints alone brings them, too.
+func TestEndpointsAfterFullMaps(t *testing.T) {
+	t.Parallel()
+	limits := DefaultLimits
+	limits.Endpoints = 60
+	k := newKernel(t, limits)
+	set, cluster := rules(40)
+	if err := k.Write(compiled(t, set, cluster)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range set.Tiers[0].Policies[0].Rules[policy.Ingress] {
+		set.Tiers[0].Policies[0].Rules[policy.Ingress][i].Traffic[0].DestinationPorts[0] = policy.Port{From: uint16(1000 + i), To: uint16(1000 + i)}
+	}
+	for i := range 40 {
+		name := policy.NamespacedName{Namespace: "a", Name: fmt.Sprint("more", i)}
+		cluster.Pods[name] = &policy.Pod{NamespacedName: name, Node: "node", Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 2, 0, byte(i)})}}
+	}
+	part := compiled(t, set, cluster)
+	if err := k.Write(part); err == nil {
+		t.Fatal("maps for 60 endpoints took 80")
+	}
+	for i := range 40 {
+		delete(part.Endpoints, policy.NamespacedName{Namespace: "a", Name: fmt.Sprint("more", i)})
+	}
+	if err := k.WriteEndpoints(part); err != nil {
+		t.Fatal(err)
+	}
+	c := from(1)
+	for port, want := range map[uint16]policy.Action{1: policy.Deny, 1001: policy.Allow} {
+		c.DestinationPort = port
+		if got := k.action(t, c); got != want {
+			t.Errorf("from pod1 to port %d: %s, want %s, as the new rules say", port, got, want)
+		}
+	}
+}
+
 // Maps that are full keep the rules that they have, new endpoints are closed, and the next change that fits holds.
 func TestFullMapsKeepTheirRules(t *testing.T) {
 	t.Parallel()

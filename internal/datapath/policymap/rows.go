@@ -283,17 +283,33 @@ func (h *hash[K, V]) mark(k K) {
 func (h *hash[K, V]) become(rows map[K]V) {
 	for k := range h.rows {
 		if _, ok := rows[k]; !ok {
-			h.replaced = true
-			h.mark(k)
+			h.remove(k)
 		}
 	}
 	for k, v := range rows {
-		if was, ok := h.rows[k]; !ok || was != v {
-			h.replaced = h.replaced || ok && (h.grows == nil || !h.grows(was, v))
-			h.mark(k)
-		}
+		h.set(k, v)
 	}
-	h.rows = rows
+}
+
+// set makes a row what it should be.
+func (h *hash[K, V]) set(k K, v V) {
+	was, ok := h.rows[k]
+	if ok && was == v {
+		return
+	}
+	h.replaced = h.replaced || ok && (h.grows == nil || !h.grows(was, v))
+	h.mark(k)
+	if h.rows == nil {
+		h.rows = map[K]V{}
+	}
+	h.rows[k] = v
+}
+
+// remove removes a row that is there.
+func (h *hash[K, V]) remove(k K) {
+	h.replaced = true
+	h.mark(k)
+	delete(h.rows, k)
 }
 
 func (h *hash[K, V]) stale(half int) bool {

@@ -2,6 +2,8 @@ package policymap
 
 import (
 	"encoding/binary"
+	"net/netip"
+	"slices"
 
 	"terway.dev/terway/internal/policy"
 	"terway.dev/terway/internal/policy/compile"
@@ -29,28 +31,11 @@ func (w *Writer) stage(n *compile.Node, anew bool) {
 
 	w.ruleSets.begin()
 	w.atoms.begin()
-	w.podNumbers.begin()
-	tableOf := func(h compile.Hash) uint32 {
-		if t := w.tableOf[h]; t != nil {
-			return t.rows.first
-		}
-		return 0
-	}
-	if w.written { // the first Write of this process is over
-		for number := range w.spare {
-			w.podNumbers.give(number, 1)
-		}
-		w.former, w.spare = nil, nil
-	}
 	addresses := make(map[[16]byte]addressRow, len(n.Addresses)+len(n.Endpoints))
 	for a, p := range n.Addresses {
 		addresses[a.As16()] = addressRow{AddressRow: p.Row(w.atom)}
 	}
-	for name, e := range n.Endpoints {
-		number := w.podNumber(name, e)
-		if w.endpoints.set(number, n.EndpointRow(name, w.ruleSets.number, tableOf)) && !w.podNumbers.isNew(name) {
-			w.endpoints.replaced = true
-		}
+	w.each(n, func(_ policy.NamespacedName, e compile.Endpoint, number uint32) {
 		for _, a := range e.Addresses {
 			row, known := addresses[a.As16()]
 			if !known {
@@ -59,13 +44,13 @@ func (w *Writer) stage(n *compile.Node, anew bool) {
 			row.Endpoint = number
 			addresses[a.As16()] = row
 		}
-	}
+	})
 	w.addresses.become(addresses)
 	peers := make(map[compile.PeerKey]uint32, len(n.Peers))
 	for p, table := range n.Peers {
 		if _, ok := n.RuleSets[p.RuleSet]; ok {
 			key := compile.PeerKey{RuleSet: w.ruleSets.number(p.RuleSet), Atom: w.atom(p.Atom)}
-			peers[key] = tableOf(table)
+			peers[key] = w.firstRow(table)
 			// Nothing leads to a row with a new number yet; another one may be read as soon as it is written.
 			if _, was := w.peers.rows[key]; !was && !w.ruleSets.isNew(p.RuleSet) && !w.atoms.isNew(p.Atom) {
 				w.peers.replaced = true
@@ -86,8 +71,65 @@ func (w *Writer) stage(n *compile.Node, anew bool) {
 	none := func(uint32) {}
 	w.ruleSets.finish(none)
 	w.atoms.finish(none)
+}
+
+// stageEndpoints is stage for a part that is as the one that holds but for its endpoints.
+func (w *Writer) stageEndpoints(n *compile.Node) {
+	moved := map[netip.Addr]uint32{}
+	for name, was := range w.node.Endpoints {
+		if !slices.Equal(was.Addresses, n.Endpoints[name].Addresses) {
+			for _, a := range was.Addresses {
+				moved[a] = 0
+			}
+		}
+	}
+	w.each(n, func(name policy.NamespacedName, e compile.Endpoint, number uint32) {
+		if !slices.Equal(w.node.Endpoints[name].Addresses, e.Addresses) {
+			for _, a := range e.Addresses {
+				moved[a] = number
+			}
+		}
+	})
+	for a, number := range moved {
+		row := addressRow{compile.AddressRow{Kind: inRanges}, number}
+		place, known := n.Addresses[a]
+		if known {
+			row.AddressRow = place.Row(w.atom)
+		}
+		if known || number != 0 {
+			w.addresses.set(a.As16(), row)
+		} else {
+			w.addresses.remove(a.As16())
+		}
+	}
+}
+
+// each makes the rows of a part's endpoints, and calls f with each one's number.
+func (w *Writer) each(n *compile.Node, f func(name policy.NamespacedName, e compile.Endpoint, number uint32)) {
+	w.podNumbers.begin()
+	if w.written { // the first Write of this process is over
+		for number := range w.spare {
+			w.podNumbers.give(number, 1)
+		}
+		w.former, w.spare = nil, nil
+	}
+	for name, e := range n.Endpoints {
+		number := w.podNumber(name, e)
+		if w.endpoints.set(number, n.EndpointRow(name, w.ruleSets.number, w.firstRow)) && !w.podNumbers.isNew(name) {
+			w.endpoints.replaced = true
+		}
+		f(name, e, number)
+	}
 	w.podNumbers.finish(func(number uint32) { w.endpoints.set(number, compile.EndpointRow{}) })
 	w.endpoints.trim(w.podNumbers.rows())
+}
+
+// firstRow is that of a table, 0 if it has none.
+func (w *Writer) firstRow(h compile.Hash) uint32 {
+	if t := w.tableOf[h]; t != nil {
+		return t.rows.first
+	}
+	return 0
 }
 
 // podNumber is the number of a pod's endpoint: the one that it has, or that its address had before this process.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"reflect"
 	"testing"
 
@@ -184,6 +185,7 @@ func TestTheKernelSaysWhatTheModelSays(t *testing.T) {
 				if err := k.Write(part); err != nil {
 					t.Fatalf("seed %d: %v", seed, err)
 				}
+				k.endpointsAlone(t, s, part, count)
 				k.agree(t, s, node, part, 400, count)
 				if t.Failed() {
 					t.Fatalf("seed %d", seed)
@@ -193,14 +195,49 @@ func TestTheKernelSaysWhatTheModelSays(t *testing.T) {
 		}
 	}
 	t.Log(count)
-	for what, least := range map[string]int{"allow": want / 5, "deny": want / 5, "logged": want / 50, "IPv6": want / 5} {
+	for what, least := range map[string]int{"allow": want / 5, "deny": want / 5, "logged": want / 50, "IPv6": want / 5, "taken away": want / 400, "moved": want / 2000} {
 		if count[what] < least {
-			t.Errorf("%d connections are %s, want %d: the worlds are too simple", count[what], what, least)
+			t.Errorf("%d are %s, want %d: the worlds are too simple", count[what], what, least)
 		}
 	}
 	differ, err := k.Repair()
 	if err != nil || len(differ) > 0 {
 		t.Errorf("the maps are not what was written: %q, %v", differ, err)
+	}
+}
+
+// endpointsAlone takes endpoints away, gives some of them another one's addresses, and puts all back as they were. Each time the rows are those
+// that Write would make.
+func (k *kernel) endpointsAlone(t *testing.T, s *state, part *compile.Node, count map[string]int) {
+	t.Helper()
+	other := *part
+	other.Endpoints = map[policy.NamespacedName]compile.Endpoint{}
+	var left []netip.Addr
+	for name, e := range part.Endpoints {
+		switch s.IntN(3) {
+		case 0:
+			left = append(left, e.Addresses...)
+			count["taken away"]++
+			continue
+		case 1:
+			if len(left) > 0 && len(e.Addresses) > 0 {
+				e.Addresses, left = left, nil
+				count["moved"]++
+			}
+		}
+		other.Endpoints[name] = e
+	}
+	for _, p := range []*compile.Node{&other, part} {
+		if err := k.WriteEndpoints(p); err != nil {
+			t.Fatal(err)
+		}
+		k.stage(p, false)
+		if n := k.dirty(); n > 0 {
+			t.Fatalf("%d rows are not as Write makes them", n)
+		}
+		if differ, err := k.Repair(); err != nil || len(differ) > 0 {
+			t.Fatalf("the maps are not what was written: %q, %v", differ, err)
+		}
 	}
 }
 

@@ -75,6 +75,7 @@ type Writer struct {
 	verdicts  array[compile.VerdictRow]
 	stores    []store
 	node      *compile.Node // what holds
+	exact     bool          // it is all of the part that was written last
 	// former are the endpoints' numbers that another process has given, and spare those that nobody has now: a
 	// packet may still have read one of them.
 	former          map[[16]byte]uint32
@@ -263,16 +264,34 @@ func (w *Writer) Close() error {
 // Write makes a node's part what holds, for all endpoints at once. After an error (FullError: a map cannot hold it) the former one
 // holds for the endpoints that it has, as far as they are still there; others have no number, and nothing passes. The part
 // stays the caller's.
-func (w *Writer) Write(n *compile.Node) error {
+func (w *Writer) Write(n *compile.Node) error { return w.write(n, false) }
+
+// WriteEndpoints is Write for a part that is as the last one but for its endpoints: its costs do not grow with the rest.
+func (w *Writer) WriteEndpoints(n *compile.Node) error { return w.write(n, true) }
+
+func (w *Writer) write(n *compile.Node, endpoints bool) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.stage(n, false)
+	// Endpoints may have brought rule sets of their own.
+	endpoints = endpoints && w.exact && len(n.RuleSets) == len(w.node.RuleSets) && len(n.Tables) == len(w.node.Tables)
+	if endpoints {
+		w.stageEndpoints(n)
+	} else {
+		w.stage(n, false)
+	}
 	err := w.commit()
 	if full := (*FullError)(nil); errors.As(err, &full) {
 		w.stage(n, true) // it may fit without gaps
 		err = w.commit()
 	}
-	if err == nil {
+	w.exact = err == nil
+	switch {
+	case w.exact && endpoints:
+		now := *w.node
+		now.Endpoints = maps.Clone(n.Endpoints)
+		w.node = &now
+		return nil
+	case w.exact:
 		w.node = own(n)
 		return nil
 	}

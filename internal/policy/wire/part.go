@@ -41,7 +41,12 @@ func newKeys() *Keys {
 
 // Empty reports whether nothing has changed.
 func (k *Keys) Empty() bool {
-	return len(k.Endpoints)+len(k.RuleSets)+len(k.Addresses)+len(k.Peers)+len(k.Tables) == 0 && k.Ranges == [2]bool{} && !k.Open
+	return len(k.Endpoints) == 0 && !k.Rules() && !k.Open
+}
+
+// Rules reports whether something has changed beside endpoints and open namespaces.
+func (k *Keys) Rules() bool {
+	return len(k.RuleSets)+len(k.Addresses)+len(k.Peers)+len(k.Tables) > 0 || k.Ranges != [2]bool{}
 }
 
 // NewPart returns an empty Part. It is not Complete.
