@@ -89,6 +89,7 @@ func errorsAboutAService(t *testing.T, e *env) {
 	}{
 		{"a pod by the Service", client.NS, world.At(world.ClusterIP, 9), false, far, ""},
 		{"outside by a NodePort of the backend's node", e.w.Outside, world.At(e.n0.V4, 30009), true, near, world.OutsideV4},
+		{"outside by a NodePort of the backend's node, masqueraded", e.w.Outside, world.At(e.n0.V4, 30009), false, near, world.OutsideV4},
 		{"outside by a NodePort of another node", e.w.Outside, world.At(e.n0.V4, 30009), false, far, world.OutsideV4},
 	} {
 		e.n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, NodePort: 30009, Port: 9, Local: c.local, Endpoint: c.backend.V4})
