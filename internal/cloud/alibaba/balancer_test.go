@@ -3,6 +3,7 @@ package alibaba_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -346,5 +347,24 @@ func TestAccess(t *testing.T) {
 				t.Errorf("%+v, %v", found, err)
 			}
 		})
+	}
+}
+
+// More jobs than one call asks for all end, and none needs a call of its own.
+func TestManyJobs(t *testing.T) {
+	b := newBalancers(t)
+	const many = 50
+	ended := make(chan error)
+	for i := range many {
+		go func() {
+			_, err := b.client.NLB().CreateGroup(t.Context(), "", cloud.NewGroup{Token: fmt.Sprint("t", i), Name: fmt.Sprint("g", i), Protocol: "TCP", VPC: b.vpc})
+			ended <- err
+		}()
+	}
+	for range many {
+		b.must(<-ended)
+	}
+	if n := b.sim.Stats().Snapshot()["ListAsynJobs"].Calls; n == 0 || n > many/2 {
+		t.Errorf("%d queries for %d jobs", n, many)
 	}
 }

@@ -1,31 +1,42 @@
 package alibaba
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"terway.dev/terway/internal/cloud"
 )
 
-// How often unfinished jobs are asked for, how long a job may take, and how many one call asks for
+// How often unfinished jobs are asked for, in one call, how long a job may take, and how many one call asks for
 // (NLB: ListAsynJobs, JobIds.N ≤ 20).
 const (
-	jobPoll    = 300 * time.Millisecond
+	jobPoll    = 500 * time.Millisecond
 	jobPatient = time.Minute
 	jobsACall  = 20
 )
 
-// jobs waits for the jobs of NLB: one query for all that are not finished.
+// jobs waits for the jobs of NLB: one query at a time, however many are not finished.
 type jobs struct {
 	mu      sync.Mutex
-	waiting map[string]chan string // the status when it is final
+	waiting map[string]*job
 	queries bool
+	// asked counts the queries.
+	asked int
 	// refused is why the last query failed.
 	refused error
+}
+
+// job is a job that is waited for.
+type job struct {
+	ended chan string // the status when it is final
+	// asked is the number of the last query that had it.
+	asked int
 }
 
 // wait returns when a job has succeeded. A job that fails, or does not end, is an error.
@@ -33,9 +44,9 @@ func (j *jobs) wait(ctx context.Context, p nlb, action, id string) error {
 	ended := make(chan string, 1)
 	j.mu.Lock()
 	if j.waiting == nil {
-		j.waiting = map[string]chan string{}
+		j.waiting = map[string]*job{}
 	}
-	j.waiting[id] = ended
+	j.waiting[id] = &job{ended: ended}
 	if !j.queries {
 		j.queries = true
 		go j.query(context.WithoutCancel(ctx), p)
@@ -66,29 +77,35 @@ func (j *jobs) wait(ctx context.Context, p nlb, action, id string) error {
 	}
 }
 
-// query asks for the jobs until none is waited for.
+// query asks for the jobs until none is waited for. If they are too many for one call, those come first that were
+// not asked for longest.
 func (j *jobs) query(ctx context.Context, p nlb) {
 	for {
 		<-p.clock.After(jobPoll)
 		j.mu.Lock()
-		ids := slices.Sorted(maps.Keys(j.waiting))
+		ids := slices.SortedFunc(maps.Keys(j.waiting), func(a, b string) int {
+			return cmp.Or(cmp.Compare(j.waiting[a].asked, j.waiting[b].asked), strings.Compare(a, b))
+		})
 		if j.queries = len(ids) > 0; !j.queries {
 			j.mu.Unlock()
 			return
 		}
-		j.mu.Unlock()
-		for part := range slices.Chunk(ids, jobsACall) {
-			o, err := p.do(ctx, "ListAsynJobs", params{}.numbered("JobIds", part))
-			j.mu.Lock()
-			j.refused = err
-			for _, job := range o.list("Jobs") {
-				ended := j.waiting[job.text("Id")]
-				if status := job.text("Status"); ended != nil && (status == "Succeeded" || status == "Failed") {
-					ended <- status
-					delete(j.waiting, job.text("Id"))
-				}
-			}
-			j.mu.Unlock()
+		ids = ids[:min(len(ids), jobsACall)]
+		j.asked++
+		for _, id := range ids {
+			j.waiting[id].asked = j.asked
 		}
+		j.mu.Unlock()
+		o, err := p.do(ctx, "ListAsynJobs", params{}.numbered("JobIds", ids))
+		j.mu.Lock()
+		j.refused = err
+		for _, is := range o.list("Jobs") {
+			waits := j.waiting[is.text("Id")]
+			if status := is.text("Status"); waits != nil && (status == "Succeeded" || status == "Failed") {
+				waits.ended <- status
+				delete(j.waiting, is.text("Id"))
+			}
+		}
+		j.mu.Unlock()
 	}
 }

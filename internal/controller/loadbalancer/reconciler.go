@@ -19,17 +19,21 @@ import (
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/controller/nodeinfo"
 	lb "terway.dev/terway/internal/loadbalancer"
 )
 
@@ -112,6 +116,12 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 	if err := mgr.GetFieldIndexer().IndexField(ctx, &discoveryv1.EndpointSlice{}, indexService, serviceOf); err != nil {
 		return err
 	}
+	// A standby has them in its cache, so that it knows all when it begins to lead.
+	for _, o := range []client.Object{&corev1.Service{}, &corev1.Pod{}, &corev1.Node{}} {
+		if _, err := mgr.GetCache().GetInformer(ctx, o, cache.BlockUntilSynced(false)); err != nil {
+			return err
+		}
+	}
 	if err := mgr.Add(leading(r.begin)); err != nil {
 		return err
 	}
@@ -149,9 +159,22 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 	if !Settings(r.Config.Get()).PodBackends {
 		b = b.Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request {
 			return r.all(ctx)
-		}))
+		}), builder.WithPredicates(predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+			return nodeOf(e.ObjectOld.(*corev1.Node)) != nodeOf(e.ObjectNew.(*corev1.Node))
+		}}))
 	}
 	return b.Complete(r)
+}
+
+// nodeOf returns what matters of a node; one that Terway must ignore is no backend.
+func nodeOf(n *corev1.Node) lb.Node {
+	id, err := nodeinfo.InstanceID(n.Spec.ProviderID)
+	if err != nil {
+		id = ""
+	}
+	node := lb.NodeOf(n, id)
+	node.Excluded = node.Excluded || nodeinfo.Ignored(n)
+	return node
 }
 
 // gated returns the Services for whose readiness gates a pod waits or has waited.

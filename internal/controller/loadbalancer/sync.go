@@ -17,7 +17,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"terway.dev/terway/internal/cloud"
-	"terway.dev/terway/internal/controller/nodeinfo"
 	"terway.dev/terway/internal/datapath/claims"
 	lb "terway.dev/terway/internal/loadbalancer"
 )
@@ -407,30 +406,20 @@ func (w *work) targets(ctx context.Context) lb.Targets {
 // nodes returns the nodes that may be backends: all of them with NodePorts, else only those of endpoints, for pods
 // in a node's network.
 func (w *work) nodes(ctx context.Context, on map[string]bool) (all []lb.Node) {
-	add := func(n *corev1.Node) {
-		if nodeinfo.Ignored(n) {
-			return
-		}
-		id, err := nodeinfo.InstanceID(n.Spec.ProviderID)
-		if err != nil {
-			id = ""
-		}
-		all = append(all, lb.NodeOf(n, id))
-	}
 	if !w.want.PodBackends {
 		var list corev1.NodeList
 		if err := w.Client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
 			w.fail(fmt.Errorf("list nodes: %w", err))
 		}
 		for i := range list.Items {
-			add(&list.Items[i])
+			all = append(all, nodeOf(&list.Items[i]))
 		}
 		return all
 	}
 	for _, name := range slices.Sorted(maps.Keys(on)) {
 		n := &corev1.Node{}
 		if err := w.Client.Get(ctx, types.NamespacedName{Name: name}, n); err == nil {
-			add(n)
+			all = append(all, nodeOf(n))
 		}
 	}
 	return all
