@@ -81,11 +81,14 @@ func (p product) id(ctx context.Context, action, field string, all params) (stri
 	return o.text(field), o, nil
 }
 
+// listPage is the maximum size of a page of the lists of SLB and NLB.
+const listPage = "100"
+
 // tokens reads a list by tokens.
-func (p product) tokens(ctx context.Context, action, field string, size int, all params) ([]object, error) {
+func (p product) tokens(ctx context.Context, action, field string, all params) ([]object, error) {
 	var found []object
 	all = maps.Clone(all)
-	all["MaxResults"] = strconv.Itoa(size)
+	all["MaxResults"] = listPage
 	for {
 		o, err := p.do(ctx, action, all)
 		if err != nil {

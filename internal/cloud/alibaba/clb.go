@@ -22,9 +22,6 @@ func (c *Client) CLB() cloud.BalancerAPI {
 	return clb{product{c, productSLB, "2014-05-15", "slb"}}
 }
 
-// slbPage is the maximum page size of lists of SLB.
-const slbPage = 100
-
 func (p clb) balancer(action string, o object) (cloud.Balancer, error) {
 	b := cloud.Balancer{ID: o.text("LoadBalancerId"), Ready: true, VPC: o.text("VpcId"), Tags: o.get("Tags").allTags("Tag"), Settings: o.settings("", map[string]string{})}
 	if b.ID == "" {
@@ -47,7 +44,7 @@ func (p clb) FindBalancers(ctx context.Context, key, value string) ([]cloud.Bala
 		return nil, p.refuse(action, "tag %s: %v", key, err)
 	}
 	return pages(func(number int) ([]cloud.Balancer, int, error) {
-		o, err := p.do(ctx, "DescribeLoadBalancers", params{"Tags": string(filter), "PageNumber": strconv.Itoa(number), "PageSize": strconv.Itoa(slbPage)})
+		o, err := p.do(ctx, "DescribeLoadBalancers", params{"Tags": string(filter), "PageNumber": strconv.Itoa(number), "PageSize": listPage})
 		if err != nil {
 			return nil, 0, err
 		}
@@ -149,7 +146,7 @@ func (p clb) DeleteBalancer(ctx context.Context, id string) error {
 
 func (p clb) ListListeners(ctx context.Context, balancer string) ([]cloud.Listener, error) {
 	const action = "DescribeLoadBalancerListeners"
-	list, err := p.tokens(ctx, "DescribeLoadBalancerListeners", "Listeners", slbPage, params{"LoadBalancerId.1": balancer})
+	list, err := p.tokens(ctx, "DescribeLoadBalancerListeners", "Listeners", params{"LoadBalancerId.1": balancer})
 	if err != nil {
 		return nil, err
 	}

@@ -21,9 +21,6 @@ func (c *Client) NLB() cloud.BalancerAPI {
 	return nlb{product{c, productNLB, "2022-04-30", "nlb"}}
 }
 
-// nlbPage is the maximum size of a page of NLB's lists.
-const nlbPage = 100
-
 // A server group's health check has another name in answers than in parameters.
 const (
 	healthCheck       = "HealthCheck"
@@ -53,7 +50,7 @@ func (p nlb) balancer(action string, o object) (cloud.Balancer, error) {
 }
 
 func (p nlb) FindBalancers(ctx context.Context, key, value string) ([]cloud.Balancer, error) {
-	list, err := p.tokens(ctx, "ListLoadBalancers", "LoadBalancers", nlbPage, params{}.tags(map[string]string{key: value}))
+	list, err := p.tokens(ctx, "ListLoadBalancers", "LoadBalancers", params{}.tags(map[string]string{key: value}))
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +162,7 @@ func (p nlb) DeleteBalancer(ctx context.Context, id string) error {
 }
 
 func (p nlb) ListListeners(ctx context.Context, balancer string) ([]cloud.Listener, error) {
-	list, err := p.tokens(ctx, "ListListeners", "Listeners", nlbPage, params{"LoadBalancerIds.1": balancer})
+	list, err := p.tokens(ctx, "ListListeners", "Listeners", params{"LoadBalancerIds.1": balancer})
 	if err != nil {
 		return nil, err
 	}
@@ -223,7 +220,7 @@ func (p nlb) Health(ctx context.Context, is cloud.Listener) (cloud.Health, error
 }
 
 func (p nlb) ListGroups(ctx context.Context, _, key, value string) ([]cloud.Group, error) {
-	list, err := p.tokens(ctx, "ListServerGroups", "ServerGroups", nlbPage, params{}.tags(map[string]string{key: value}))
+	list, err := p.tokens(ctx, "ListServerGroups", "ServerGroups", params{}.tags(map[string]string{key: value}))
 	if err != nil {
 		return nil, err
 	}
@@ -276,7 +273,7 @@ func (p nlb) DeleteGroup(ctx context.Context, id string) error {
 }
 
 func (p nlb) ListBackends(ctx context.Context, group string) ([]cloud.Backend, error) {
-	list, err := p.tokens(ctx, "ListServerGroupServers", "Servers", nlbPage, params{"ServerGroupId": group})
+	list, err := p.tokens(ctx, "ListServerGroupServers", "Servers", params{"ServerGroupId": group})
 	if err != nil {
 		return nil, err
 	}

@@ -140,8 +140,8 @@ type rig struct {
 	// reads and writes count the controller's calls to the cloud.
 	reads, writes int
 
-	vpc, eni string
-	vswitch  []string
+	vpc, eni, instance string
+	vswitch            []string
 	// free are addresses of the ENI for pods.
 	free []netip.Addr
 	// at is the pod's address by name.
@@ -161,17 +161,16 @@ func newRig(t cloudtest.TB, options ...func(*config.Config)) *rig {
 		g.vswitch = append(g.vswitch, id)
 		return err
 	})
-	var instance string
 	g.Write(func(s state.API) error {
 		ids, err := s.RunInstances(state.RunInstancesRequest{InstanceType: "ecs.g6.8xlarge", ImageId: "aliyun_3_x64", VSwitchId: g.vswitch[0], SecurityGroupId: group})
 		if err == nil {
-			instance = ids[0]
+			g.instance = ids[0]
 		}
 		return err
 	})
 	g.Clock.Pass(time.Minute)
 	g.Write(func(s state.API) error { return nil })
-	enis, err := g.API.DescribeENIs(context.Background(), cloud.ENIFilter{InstanceID: instance})
+	enis, err := g.API.DescribeENIs(context.Background(), cloud.ENIFilter{InstanceID: g.instance})
 	g.Must(err)
 	g.eni = enis[0].ID
 	for i := range 2 {

@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/datapath/claims"
 	lb "terway.dev/terway/internal/loadbalancer"
 	"terway.dev/terway/internal/vpcsim/faults"
 )
@@ -310,6 +312,44 @@ func TestTroubledCalls(t *testing.T) {
 			t.Errorf("%q", g.events.All())
 		}
 	})
+}
+
+// With Flannel the nodes are backends, by NodePorts.
+func TestFlannel(t *testing.T) {
+	for _, class := range classes {
+		g := newRig(t, func(c *config.Config) { c.Network = claims.NetworkFlannel })
+		node := &corev1.Node{Spec: corev1.NodeSpec{ProviderID: "cn-hangzhou." + g.instance}}
+		node.Name, node.Status.Conditions = "n1", []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+		g.Must(g.kube.Create(t.Context(), node))
+		svc := g.service("web", class, nil, 80)
+		g.change("web", func(s *corev1.Service) { s.Spec.Ports[0].NodePort = 30080 })
+		g.pod("web", "a", true, false, false)
+		g.run(20 * time.Second)
+		found := g.balancers(class, svc)
+		if len(found) != 1 {
+			t.Fatalf("%s: %q", class, g.events.All())
+		}
+		listeners, err := g.api(class).ListListeners(t.Context(), found[0].ID)
+		g.Must(err)
+		list, err := g.api(class).ListBackends(t.Context(), listeners[0].Group)
+		g.Must(err)
+		if len(list) != 1 || list[0].Server != g.instance || list[0].Type != cloud.ServerInstance || list[0].Port != 30080 || list[0].Weight != 100 {
+			t.Errorf("%s: %+v", class, list)
+		}
+		g.reads, g.writes = 0, 0
+		g.run(time.Minute)
+		if g.reads+g.writes > 0 {
+			t.Errorf("%s: %d reads and %d writes without a change", class, g.reads, g.writes)
+		}
+		g.Must(g.kube.Delete(t.Context(), node))
+		g.run(2 * time.Second)
+		if n := len(g.r.all(t.Context())); n != 1 {
+			t.Errorf("%d Services for a change of a node", n)
+		}
+		g.remove(svc)
+		g.run(20 * time.Second)
+		g.nothing(svc)
+	}
 }
 
 // A backend that the cloud refuses keeps no other one from its group, nor in it.
