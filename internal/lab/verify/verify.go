@@ -30,8 +30,7 @@ type Check struct {
 	Trouble bool
 	// Slow marks a check that waits for minutes: it runs only by name.
 	Slow bool
-	// Shared marks a check that needs several pods on one ENI: it is skipped on nodes with
-	// exclusive ENIs.
+	// Shared marks a check that needs several pods on one ENI, or its addresses: on nodes with exclusive ENIs there is nothing to test.
 	Shared bool
 	// Policy marks a check of network policies: it is for labs with policies.
 	Policy bool

@@ -85,7 +85,7 @@ func (e *env) newCast(ctx context.Context) (*cast, error) {
 	return c, nil
 }
 
-// trouble marks a check as one of trouble, once as one of what does not depend on the datapath, beside as one that may run beside others.
+// trouble marks a check as one of trouble, shared as one for ENIs that pods share, once as one of what does not depend on the datapath, beside as one that may run beside others.
 func trouble(c verify.Check) verify.Check {
 	c.Trouble = true
 	return c
@@ -93,6 +93,11 @@ func trouble(c verify.Check) verify.Check {
 
 func beside(c verify.Check) verify.Check {
 	c.Beside = true
+	return c
+}
+
+func shared(c verify.Check) verify.Check {
+	c.Shared = true
 	return c
 }
 

@@ -279,7 +279,7 @@ var policyHubDown = trouble(policyCheck("policy-hub-down",
 		return fmt.Sprintf("status says %q; the pod that waits %q; it was ready %.1f s after the hub was back", said, event, took.Seconds()), e.NoProblem(ctx)
 	}))
 
-var policyCompletedPod = once(policyCheck("policy-completed-pod",
+var policyCompletedPod = shared(once(policyCheck("policy-completed-pod",
 	"a pod that has ended is let in no more: another pod that gets its address is judged by its own labels",
 	func(ctx context.Context, c *cast) (string, error) {
 		e := c.e
@@ -355,4 +355,4 @@ var policyCompletedPod = once(policyCheck("policy-completed-pod",
 				server > %[1]s tcp/8080 yes`, p.Name))
 		}
 		return "", fmt.Errorf("none of %d new pods on %s got %s: nothing was tested", len(pods), na.Name, address)
-	}))
+	})))
