@@ -122,8 +122,10 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 			return err
 		}
 	}
-	if err := mgr.Add(leading(r.begin)); err != nil {
-		return err
+	for _, f := range []leading{r.begin, (&sweeper{Reconciler: r}).run} {
+		if err := mgr.Add(f); err != nil {
+			return err
+		}
 	}
 	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 	// The first change of a Service waits for others.

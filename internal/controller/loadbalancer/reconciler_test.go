@@ -314,6 +314,37 @@ func TestTroubledCalls(t *testing.T) {
 	})
 }
 
+// The load balancer of a Service whose finalizer was removed by force is deleted, after two sweeps; those of others,
+// of Services and of other clusters, are not.
+func TestSweep(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		gone, stays := g.service("gone", class, nil, 80), g.service("stays", class, nil, 80)
+		g.pod("gone", "a", true, false, false)
+		g.pod("stays", "b", true, false, false)
+		g.run(20 * time.Second)
+		tags := map[string]string{"creator": "terway", "terway.dev/cluster": "c2", TagService: "x"}
+		other := cloud.NewBalancer{Token: "other", VPC: g.vpc, Tags: tags, Zones: zones(Settings(g.cfg).Zones), Settings: map[string]string{"AddressType": "Internet"}}
+		if class == lb.ClassCLB {
+			other.Zones, other.Settings = nil, map[string]string{"AddressType": "internet"}
+		}
+		id, err := g.api(class).CreateBalancer(t.Context(), other)
+		g.Must(err)
+		g.change("gone", func(s *corev1.Service) { s.Finalizers = nil })
+		g.remove(gone)
+		s := &sweeper{Reconciler: g.r}
+		g.Must(s.sweep(t.Context()))
+		if len(g.balancers(class, gone)) != 1 {
+			t.Error("it is deleted by the first sweep")
+		}
+		g.Must(s.sweep(t.Context()))
+		g.nothing(gone)
+		g.wantListeners(class, stays, "TCP 80: b:8080 100")
+		if _, err := g.api(class).DescribeBalancer(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // With Flannel the nodes are backends, by NodePorts.
 func TestFlannel(t *testing.T) {
 	for _, class := range classes {

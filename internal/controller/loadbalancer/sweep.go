@@ -1,0 +1,88 @@
+package loadbalancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/datapath/claims"
+)
+
+// sweepEvery is the pause between two sweeps.
+const sweepEvery = 10 * time.Minute
+
+// sweeper deletes what carries the cluster's tag and that of a Service that does not exist: somebody has removed the
+// Service's finalizer by force. The API server's answers, not a cache's, must say so in two sweeps in a row.
+type sweeper struct {
+	*Reconciler
+	// absent are the UIDs of Services that did not exist in the last sweep.
+	absent map[string]bool
+}
+
+// run sweeps until ctx is done.
+func (s *sweeper) run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(sweepEvery):
+		}
+		if err := s.sweep(cloud.WithPriority(ctx, cloud.GiveBack)); err != nil && ctx.Err() == nil {
+			s.Log.Warn("look for load balancers of Services that do not exist", "error", err)
+		}
+	}
+}
+
+func (s *sweeper) sweep(ctx context.Context) error {
+	cluster := s.Config.Get().ClusterID
+	clb, err := s.CLB.FindBalancers(ctx, claims.TagCluster, cluster)
+	if err != nil {
+		return err
+	}
+	nlb, err := s.NLB.FindBalancers(ctx, claims.TagCluster, cluster)
+	if err != nil {
+		return err
+	}
+	groups, err := s.NLB.ListGroups(ctx, "", claims.TagCluster, cluster)
+	if err != nil {
+		return err
+	}
+	// After the cloud: what is made meanwhile is of a Service that is there.
+	var services corev1.ServiceList
+	if err := s.Live.List(ctx, &services); err != nil {
+		return fmt.Errorf("list Services: %w", err)
+	}
+	there := map[string]bool{}
+	for i := range services.Items {
+		there[string(services.Items[i].UID)] = true
+	}
+	was, absent := s.absent, map[string]bool{}
+	orphan := func(tags map[string]string) bool {
+		uid := tags[TagService]
+		if uid == "" || there[uid] || tags[claims.TagCreator] != claims.Creator {
+			return false
+		}
+		absent[uid] = true
+		return was[uid]
+	}
+	var errs []error
+	for api, found := range map[cloud.BalancerAPI][]cloud.Balancer{s.CLB: clb, s.NLB: nlb} {
+		for _, b := range found {
+			if orphan(b.Tags) {
+				s.Log.Warn("deleting the load balancer of a Service that does not exist", "id", b.ID, "service", b.Tags[TagServiceName])
+				errs = append(errs, api.DeleteBalancer(ctx, b.ID))
+			}
+		}
+	}
+	for _, g := range groups {
+		if orphan(g.Tags) {
+			errs = append(errs, s.NLB.DeleteGroup(ctx, g.ID))
+		}
+	}
+	s.absent = absent
+	return errors.Join(errs...)
+}
