@@ -441,11 +441,10 @@ func (h *Hub) podAddress(ctx context.Context, node string, m *wire.PodAddress) *
 		arrived := h.arrived
 		h.mu.RUnlock()
 		follow, elsewhere, revision, err = h.claim(name, node, addresses)
-		var notThere errNotThere
-		if !errors.As(err, &notThere) {
+		var notYet errNotYet
+		if !errors.As(err, &notYet) {
 			break
 		}
-		// The agent may know a pod before the hub does.
 		select {
 		case <-arrived:
 			continue
