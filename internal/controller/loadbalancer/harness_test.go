@@ -119,6 +119,11 @@ func (f fused) AddBackends(ctx context.Context, id string, b []cloud.Backend) er
 			f.g.Errorf("%s is added before it is held", x.Address)
 		}
 	}
+	for _, m := range f.g.members() {
+		if m.Listener.Group == id && slices.ContainsFunc(m.Backends, func(is cloud.Backend) bool { return slices.Contains(b, is) }) {
+			f.g.Errorf("%+v are members of group %s before they are added: readiness gates may open", m.Backends, id)
+		}
+	}
 	return f.write(func() error { return f.BalancerAPI.AddBackends(ctx, id, b) })
 }
 func (f fused) RemoveBackends(ctx context.Context, id string, b []cloud.Backend) error {
@@ -189,6 +194,15 @@ func newRig(t cloudtest.TB, options ...func(*config.Config)) *rig {
 	g.kube = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&corev1.Service{}).WithIndex(&discoveryv1.EndpointSlice{}, indexService, serviceOf).Build()
 	g.restart()
 	return g
+}
+
+// members returns the listeners of all Services.
+func (g *rig) members() (all []Member) {
+	for name := range g.r.services {
+		list, _ := g.r.Members(name)
+		all = append(all, list...)
+	}
+	return all
 }
 
 // restart kills the controller, if there is one, and starts another.

@@ -28,7 +28,8 @@ type Member struct {
 	Backends []cloud.Backend
 }
 
-// Members returns a Service's listeners; known is false while it is not known what the load balancer has.
+// Members returns a Service's listeners, with the backends that the cloud has for certain; known is false while
+// it is not known what the load balancer has.
 func (r *Reconciler) Members(svc types.NamespacedName) (members []Member, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -37,7 +38,11 @@ func (r *Reconciler) Members(svc types.NamespacedName) (members []Member, known 
 		return nil, false
 	}
 	for _, m := range s.members {
-		m.Backends = slices.Collect(maps.Values(s.contents[m.Listener.Group]))
+		for k, b := range s.contents[m.Listener.Group] {
+			if !s.adding[m.Listener.Group][k] {
+				m.Backends = append(m.Backends, b)
+			}
+		}
 		members = append(members, m)
 	}
 	return members, true
@@ -52,6 +57,7 @@ func (w *work) fill(ctx context.Context, group string, backends []cloud.Backend)
 	}
 	delete(w.contents, group)
 	delete(w.stale, group)
+	delete(w.adding, group)
 	if backends != nil {
 		now := map[cloud.BackendKey]cloud.Backend{}
 		for _, b := range backends {
@@ -81,6 +87,28 @@ func (w *work) put(ctx context.Context, group string, list []cloud.Backend) {
 	}
 	w.mu.Unlock()
 	w.heldChanged(ctx, slices.Collect(maps.Keys(touched)))
+}
+
+// add adds backends to a group in the cloud. They are known, as ones that may be there, before the call.
+func (w *work) add(ctx context.Context, group string, list []cloud.Backend) error {
+	w.mu.Lock()
+	if w.adding[group] == nil {
+		w.adding[group] = map[cloud.BackendKey]bool{}
+	}
+	for _, b := range list {
+		w.adding[group][b.Key()] = true
+	}
+	w.mu.Unlock()
+	w.put(ctx, group, list)
+	if err := w.api.AddBackends(ctx, group, list); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, b := range list {
+		delete(w.adding[group], b.Key())
+	}
+	return nil
 }
 
 // drop removes backends from what is known of a group.

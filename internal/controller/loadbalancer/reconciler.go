@@ -253,6 +253,8 @@ type service struct {
 	// contents has the backends by the group's id. stale are those of which it is not certain.
 	contents map[string]map[cloud.BackendKey]cloud.Backend
 	stale    map[string]bool
+	// adding are those of them of which it is not known that the cloud has added them.
+	adding map[string]map[cloud.BackendKey]bool
 	// read is when all this was read; zero: never. dirty: something failed, so read it again.
 	read  time.Time
 	dirty bool
@@ -280,7 +282,7 @@ func (r *Reconciler) of(svc *corev1.Service) *service {
 		if s != nil {
 			r.releaseLocked(s)
 		}
-		s = &service{uid: svc.UID, groups: map[string]*cloud.Group{}, contents: map[string]map[cloud.BackendKey]cloud.Backend{}, stale: map[string]bool{},
+		s = &service{uid: svc.UID, groups: map[string]*cloud.Group{}, contents: map[string]map[cloud.BackendKey]cloud.Backend{}, stale: map[string]bool{}, adding: map[string]map[cloud.BackendKey]bool{},
 			leaving: map[cloud.BackendKey]time.Time{}, said: map[string]string{}}
 		r.services[key] = s
 	}

@@ -506,8 +506,7 @@ func (w *work) applyAll(ctx context.Context, group string, b lb.Batch) (err erro
 	began := w.Now()
 	switch b.Verb {
 	case lb.Add:
-		w.put(ctx, group, b.Backends) // before the call: whoever asks must know that they may be there
-		err = w.api.AddBackends(ctx, group, b.Backends)
+		err = w.add(ctx, group, b.Backends)
 	case lb.Weigh:
 		if err = w.api.WeighBackends(ctx, group, b.Backends); err == nil {
 			w.put(ctx, group, b.Backends)
