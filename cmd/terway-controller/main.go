@@ -110,7 +110,7 @@ func main() {
 	fl.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of the ConfigMap eni-config and of the leader election lease (default: $POD_NAMESPACE)")
 	fl.StringVar(&f.metricsAddress, "metrics-address", ":10363", "address of /metrics; 0 turns it off")
 	fl.StringVar(&f.healthAddress, "health-address", ":10364", "address of /healthz and /readyz")
-	fl.IntVar(&f.webhookPort, "webhook-port", 0, "port of the admission webhook, by which pods request an exclusive ENI with the annotation "+claims.AnnotationExclusiveENI+"; 0 turns it off")
+	fl.IntVar(&f.webhookPort, "webhook-port", 0, "port of the admission webhook, by which pods request an exclusive ENI with the annotation "+claims.AnnotationExclusiveENI+", and get what load balancers need in namespaces with the label "+claims.LabelInjectGates+"="+claims.GatesEnabled+"; 0 turns it off")
 	fl.IntVar(&f.policyPort, "policy-port", 0, "port of the policy hub, from which nodes get what network policies say; also makes the tiers default, kube-admin and kube-baseline of Calico's API projectcalico.org/v3, whose kinds the cluster has; 0 turns both off: policies are not read")
 	fl.Int64Var(&f.memory, "memory", 0, "with --policy-port: bytes of memory that the container may have; near seven eighths of it garbage is collected more often (Go's GOMEMLIMIT, which has precedence); 0: unknown")
 	fl.IntVar(&f.workers, "workers", 512, "how many nodes are reconciled at once; most of them wait for the cloud")
@@ -188,7 +188,9 @@ func run(ctx context.Context, f flags) error {
 		RenewDeadline:                 &f.renew,
 		RetryPeriod:                   &f.retryLease,
 	}
-	hook, err := webhook(f, &options, log)
+	var store *config.Store
+	current := func() *config.Config { return store.Get() } // for what runs after the configuration has been read
+	hook, err := webhook(f, &options, current, log)
 	if err != nil {
 		return err
 	}
@@ -207,8 +209,7 @@ func run(ctx context.Context, f flags) error {
 	if hook != nil {
 		ready = append(ready, hook.Ready)
 	}
-	var store *config.Store
-	policies, err := policyHub(mgr, f, func() *config.Config { return store.Get() }, log)
+	policies, err := policyHub(mgr, f, current, log)
 	if err != nil {
 		return err
 	}
@@ -247,7 +248,7 @@ func run(ctx context.Context, f flags) error {
 			return err
 		}
 	}
-	if err := network(ctx, mgr, f, store, api, log); err != nil {
+	if err := network(ctx, mgr, f, store, api, policies, log); err != nil {
 		return err
 	}
 	if policies != nil {
@@ -282,15 +283,19 @@ func attempts(network string) int {
 	return 3
 }
 
-// webhook adds the admission webhook to the manager's options; nil if it is turned off.
-func webhook(f flags, o *ctrl.Options, log *slog.Logger) (*admit.Webhook, error) {
+// webhook adds the admission webhook, which asks for the configuration when it runs, to the manager's options; nil if it
+// is turned off.
+func webhook(f flags, o *ctrl.Options, cfg func() *config.Config, log *slog.Logger) (*admit.Webhook, error) {
 	switch {
 	case f.webhookPort == 0:
 		return nil, nil
 	case f.webhookPort < 0 || f.webhookPort > 65535:
 		return nil, fmt.Errorf("--webhook-port %d: want a port, 1 to 65535, or 0 for none", f.webhookPort)
 	}
-	hook := admit.New(admit.Options{Namespace: f.namespace, Port: f.webhookPort, Log: log, Now: time.Now})
+	hook := admit.New(admit.Options{
+		Namespace: f.namespace, Port: f.webhookPort, Log: log, Now: time.Now,
+		LoadBalancers: func() lb.Settings { return loadbalancer.Settings(cfg()) },
+	})
 	maps.Copy(o.Cache.ByObject, hook.Cached())
 	return hook, nil
 }
@@ -334,8 +339,8 @@ func closed(ch <-chan struct{}) bool {
 }
 
 // network registers the controllers for the pods' network: ENIs with addresses, or routes to the
-// nodes' pod CIDRs; and that of load balancers.
-func network(ctx context.Context, mgr ctrl.Manager, f flags, store *config.Store, api *alibaba.Client, log *slog.Logger) error {
+// nodes' pod CIDRs; and those of load balancers. policies is nil if policy is off.
+func network(ctx context.Context, mgr ctrl.Manager, f flags, store *config.Store, api *alibaba.Client, policies *policyhub.Server, log *slog.Logger) error {
 	events := mgr.GetEventRecorder("terway-controller")
 	balancers := loadbalancer.Options{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), CLB: api.CLB(), NLB: api.NLB(), Config: store,
@@ -382,6 +387,16 @@ func network(ctx context.Context, mgr ctrl.Manager, f flags, store *config.Store
 		return err
 	}
 	if err := lbs.SetupWithManager(ctx, mgr); err != nil {
+		return err
+	}
+	gates := loadbalancer.GatesOptions{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Settings: func() lb.Settings { return loadbalancer.Settings(store.Get()) },
+		Members: lbs.Members, Events: events, Metrics: metrics.Registry, Log: log, Now: time.Now, Poll: time.Second,
+	}
+	if policies != nil {
+		gates.DeniesProbes = policies.DeniesProbes
+	}
+	if err := loadbalancer.NewGates(gates).SetupWithManager(mgr, 64); err != nil {
 		return err
 	}
 	limits.Changed = r.PodLimitsChanged

@@ -111,6 +111,9 @@ func TestAdmissionHasTheControllersNames(t *testing.T) {
 	annotations := map[string][]string{admit.PathExclusiveENI: {claims.AnnotationExclusiveENI}, admit.PathBandwidth: append([]string{bandwidth.NetworkPriority}, bandwidth.Annotations...)}
 	for _, w := range webhook.Webhooks {
 		s := w.ClientConfig.Service
+		if s != nil && s.Path != nil && *s.Path == admit.PathLoadBalancers {
+			continue // TestAdmissionForLoadBalancers
+		}
 		if s == nil || s.Name != admit.Name || s.Namespace != "kube-system" || s.Path == nil || annotations[*s.Path] == nil {
 			t.Errorf("%s is sent to %+v, want a path of Service %s", w.Name, s, admit.Name)
 			continue
@@ -129,6 +132,29 @@ func TestAdmissionHasTheControllersNames(t *testing.T) {
 	read(t, dir+"values.yaml", func(b []byte, _ any) error { values = string(b); return nil }, nil)
 	if !strings.Contains(values, "annotation "+claims.AnnotationExclusiveENI+": ") {
 		t.Errorf("values.yaml does not say what the annotation %s is for", claims.AnnotationExclusiveENI)
+	}
+}
+
+// Pods get what load balancers need in namespaces with the label alone, and are created if no controller answers.
+func TestAdmissionForLoadBalancers(t *testing.T) {
+	var webhook admissionv1.MutatingWebhookConfiguration
+	into(t, objects(t, with("terway", nil))["MutatingWebhookConfiguration "+admit.Name], &webhook)
+	i := slices.IndexFunc(webhook.Webhooks, func(w admissionv1.MutatingWebhook) bool {
+		s := w.ClientConfig.Service
+		return s != nil && s.Name == admit.Name && s.Namespace == "kube-system" && s.Path != nil && *s.Path == admit.PathLoadBalancers
+	})
+	if i < 0 {
+		t.Fatalf("no webhook is sent to %s", admit.PathLoadBalancers)
+	}
+	w := webhook.Webhooks[i]
+	if s := w.NamespaceSelector; s == nil || len(s.MatchExpressions) > 0 || !maps.Equal(s.MatchLabels, map[string]string{claims.LabelInjectGates: claims.GatesEnabled}) {
+		t.Errorf("namespaces %+v", s)
+	}
+	if w.FailurePolicy == nil || *w.FailurePolicy != admissionv1.Ignore {
+		t.Errorf("failurePolicy %v: pods would not be created", w.FailurePolicy)
+	}
+	if w.ReinvocationPolicy == nil || *w.ReinvocationPolicy != admissionv1.IfNeededReinvocationPolicy {
+		t.Errorf("reinvocationPolicy %v: containers of other webhooks would not sleep", w.ReinvocationPolicy)
 	}
 }
 

@@ -1,9 +1,12 @@
-// Package admit is the admission webhook for pods. It has two parts, each of which gets only pods with
-// its annotations:
+// Package admit is the admission webhook for pods. It has three parts, each of which gets only pods that
+// it concerns:
 //   - a pod requests an exclusive ENI, the webhook adds the resource that the scheduler counts, and
 //     rejects contradictory pods; package podeni makes the decision;
 //   - a pod's bandwidth is limited, or it has a network priority: wrong values are rejected, also when a pod is changed; package
-//     bandwidth makes the decision.
+//     bandwidth makes the decision;
+//   - a pod is created in a namespace whose pods get readiness gates, and load balancers of Services will have
+//     it as a backend: it gets their gates, and its containers sleep before they end; package loadbalancer
+//     makes the decision. This part refuses nothing, and pods are created without it if no controller answers.
 //
 // It owns the contents of the Secret terway-webhook and the caBundle of the
 // MutatingWebhookConfiguration of that name; the chart creates and deletes both objects. Every
@@ -20,4 +23,6 @@ const Name = "terway-webhook"
 const (
 	PathExclusiveENI = "/exclusive-eni"
 	PathBandwidth    = "/bandwidth"
+	// PathLoadBalancers is for readiness gates and sleeps.
+	PathLoadBalancers = "/load-balancers"
 )

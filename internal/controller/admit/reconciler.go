@@ -25,6 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"terway.dev/terway/internal/controller/certs"
+	"terway.dev/terway/internal/loadbalancer"
 )
 
 // Options configure a Webhook.
@@ -36,6 +37,8 @@ type Options struct {
 	Port int
 	Log  *slog.Logger
 	Now  func() time.Time
+	// LoadBalancers are the cluster's settings of load balancers.
+	LoadBalancers func() loadbalancer.Settings
 }
 
 // Webhook serves requests and renews its certificate.
@@ -58,6 +61,7 @@ func New(o Options) *Webhook {
 	}}})
 	w.server.Register(PathExclusiveENI, &admission.Webhook{Handler: admission.HandlerFunc(HandleExclusiveENI)})
 	w.server.Register(PathBandwidth, &admission.Webhook{Handler: admission.HandlerFunc(HandleBandwidth)})
+	w.server.Register(PathLoadBalancers, &admission.Webhook{Handler: admission.HandlerFunc(w.handleLoadBalancers)})
 	return w
 }
 
@@ -76,6 +80,9 @@ func (w *Webhook) SetupWithManager(mgr ctrl.Manager) error {
 	if err := mgr.Add(w.server); err != nil {
 		return fmt.Errorf("serve the admission webhook: %w", err)
 	}
+	if err := mgr.Add(watchServices{w}); err != nil {
+		return err
+	}
 	everywhere := false
 	secret := func(context.Context, client.Object) []reconcile.Request {
 		return []reconcile.Request{{NamespacedName: w.key()}}
@@ -86,6 +93,18 @@ func (w *Webhook) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&admissionv1.MutatingWebhookConfiguration{}, handler.EnqueueRequestsFromMapFunc(secret)).
 		WithOptions(controller.Options{NeedLeaderElection: &everywhere}).
 		Complete(w)
+}
+
+// watchServices starts the watch of Services on all replicas, so that the first request need not wait for it.
+type watchServices struct{ *Webhook }
+
+func (watchServices) NeedLeaderElection() bool { return false }
+
+func (w watchServices) Start(ctx context.Context) error {
+	if err := w.client.List(ctx, &corev1.ServiceList{}, client.Limit(1)); err != nil && ctx.Err() == nil {
+		w.Log.Warn("read Services, whose pods get readiness gates", "error", err) // each request tries again
+	}
+	return nil
 }
 
 func (w *Webhook) key() types.NamespacedName {

@@ -396,56 +396,37 @@ func TestAddressesBeforeTheAPIServerKnowsThem(t *testing.T) {
 	}
 }
 
-// The hub learns while PodAddress waits what the agent knows already: the pod, its node, or that it is another pod than the one that had its name.
+// A pod that the hub does not know yet is added while PodAddress waits.
 func TestAnAddressBeforeItsPod(t *testing.T) {
 	t.Parallel()
-	for what, before := range map[string]func(web policy.Pod) *policy.Pod{
-		"nothing":             func(policy.Pod) *policy.Pod { return nil },
-		"no node":             func(web policy.Pod) *policy.Pod { web.Node = ""; return &web },
-		"one on another node": func(web policy.Pod) *policy.Pod { web.Node = "node2"; return &web },
-		"one that has ended":  func(web policy.Pod) *policy.Pod { web.Ended = true; return &web },
-	} {
-		t.Run(what, func(t *testing.T) {
-			t.Parallel()
-			h := serve(t, newHub("a"))
-			set, c := shop()
-			web := c.Pods[in("shop", "web")]
-			delete(c.Pods, web.NamespacedName)
-			if p := before(*web); p != nil {
-				c.Pods[web.NamespacedName] = p
-			}
-			if err := h.Apply(compile.All(set, c)); err != nil {
-				t.Fatal(err)
-			}
-			one := start(t, "node1", stateFile(t), &consumer{}, func() []string { return []string{h.addr} })
-			eventually(t, "the node connects", func() error {
-				if !one.Status().Following {
-					return errors.New("no")
-				}
-				return nil
-			})
-			done := make(chan error)
-			go func() {
-				_, err := one.PodAddress(context.Background(), web.NamespacedName, netip.MustParseAddr("10.0.0.5"))
-				done <- err
-			}()
-			eventually(t, "the hub is asked", func() error {
-				if h.Stats().Addresses == 0 {
-					return errors.New("no")
-				}
-				return nil
-			})
-			if err := h.Apply(compile.Delta{Pods: map[policy.NamespacedName]*policy.Pod{web.NamespacedName: web}}); err != nil {
-				t.Fatal(err)
-			}
-			// node2 is not connected: PodAddress reports that it may be late there, and does not fail.
-			if err := <-done; err == nil || !strings.Contains(err.Error(), "1 of 2 have it") {
-				t.Errorf("%v: want that one of two nodes has it", err)
-			}
-			if part := one.consumer; part.part.Endpoints[web.NamespacedName].Addresses == nil {
-				t.Error("the pod's own node does not have its endpoint")
-			}
-		})
+	h := serve(t, newHub("a"))
+	set, c := shop()
+	web := c.Pods[in("shop", "web")]
+	delete(c.Pods, web.NamespacedName)
+	if err := h.Apply(compile.All(set, c)); err != nil {
+		t.Fatal(err)
+	}
+	one := start(t, "node1", stateFile(t), &consumer{}, func() []string { return []string{h.addr} })
+	eventually(t, "the node connects", func() error {
+		if !one.Status().Following {
+			return errors.New("no")
+		}
+		return nil
+	})
+	done := make(chan error)
+	go func() {
+		_, err := one.PodAddress(context.Background(), web.NamespacedName, netip.MustParseAddr("10.0.0.5"))
+		done <- err
+	}()
+	if err := h.Apply(compile.Delta{Pods: map[policy.NamespacedName]*policy.Pod{web.NamespacedName: web}}); err != nil {
+		t.Fatal(err)
+	}
+	// node2 is not connected: PodAddress reports that it may be late there, and does not fail.
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "1 of 2 have it") {
+		t.Errorf("%v: want that one of two nodes has it", err)
+	}
+	if part := one.consumer; part.part.Endpoints[web.NamespacedName].Addresses == nil {
+		t.Error("the pod's own node does not have its endpoint")
 	}
 }
 

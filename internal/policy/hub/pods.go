@@ -152,11 +152,12 @@ func (p *pods) effective(name policy.NamespacedName) *policy.Pod {
 	return &with
 }
 
-// errNotYet: as far as the hub knows the pod is not one of the node that has addresses. The agent may know it before the hub does: a new
-// pod, or on which node it is.
-type errNotYet string
+// errNotThere: the pod is not in the cluster as far as the hub knows.
+type errNotThere policy.NamespacedName
 
-func (e errNotYet) Error() string { return string(e) }
+func (e errNotThere) Error() string {
+	return fmt.Sprintf("pod %s is not known: the hub has not seen it in the API server yet", policy.NamespacedName(e))
+}
 
 // claim returns the Delta that gives addresses to a pod of a node. No addresses: the pod has
 // none any more.
@@ -164,12 +165,12 @@ func (p *pods) claim(name policy.NamespacedName, node string, addresses []netip.
 	t := p.told[name]
 	switch {
 	case t == nil:
-		return d, nil, errNotYet(fmt.Sprintf("pod %s is not known: the hub has not seen it in the API server yet", name))
+		return d, nil, errNotThere(name)
 	case t.Node != node:
 		// The error does not say which node the pod is on: the caller has no right to know.
-		return d, nil, errNotYet(fmt.Sprintf("pod %s is not one of node %s", name, node))
+		return d, nil, fmt.Errorf("pod %s is not one of node %s", name, node)
 	case !running(t):
-		return d, nil, errNotYet(fmt.Sprintf("pod %s has ended, or is in the host network", name))
+		return d, nil, fmt.Errorf("pod %s has ended, or is in the host network", name)
 	}
 	touched := map[policy.NamespacedName]struct{}{}
 	var undos []func()

@@ -441,10 +441,11 @@ func (h *Hub) podAddress(ctx context.Context, node string, m *wire.PodAddress) *
 		arrived := h.arrived
 		h.mu.RUnlock()
 		follow, elsewhere, revision, err = h.claim(name, node, addresses)
-		var notYet errNotYet
-		if !errors.As(err, &notYet) {
+		var notThere errNotThere
+		if !errors.As(err, &notThere) {
 			break
 		}
+		// The agent may know a pod before the hub does.
 		select {
 		case <-arrived:
 			continue
