@@ -92,6 +92,9 @@ func (f fused) DeleteBalancer(ctx context.Context, id string) error {
 	return f.write(func() error { return f.BalancerAPI.DeleteBalancer(ctx, id) })
 }
 func (f fused) CreateListener(ctx context.Context, id string, l cloud.Listener) error {
+	if f.g.called != nil {
+		f.g.called("CreateListener")
+	}
 	return f.write(func() error { return f.BalancerAPI.CreateListener(ctx, id, l) })
 }
 func (f fused) SetListener(ctx context.Context, l cloud.Listener, m map[string]string) error {
@@ -130,6 +133,9 @@ func (f fused) RemoveBackends(ctx context.Context, id string, b []cloud.Backend)
 	return f.write(func() error { return f.BalancerAPI.RemoveBackends(ctx, id, b) })
 }
 func (f fused) WeighBackends(ctx context.Context, id string, b []cloud.Backend) error {
+	if f.g.called != nil {
+		f.g.called("WeighBackends")
+	}
 	return f.write(func() error { return f.BalancerAPI.WeighBackends(ctx, id, b) })
 }
 
@@ -142,6 +148,8 @@ type rig struct {
 	cfg    *config.Config
 	r      *Reconciler
 	fuse   *cloudtest.Fuse
+	// called is called before these calls; nil: never.
+	called func(what string)
 	// reads and writes count the controller's calls to the cloud.
 	reads, writes int
 

@@ -74,9 +74,9 @@ func missingFrom(a, b []string) (list []string) {
 	return list
 }
 
-// makeGroups makes the groups that the listeners need, and sets what differs in those that are there. It
-// reports whether there are new ones.
-func (w *work) makeGroups(ctx context.Context) (made bool) {
+// makeGroups makes the groups that the listeners need, with their backends, and sets what differs in those that are
+// there.
+func (w *work) makeGroups(ctx context.Context) {
 	for _, l := range w.want.Listeners {
 		name := lb.Name(w.svc.UID, l)
 		if l.GroupID != "" || l.Wrong {
@@ -91,7 +91,7 @@ func (w *work) makeGroups(ctx context.Context) (made bool) {
 			}
 			w.groups[name] = &cloud.Group{ID: id, Name: name, Settings: maps.Clone(l.Group)}
 			w.fill(ctx, id, []cloud.Backend{})
-			made = true
+			w.meanwhile(ctx)
 			continue
 		}
 		set, refused := lb.Differences(w.want.Product, lb.OfGroup, l.Group, g.Settings)
@@ -102,9 +102,16 @@ func (w *work) makeGroups(ctx context.Context) (made bool) {
 				continue
 			}
 			maps.Copy(g.Settings, set)
+			w.meanwhile(ctx)
 		}
 	}
-	return made
+}
+
+// meanwhile makes the groups have the backends that are wanted by now: a change of something else may take seconds,
+// and there may be many.
+func (w *work) meanwhile(ctx context.Context) {
+	ctx = cloud.WithPriority(ctx, cloud.PodsWait)
+	w.backends(ctx, w.targets(ctx))
 }
 
 // makeGroup makes a group. Its token is of this moment: a group that a killed predecessor made is found by its
@@ -146,6 +153,7 @@ func (w *work) makeListeners(ctx context.Context) {
 			w.fail(fmt.Errorf("listener %d: %w", l.Port, w.reread(err)))
 			kept = append(kept, l)
 		}
+		w.meanwhile(ctx)
 	}
 	w.listeners = kept
 	for _, x := range w.want.Listeners {
@@ -167,6 +175,7 @@ func (w *work) makeListener(ctx context.Context, x lb.Listener) error {
 		if err := w.api.CreateListener(ctx, w.balancer.ID, cloud.Listener{Port: int(x.Port), Protocol: string(x.Protocol), Group: group, Description: name, Settings: x.Attributes}); err != nil {
 			return err
 		}
+		w.meanwhile(ctx)
 		listeners, err := w.api.ListListeners(ctx, w.balancer.ID) // for its id
 		if err == nil {
 			w.listeners = listeners
@@ -190,6 +199,7 @@ func (w *work) makeListener(ctx context.Context, x lb.Listener) error {
 			return err
 		}
 		maps.Copy(l.Settings, set)
+		w.meanwhile(ctx)
 	}
 	if !l.Running {
 		if err := w.api.StartListener(ctx, *l); err != nil {

@@ -383,6 +383,32 @@ func TestFlannel(t *testing.T) {
 	}
 }
 
+// While much else of a load balancer changes, pods that terminate do not wait for it.
+func TestBackendsMeanwhile(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		g.service("web", class, nil, 80)
+		g.pod("web", "a", true, false, false)
+		g.pod("web", "b", true, false, false)
+		g.run(20 * time.Second)
+		var order []string
+		g.called = func(what string) {
+			if order = append(order, what); what == "CreateListener" && !slices.Contains(order, "WeighBackends") {
+				g.pod("web", "a", true, true, false)
+			}
+		}
+		g.change("web", func(s *corev1.Service) {
+			for p := int32(81); p < 85; p++ {
+				s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: fmt.Sprint("p", p), Port: p, Protocol: corev1.ProtocolTCP, TargetPort: s.Spec.Ports[0].TargetPort})
+			}
+		})
+		g.run(time.Second)
+		first := slices.Index(order, "WeighBackends")
+		if first < 0 || !slices.Contains(order[first:], "CreateListener") {
+			t.Errorf("%v", order)
+		}
+	})
+}
+
 // A backend that the cloud refuses keeps no other one from its group, nor in it.
 func TestRefusedBackend(t *testing.T) {
 	each(t, func(t *testing.T, g *rig, class string) {

@@ -69,9 +69,7 @@ func (w *work) sync(ctx context.Context, wrong bool) {
 	if w.want.ID == "" {
 		w.fail(w.attributes(rest))
 	}
-	if w.makeGroups(rest) {
-		w.backends(ctx, targets) // a listener begins with its backends
-	}
+	w.makeGroups(rest)
 	var open error
 	if w.want.OwnListeners && len(w.want.Sources) > 0 {
 		open = errors.New("spec.loadBalancerSourceRanges: not supported: leave it out, or there is no listener")
