@@ -16,6 +16,9 @@ struct addr {
 	__u32 w[4];
 };
 
+/* tc_index of a pod's packet that its node has translated, and that turns around to leave by the pod's own ENI (exclusive.c). */
+#define TC_INDEX_TURNED 4
+
 #define V4_MAPPED bpf_htonl(0xffff)
 
 ALWAYS_INLINE void addr_from_v4(struct addr *a, __u32 v4)

@@ -61,19 +61,26 @@ ALWAYS_INLINE int judge_own_flow(struct __sk_buff *skb, struct desk *d, __u16 en
 	const __u8 other = sends ? JUDGED_INGRESS : JUDGED_EGRESS | JUDGED_BY_ADDRESS;
 	struct flow *f = &d->flow;
 	struct judged *j;
-	int second, by;
+	int second, by, turned;
 
 	if (is_of_link(f) || is_neighbours(f) || is_allowed_error(skb, d, eni, sends))
 		return ALLOWED;
 	second = key_of_flow(&d->key, f);
 	j = is_single(f) || is_syn(f->tcp) ? NULL : entry_own(d, second, eni, 0);
+	/*
+	 * What the node has translated for the pod is the opener's. The other end may have answered after a silence, by an entry as if
+	 * it were the opener: with that the pod's packets would be answers.
+	 */
+	turned = sends && skb->tc_index == TC_INDEX_TURNED;
+	if (turned && j && j->opener != second)
+		j = NULL;
 	/* By the node nobody has opened what goes by the ENI. */
 	if (j && (d->key.own || j->opener != second))
 		return still_allowed(d, j) ? ALLOWED : sends;
 	d->key.own = 1;
 	d->key.eni = eni;
 	/* In the middle of a connection that is not known it may be a reply. */
-	if (f->proto == IPPROTO_TCP && !is_syn(f->tcp)) {
+	if (f->proto == IPPROTO_TCP && !is_syn(f->tcp) && !turned) {
 		describe(d, !second, other, 0);
 		if (judge(d) == ALLOWED)
 			return ALLOWED;

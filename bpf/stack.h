@@ -38,6 +38,11 @@ static __noinline int without_fast_path(struct __sk_buff *skb)
 			return TC_ACT_SHOT;
 		if (addr_equal(&src, &s->v4) || addr_equal(&src, &s->v6))
 			return ON_STACK;
+#ifdef POLICY
+		/* It came for the pod by its own ENI, and was judged there; the node translates it, and gives it to the pod. */
+		if (addr_equal(&dst, &s->v4) || addr_equal(&dst, &s->v6))
+			return ON_STACK;
+#endif
 	}
 	spoofed();
 	return TC_ACT_SHOT;

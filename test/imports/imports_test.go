@@ -233,7 +233,7 @@ func TestBasicPackages(t *testing.T) {
 		"datapath/fastpath": "datapath/node datapath/tcfilter",
 		// and a kind depends on no other, except the one that it is based on.
 		"datapath/route":     "datapath/node",
-		"datapath/exclusive": "datapath/node",
+		"datapath/exclusive": "datapath/node datapath/fastpath",
 		"datapath/ebpf":      "datapath/node datapath/fastpath",
 		"datapath/ipvlan":    "datapath/node datapath/fastpath",
 		"datapath/netkit":    "datapath/ebpf",

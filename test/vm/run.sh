@@ -19,7 +19,7 @@ packets='^TestSupported|^TestSuite$/^(pods of|node and pods|a spoofed|odd frames
 # The rest about paths, on the older kernel.
 paths='^TestSuite$/^(sources are|the pod learns|a smaller|bulk|fragments|a vanished|node to Service|DNS)'
 # Package exclusive has tests of its own for what it leaves out of the suite.
-own='^(TestFeature|TestEveryoneReachesIt|TestServices|TestRepair|TestDelBrings.*)$'
+own='^(TestFeature|TestEveryoneReachesIt|TestServices|TestRepair|TestDelBrings.*|TestEveryProtocolTurnsAround|TestADirect.*)$'
 # How a datapath gets on with others on the node, and through its own end.
 others='^TestSuite$/^(FORWARD|a chain of|marks of|forged|each piece|restart)'
 # Of the floods those that the rules of kube-proxy make harder: an emulated processor sends a

@@ -59,10 +59,10 @@ func TestNamesOfPodsAndReceiversDiffer(t *testing.T) {
 // Numbers that distinguish things are different.
 func TestNumbersDiffer(t *testing.T) {
 	for what, list := range map[string][]int{
-		"slots":                       {MaxENIs, SlotStranded, SlotOutside},
+		"slots":                       {MaxENIs, SlotOwnENI, SlotStranded, SlotOutside},
 		"rule priorities":             {RulePriorityLocal, RulePriorityStray, RulePriorityENI},
 		"device groups":               {GroupPod, GroupDying, GroupExclusive},
-		"priorities of tc filters":    {PrefEBPF, PrefIPvlan, PrefPriority, PrefShaping},
+		"priorities of tc filters":    {PrefTurn, PrefEBPF, PrefIPvlan, PrefPriority, PrefOwnENI, PrefShaping},
 		"bits of a connection's mark": {ConnMarkByENI, ConnMarkToNode},
 		// A packet's priority names a class by both.
 		"majors of queueing disciplines": {QdiscHTB, QdiscFQCodel, QdiscFIFO, QdiscTBF, QdiscENI, QdiscENI + 1, QdiscENI + 2, QdiscENI + 3, QdiscENI + 4, QdiscENI + 5, QdiscENI + 6, PriorityUnknown >> 16},
@@ -78,7 +78,7 @@ func TestNumbersDiffer(t *testing.T) {
 	if bits := MarkMask & (ConnMarkByENI | ConnMarkToNode | KubeProxyMasqueradeMark); bits != 0 {
 		t.Errorf("bits %#x have two meanings", bits)
 	}
-	for _, slot := range []int{1, MaxENIs, SlotStranded, SlotOutside} {
+	for _, slot := range []int{1, MaxENIs, SlotOwnENI, SlotStranded, SlotOutside} {
 		if m := MarkOf(slot); m == 0 || m&^MarkMask != 0 {
 			t.Errorf("slot %d: mark %#x is not within %#x", slot, m, MarkMask)
 		}

@@ -9,7 +9,7 @@ const (
 	// (1…MaxENIs) has table TableLocal+n.
 	TableLocal = 2100
 	// MaxENIs is the number of slots for ENIs; slots above it have other meanings.
-	MaxENIs = 253
+	MaxENIs = 252
 
 	// RulePriorityLocal finds local pods before anything else, except the kernel's own table of
 	// local addresses (priority 0).
@@ -33,6 +33,10 @@ const (
 	// PrefPriority is the priority of the tc filter with the program of bpf/priority.c, on ENIs. It
 	// sees what those of the kinds let leave.
 	PrefPriority = 86
+	// PrefTurn and PrefOwnENI are the priorities of tc filters with the programs of bpf/exclusive.c: on the node
+	// before those that judge, as what turns around is judged at the ENI, and in pods behind them.
+	PrefTurn   = 83
+	PrefOwnENI = 87
 	// PrefShaping is the priority of tc filters in pods that send packets to the device of their
 	// bandwidth limit. They take the packets from all filters after them.
 	PrefShaping = 0xff00
@@ -54,6 +58,8 @@ const (
 	// it uses only two values, which no slot has; docs/datapath-route.md has a table of others.
 	MarkShift = 20
 	MarkMask  = 0x0ff00000
+	// SlotOwnENI marks packets of a pod with an exclusive ENI that leave by it, if its node has translated them.
+	SlotOwnENI = 253
 	// SlotStranded marks packets of a pod whose ENI is not attached: local traffic continues, the
 	// rest is answered "unreachable" at once.
 	SlotStranded = 254

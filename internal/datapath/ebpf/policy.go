@@ -376,7 +376,7 @@ func (k *Kind) guard(h *netlink.Handle, links []netlink.Link, isENI, guarded map
 		if linkkind.IsReceiver(l) {
 			guarded[a.Index] = true // its kind attaches programs and adds it to the map
 		}
-		if !isGuarded(l) || isENI[a.Index] {
+		if !linkkind.LeadsOut(l) || isENI[a.Index] {
 			continue
 		}
 		guarded[a.Index] = true
@@ -432,13 +432,6 @@ func (k *Kind) disown(o fastpath.Own) error {
 		return err
 	}
 	return nil
-}
-
-// isGuarded reports whether the programs for other devices belong on a link: it has Ethernet frames, is no part of another one, and is no
-// pod's.
-func isGuarded(l netlink.Link) bool {
-	a := l.Attrs()
-	return a.EncapType == "ether" && a.MasterIndex == 0 && !linkkind.IsReceiver(l) && !linkkind.IsPodDevice(l)
 }
 
 // syncLocal makes the map of the node's own addresses agree with its devices. The caller holds the lock.

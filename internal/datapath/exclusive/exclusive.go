@@ -3,7 +3,8 @@
 //
 // A veth beside it (claims.ExclusiveIfName), like that of other pods and made by package node,
 // connects such a pod with what it still needs the node for: Services, whose addresses kube-proxy
-// translates on the node; the node's own address; probes of the kubelet.
+// translates on the node; the node's own address; probes of the kubelet. What the node has translated
+// goes back into the pod and out by its ENI, with the pod's address (turns, bpf/exclusive.c).
 //
 // The package owns a device only while its pod lives. DelPod moves it back to the node, down and
 // without an address. If the pod's namespace is destroyed first, the kernel moves a network card
@@ -31,14 +32,21 @@ import (
 type Kind struct {
 	node.Plain
 	cards *cards
+	turns *turns
 }
 
 // New returns the kind.
-func New() node.Kind { return Kind{node.Plain{KindName: claims.Exclusive}, newCards()} }
+func New() node.Kind { return Kind{node.Plain{KindName: claims.Exclusive}, newCards(), &turns{}} }
 
-func (Kind) Describe(p *node.Pod) error {
+// Start implements node.Kind.
+func (k Kind) Start(n *node.Node) { k.turns.node = n }
+
+func (k Kind) Describe(p *node.Pod) error {
 	p.Inner.Name, p.Group = claims.ExclusiveIfName, claims.GroupExclusive
 	p.ByNode()
+	if k.turns.lacking() == nil {
+		p.Mark = claims.MarkOf(claims.SlotOwnENI)
+	}
 	// Answers to the node's other pods leave by the pod's ENI.
 	p.Conf = append(p.Conf, sysctl.Setting{Path: "ipv4/conf/" + p.Inner.Name + "/rp_filter", Value: "2"})
 	if err := validate(p.Pod); err != nil {
@@ -54,6 +62,12 @@ func (k Kind) Prepare(s *object.Site, p *node.Pod) error {
 	at, err := k.cards.find(s, p.Pod)
 	if err != nil {
 		return err
+	}
+	if err := k.turns.prepare(s.Ctx, s.Node); err != nil {
+		return err
+	}
+	if k.turns.lacking() != nil {
+		p.ByNode()
 	}
 	if p.MTU == 0 {
 		p.MTU = at.link.Attrs().MTU
@@ -80,14 +94,22 @@ func (k Kind) Objects(p *node.Pod) node.Added {
 		after = append(after, object.Address(eth, a, nil),
 			object.Route(eth, netip.PrefixFrom(a, 0).Masked(), netlinkx.OfFamily(p.Exclusive.Gateways, netlinkx.Family(a)), netip.Addr{}))
 	}
-	return node.Added{Before: []object.Object{card{k.cards, p.Pod}}, After: after}
+	return node.Added{Before: []object.Object{card{k.cards, p.Pod}}, After: append(after, k.turns.objects(p, eth)...)}
 }
 
-// Sync implements node.Kind: it records the indexes of the network cards.
-func (k Kind) Sync(_ *netlink.Handle, links []netlink.Link, _ []routing.ENI) ([]string, error) {
+// Sync implements node.Kind: it records the indexes of the network cards, and corrects the programs on the node's devices.
+func (k Kind) Sync(h *netlink.Handle, links []netlink.Link, _ []routing.ENI) ([]string, error) {
 	k.cards.note(links)
-	return nil, nil
+	return k.turns.sync(h, links)
 }
+
+// Teardown implements node.Kind.
+func (k Kind) Teardown(h *netlink.Handle, links []netlink.Link) error {
+	return k.turns.teardown(h, links)
+}
+
+// Close implements node.Kind.
+func (k Kind) Close() error { return k.turns.close() }
 
 // Points implements node.Kind: the ENI, and the veth for traffic through the node.
 func (k Kind) Points(p *node.Pod) []node.Point {

@@ -46,7 +46,7 @@ func TestFeature(t *testing.T) {
 func TestSuite(t *testing.T) {
 	const (
 		vpc     = "pods talk through the VPC, which takes the node's place in it"
-		client  = "a Service sees the node as the client: the answer must come back through it (TestServices)"
+		client  = "a port of the node shows its pod the node as the client: the answer must come back through it (TestServices)"
 		devices = "the ENIs plugged in for the pods stay on the node (TestDelBringsTheENIBack, TestConcurrentPods)"
 		shared  = "about ENIs that pods share"
 	)
@@ -65,9 +65,8 @@ func TestSuite(t *testing.T) {
 		"the node is one hop":                         vpc,
 		"Service at an address of the VPC":            vpc,
 
-		"pod to Service": client,
-		"NodePort":       client,
-		"hostPort":       client,
+		"NodePort": client,
+		"hostPort": client,
 
 		"nothing of others is touched and nothing is left": devices,
 		"concurrent pods":          devices,
@@ -180,11 +179,10 @@ func TestServices(t *testing.T) {
 		from, to *world.Pod
 		seen     netip.Addr
 	}{
-		// Traffic that continues from the node has the node's address: the pod's is on an ENI that
-		// is not on the node.
-		{"own to a pod elsewhere", own, far, n0.V4},
-		{"own to a shared pod elsewhere", own, farShared, n0.V4},
-		{"own to an own pod of the node", own, near, n0.V4},
+		// What continues from the node turns around, and leaves by the pod's ENI.
+		{"own to a pod elsewhere", own, far, own.V4},
+		{"own to a shared pod elsewhere", own, farShared, own.V4},
+		{"own to an own pod of the node", own, near, own.V4},
 		{"own to a shared pod of the node", own, shared, own.V4},
 		{"own to itself", own, own, n0.V4},
 		{"shared to an own pod of the node", shared, own, shared.V4},

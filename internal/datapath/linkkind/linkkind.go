@@ -48,6 +48,13 @@ func IsReceiver(l netlink.Link) bool { return isReceiver(l.Type(), l.Attrs().Nam
 
 func isReceiver(kind, name string) bool { return kind == IPvlan && claims.IsReceiverName(name) }
 
+// LeadsOut reports whether packets that the host stack forwards may leave the node by a device: it has Ethernet frames,
+// is no part of another one, and is no pod's.
+func LeadsOut(l netlink.Link) bool {
+	a := l.Attrs()
+	return a.EncapType == "ether" && a.MasterIndex == 0 && !IsReceiver(l) && !IsPodDevice(l)
+}
+
 // IsStacked reports whether a link is of a kind that has the MAC of a link below it.
 func IsStacked(l netlink.Link) bool { return isStacked(l.Type()) }
 

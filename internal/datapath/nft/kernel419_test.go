@@ -58,6 +58,10 @@ var (
 		"objref": {unix.NFTA_OBJREF_IMM_TYPE: {name: "type", values: []uint32{unix.NFT_OBJECT_COUNTER}}, unix.NFTA_OBJREF_IMM_NAME: {name: "name"}},
 		// The nf_nat.h flags of that version: map ips, proto specified, random, persistent, random fully.
 		"masq": {unix.NFTA_MASQ_FLAGS: {name: "flags", flags: 1<<5 - 1}},
+		"nat": {unix.NFTA_NAT_TYPE: {name: "type", values: upTo(unix.NFT_NAT_DNAT)}, unix.NFTA_NAT_FAMILY: {name: "family"},
+			unix.NFTA_NAT_REG_ADDR_MIN: {name: "reg addr min"}, unix.NFTA_NAT_REG_ADDR_MAX: {name: "reg addr max"},
+			unix.NFTA_NAT_REG_PROTO_MIN: {name: "reg proto min"}, unix.NFTA_NAT_REG_PROTO_MAX: {name: "reg proto max"},
+			unix.NFTA_NAT_FLAGS: {name: "flags", flags: 1<<5 - 1}},
 	}
 	setElemListAttrs = map[uint16]attribute{unix.NFTA_SET_ELEM_LIST_TABLE: {name: "table"}, unix.NFTA_SET_ELEM_LIST_SET: {name: "set"},
 		unix.NFTA_SET_ELEM_LIST_SET_ID: {name: "set id"}, unix.NFTA_SET_ELEM_LIST_ELEMENTS: {name: "elements", list: true, nested: elementAttrs}}

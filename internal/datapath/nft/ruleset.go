@@ -142,6 +142,8 @@ func NewRuleset(node datapath.Node) (Ruleset, error) {
 		{source, "not from a pod", join(notFromPod(), verdict(expr.VerdictAccept))},
 		{source, "source belongs to this pod: mark of its ENI", join(markFromMap(family4), verdict(expr.VerdictAccept))},
 		{source, "source belongs to this pod: mark of its ENI", join(markFromMap(family6), verdict(expr.VerdictAccept))},
+		{source, "came for this pod by its own ENI: back to where it is translated", join(ownENIs(), forPod(family4), verdict(expr.VerdictAccept))},
+		{source, "came for this pod by its own ENI: back to where it is translated", join(ownENIs(), forPod(family6), verdict(expr.VerdictAccept))},
 		{source, "link-local IPv6: neighbours are permanent, nothing to hear",
 			join(sourceIn(netip.MustParsePrefix("fe80::/10")), verdict(expr.VerdictDrop))},
 		{source, "unspecified IPv6 source: address detection, nothing to hear",
@@ -167,10 +169,12 @@ func NewRuleset(node datapath.Node) (Ruleset, error) {
 		rs.rules = append(rs.rules, outsideRules(node, exit)...)
 	}
 	rs.rules = append(rs.rules,
+		rule{exit, "from a pod with an ENI of its own, and not translated: leave with the node's address",
+			join(markIs(claims.SlotOwnENI), ctDirection(ctOriginal), ctStatusNot(ctDNAT), destNotLocal(), jump(chainOutside))},
 		rule{exit, "first packet that leaves by its ENI: note it",
 			join(ctDirection(ctOriginal), ctStatusNot(ctConfirmed), setCtMark(claims.ConnMarkByENI))},
 		rule{exit, "on by its ENI", jump(chainENI)})
-	for _, table := range rs.nat {
+	for i, table := range rs.nat {
 		toNode := base(table, chainToNode, nftables.ChainHookPrerouting, afterDNAT, nftables.ChainTypeNAT)
 		masquerade := base(table, chainMasquerade, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource, nftables.ChainTypeNAT)
 		masq := []expr.Any{&expr.Masq{FullyRandom: true}}
@@ -181,6 +185,10 @@ func NewRuleset(node datapath.Node) (Ruleset, error) {
 			rule{masquerade, "to a pod that shares ENIs: its answer comes back through the node anyway",
 				join(metaIs(expr.MetaKeyOIFGROUP, claims.GroupPod), verdict(expr.VerdictAccept))},
 			rule{masquerade, "leave with the node's address", join(markIs(claims.SlotOutside), masq)},
+			rule{masquerade, "turns to its pod's ENI: another port, as the pod may use its own for the same end beside the Service",
+				join(markIs(claims.SlotOwnENI), leavesByEthernet(expr.CmpOpEq), otherPort(node.Families()[i]))},
+			rule{masquerade, "by a device without Ethernet frames it does not turn to its pod's ENI: leave with the node's address",
+				join(markIs(claims.SlotOwnENI), leavesByEthernet(expr.CmpOpNeq), masq)},
 			rule{masquerade, "NodePort to a pod with an ENI of its own: the answer must come back through the node",
 				join(metaIs(expr.MetaKeyOIFGROUP, claims.GroupExclusive), ctStatus(ctDNAT), markIs(0), masq)},
 			rule{masquerade, "NodePort by IPVS to a pod with an ENI of its own: the answer must come back through the node",
@@ -324,6 +332,32 @@ func markFromMap(f family) []expr.Any {
 	)
 }
 
+// ownENIs matches packets from pods with an exclusive ENI.
+func ownENIs() []expr.Any { return metaIs(expr.MetaKeyIIFGROUP, claims.GroupExclusive) }
+
+// leavesByEthernet compares whether the device that the packet leaves by has Ethernet frames.
+func leavesByEthernet(op expr.CmpOp) []expr.Any {
+	return []expr.Any{meta(expr.MetaKeyOIFTYPE), &expr.Cmp{Op: op, Register: 1, Data: binaryutil.NativeEndian.PutUint16(unix.ARPHRD_ETHER)}}
+}
+
+// otherPort gives a connection another source port by chance, and keeps its source address.
+func otherPort(family int) []expr.Any {
+	port := func(register uint32, p uint16) expr.Any {
+		return &expr.Immediate{Register: register, Data: binaryutil.BigEndian.PutUint16(p)}
+	}
+	return []expr.Any{port(1, 1024), port(2, 65535),
+		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: uint32(family), RegProtoMin: 1, RegProtoMax: 2, FullyRandom: true}}
+}
+
+// forPod matches packets of the family to an address of the pod whose device they come from.
+func forPod(f family) []expr.Any {
+	return append(f.is(),
+		meta(expr.MetaKeyIIFNAME),
+		f.address(2, f.dest),
+		&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetName: f.pods},
+	)
+}
+
 // sourceIn matches IPv6 packets with a source in the prefix.
 func sourceIn(p netip.Prefix) []expr.Any {
 	mask := net.CIDRMask(p.Bits(), 128)
@@ -374,7 +408,11 @@ func ctMarkIs(mask, value uint32) []expr.Any {
 	return masked(ct(expr.CtKeyMARK), mask, expr.CmpOpEq, value)
 }
 
-// destLocal matches a destination that is one of the node's own addresses.
-func destLocal() []expr.Any {
-	return equal(&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true}, native(unix.RTN_LOCAL)...)
+// destLocal matches a destination that is one of the node's own addresses, destNotLocal any other.
+func destLocal() []expr.Any { return destIs(expr.CmpOpEq) }
+
+func destNotLocal() []expr.Any { return destIs(expr.CmpOpNeq) }
+
+func destIs(op expr.CmpOp) []expr.Any {
+	return []expr.Any{&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true}, &expr.Cmp{Op: op, Register: 1, Data: native(unix.RTN_LOCAL)}}
 }

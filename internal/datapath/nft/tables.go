@@ -497,8 +497,11 @@ func eachSet(elems Elements, f func(*nftables.Set, []nftables.SetElement) error)
 
 func markText(mark uint32) string {
 	slot := int(mark&claims.MarkMask) >> claims.MarkShift
-	if slot == claims.SlotStranded {
+	switch slot {
+	case claims.SlotStranded:
 		return "ENI is gone"
+	case claims.SlotOwnENI:
+		return "by its own ENI"
 	}
 	return fmt.Sprintf("table %d", claims.TableLocal+slot)
 }

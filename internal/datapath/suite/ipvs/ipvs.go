@@ -68,12 +68,8 @@ func podToService(t *testing.T, k world.Kit) {
 	client := n0.AddPod(1)
 	for _, c := range world.FromPods(n0, client, near, far) {
 		t.Run(c.Name, func(t *testing.T) {
-			seen := c.Seen
-			if k.Exclusive {
-				seen = n0.V4 // the answer must come back through the node
-			}
 			n0.KubeProxyIPVS(services(c.Endpoint, false, c.MasqAll)...)
-			reaches(t, client.NS, world.ClusterIP, 80, 7, c.Endpoint, seen)
+			reaches(t, client.NS, world.ClusterIP, 80, 7, c.Endpoint, c.Seen)
 			// A direct connection to the endpoint, on the same path, is another connection.
 			world.MustReach(t, client.NS, world.At(c.Endpoint.V4, 80), c.Endpoint.NS, client.V4)
 		})

@@ -176,7 +176,7 @@ func nodeAnswersForService(t *testing.T, e *env) {
 func allowedConnectionSurvives(t *testing.T, e *env) {
 	client, near, far := e.pod(e.n0, "client"), e.pod(e.n0, "near"), e.pod(e.n1, "far")
 	e.n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, Port: 7, Endpoint: far.V4})
-	allow := []policy.Policy{outOf("client", app("near"), app("far")), into("near", app("client")), into("far", app("client"), e.byNode(app("client")))}
+	allow := []policy.Policy{outOf("client", app("near"), app("far")), into("near", app("client")), into("far", app("client"))}
 	e.apply(t, allow...)
 	var talks []*world.Talking
 	for _, network := range []string{"tcp", "udp"} {

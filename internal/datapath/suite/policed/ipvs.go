@@ -22,7 +22,7 @@ func RunIPVS(t *testing.T, k world.Kit, make Make) {
 			proxy(world.Service{Endpoint: c.Endpoint.V4, MasqAll: c.MasqAll})
 			server := e.labels[c.Endpoint.Spec.Name]["app"]
 			backend := app(server)
-			e.judge(t, path{from: client.NS, to: cluster, backend: &backend, server: server, seen: e.byNode(net(c.Seen.String() + "/32"))})
+			e.judge(t, path{from: client.NS, to: cluster, backend: &backend, server: server, seen: net(c.Seen.String() + "/32")})
 		})
 	}
 	for _, c := range world.IntoNodes(e.w, n0, n1, near, far, remote) {

@@ -11,8 +11,8 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// byNode returns what ingress policies of a pod must allow for what reaches it by its node, from clients that others see as s. A pod with
-// an ENI of its own sees the node.
+// byNode returns what ingress policies of a pod must allow for what reaches it by a port of its node, from clients elsewhere that others see
+// as s. A pod with an ENI of its own sees the node.
 func (e *env) byNode(s policy.AddrSet) policy.AddrSet {
 	if e.kit.Exclusive {
 		return node(0)
@@ -91,8 +91,8 @@ func eachPathIsJudged(t *testing.T, e *env) {
 		{path{"pod of the node, IPv6", client.NS, world.At(near.V6, 80), set(app("near")), "near", app("client")}, none},
 		{path{"pod of another node", client.NS, world.At(far.V4, 80), set(app("far")), "far", app("client")}, none},
 		{path{"pod of another node, IPv6", client.NS, world.At(far.V6, 80), set(app("far")), "far", app("client")}, none},
-		{path{"Service, endpoint on the node", client.NS, cluster, set(app("near")), "near", e.byNode(app("client"))}, service(world.Service{Endpoint: near.V4})},
-		{path{"Service, endpoint on another node", client.NS, cluster, set(app("far")), "far", e.byNode(app("client"))}, service(world.Service{Endpoint: far.V4})},
+		{path{"Service, endpoint on the node", client.NS, cluster, set(app("near")), "near", app("client")}, service(world.Service{Endpoint: near.V4})},
+		{path{"Service, endpoint on another node", client.NS, cluster, set(app("far")), "far", app("client")}, service(world.Service{Endpoint: far.V4})},
 		{path{"Service, endpoint on the node, masqueraded", client.NS, cluster, set(app("near")), "near", node(0)}, service(world.Service{Endpoint: near.V4, MasqAll: true})},
 		{path{"Service, endpoint on another node, masqueraded", client.NS, cluster, set(app("far")), "far", node(0)}, service(world.Service{Endpoint: far.V4, MasqAll: true})},
 		{path{"NodePort from outside, endpoint on the node", w.Outside, nodePort, nil, "near", node(0)}, service(world.Service{NodePort: 30080, Endpoint: near.V4})},
@@ -111,7 +111,7 @@ func eachPathIsJudged(t *testing.T, e *env) {
 		{path{"Service, endpoint outside", client.NS, cluster, set(net(world.OutsideV4 + "/32")), "", policy.AddrSet{}}, service(world.Service{Endpoint: outside})},
 		{path{"from outside", w.Outside, world.At(near.V4, 80), nil, "near", net(world.OutsideV4 + "/32")}, none},
 		{path{"hostPort from outside", w.Outside, world.At(n0.V4, 8088), nil, "near", e.byNode(net(world.OutsideV4 + "/32"))}, hostPort},
-		{path{"hostPort from a pod of the node", client.NS, world.At(n0.V4, 8088), set(app("near")), "near", e.byNode(app("client"))}, func() {}},
+		{path{"hostPort from a pod of the node", client.NS, world.At(n0.V4, 8088), set(app("near")), "near", app("client")}, func() {}},
 	} {
 		t.Run(p.name, func(t *testing.T) {
 			p.prepare()

@@ -1,10 +1,12 @@
 package policed
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/testutil"
 )
@@ -57,7 +59,7 @@ func turnedOff(t *testing.T, e *env) {
 	}
 	for _, ns := range list {
 		for _, direction := range []string{"ingress", "egress"} {
-			if filters := ns.Run("tc", "filter", "show", "dev", "eth0", direction); strings.Contains(filters, "tw_") {
+			if filters := ns.Run("tc", "filter", "show", "dev", "eth0", direction); strings.Contains(filters, fmt.Sprintf(" pref %d ", claims.PrefEBPF)) {
 				t.Errorf("programs that are left on eth0 of %s, %s:\n%s", ns.Name, direction, filters)
 			}
 		}
