@@ -89,6 +89,7 @@ func twoNodes(t *testing.T) (w *world.World, n0, n1 *world.Node) {
 	w = kit.NewWorld(t, 2, 3)
 	for _, n := range w.Nodes {
 		n.Desired.ENIs = n.Desired.ENIs[:1]
+		n.KubeProxy() // before the agent
 		n.Sync()
 	}
 	return w, w.Nodes[0], w.Nodes[1]

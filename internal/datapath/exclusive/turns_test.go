@@ -33,6 +33,7 @@ func ownPods(t *testing.T, k world.Kit) (w *world.World, n0, n1 *world.Node) {
 	w = k.NewWorld(t, 2, 3)
 	for _, n := range w.Nodes {
 		n.Desired.ENIs = n.Desired.ENIs[:1]
+		n.KubeProxy() // before the agent
 		n.Sync()
 	}
 	return w, w.Nodes[0], w.Nodes[1]
@@ -71,7 +72,7 @@ func TestEveryProtocolTurnsAround(t *testing.T) {
 	n0.Sync()
 	own, near, far := add(n0, 2), add(n0, 3), add(n1, 2)
 	shared, farShared := n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
-	for _, p := range []*world.Pod{near, far, shared, farShared} {
+	for _, p := range []*world.Pod{near, far, shared, farShared, own} {
 		p.Echo(7)
 		n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, Port: 7, Endpoint: p.V4}, world.Service{ClusterIP: world.ClusterIP6, Port: 7, Endpoint: p.V6})
 		for _, c := range []struct {

@@ -49,6 +49,10 @@ const (
 	// route is not looked up yet.
 	afterDNAT = nftables.ChainPriority(-90)
 
+	// afterSNAT: kube-proxy has masqueraded what must not keep its source, as from a pod to itself by a Service. Of two chains with one
+	// priority the kernel asks that first which was made later, and that may be either.
+	afterSNAT = nftables.ChainPriority(101)
+
 	// beforeDefrag is NF_IP_PRI_RAW_BEFORE_DEFRAG (linux/netfilter_ipv4.h; IPv6 has the same).
 	// Conntrack reassembles fragments at -400, whatever device each came from: a pod's fragment
 	// with another pod's source has to be dropped before.
@@ -176,7 +180,7 @@ func NewRuleset(node datapath.Node) (Ruleset, error) {
 		rule{exit, "on by its ENI", jump(chainENI)})
 	for i, table := range rs.nat {
 		toNode := base(table, chainToNode, nftables.ChainHookPrerouting, afterDNAT, nftables.ChainTypeNAT)
-		masquerade := base(table, chainMasquerade, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource, nftables.ChainTypeNAT)
+		masquerade := base(table, chainMasquerade, nftables.ChainHookPostrouting, afterSNAT, nftables.ChainTypeNAT)
 		masq := []expr.Any{&expr.Masq{FullyRandom: true}}
 		rs.rules = append(rs.rules,
 			// The kernel evaluates NAT chains only for a connection's first packet, and stops after

@@ -33,13 +33,20 @@ func nodeToService(t *testing.T, k world.Kit) {
 func hairpin(t *testing.T, k world.Kit) {
 	_, n0, _ := world.ServicesWorld(t, k)
 	p := world.Serving(n0.AddPod(1))
-	n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, Endpoint: p.V4})
 	p.NFT(`table ip watch {
 		counter redirects { }
 		chain in { type filter hook input priority 0; icmp type redirect counter name redirects; }
 	}`)
-	for range 3 {
-		world.MustReach(t, p.NS, world.At(world.ClusterIP, 80), p.NS, n0.V4)
+	for _, proxy := range []string{"older than the agent's rules", "newer"} {
+		for _, masqAll := range []bool{false, true} {
+			n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, Endpoint: p.V4, MasqAll: masqAll})
+			t.Run(fmt.Sprintf("kube-proxy's rules are %s, all masqueraded: %t", proxy, masqAll), func(t *testing.T) {
+				for range 3 {
+					world.MustReach(t, p.NS, world.At(world.ClusterIP, 80), p.NS, n0.V4)
+				}
+			})
+		}
+		n0.NFT("delete table ip kube-proxy")
 	}
 	if got := world.Counter(t, p.NS, "ip", "watch", "redirects"); got != 0 {
 		t.Errorf("the pod got %d ICMP redirects", got)

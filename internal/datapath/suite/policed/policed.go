@@ -93,6 +93,7 @@ func newEnv(t *testing.T, k world.Kit, make Make) *env {
 	e := &env{Cluster: c, kit: kit, w: kit.NewWorld(t, 2, 1)}
 	e.n0, e.n1 = e.w.Nodes[0], e.w.Nodes[1]
 	for _, n := range e.w.Nodes {
+		n.KubeProxy() // before the agent
 		n.Sync()
 		world.Serve(n.NS, world.At(n.V4, 8080))
 		world.Serve(n.NS, world.At(n.V6, 8080))

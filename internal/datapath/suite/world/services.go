@@ -52,24 +52,19 @@ func (n *Node) KubeProxyIPVS(services ...Service) {
 		}
 		fmt.Fprintf(&own, "ip saddr %[1]s ip daddr %[1]s masquerade\n", s.Endpoint)
 	}
-	n.NFT(fmt.Sprintf(`table ip kube-proxy
-	delete table ip kube-proxy
-	table ip kube-proxy {
+	n.proxyRules("ip", fmt.Sprintf(`
 		chain mark-for-masquerade { mark set mark or 0x4000; }
 		chain services {
 			%[1]s
 			%[2]s
 			fib daddr type local accept
 		}
-		chain nat-prerouting { type nat hook prerouting priority dstnat; meta l4proto {tcp, udp} jump services; }
-		chain nat-output { type nat hook output priority -100; meta l4proto {tcp, udp} jump services; }
-		chain nat-postrouting { type nat hook postrouting priority srcnat
+		chain nat-postrouting {
 			%[3]s
 			mark and 0x4000 == 0 return
 			mark set mark xor 0x4000
-			masquerade fully-random
-		}
-	}`, services4.String(), marks.String(), own.String()))
+			masquerade
+		}`, services4.String(), marks.String(), own.String()))
 }
 
 // Service describes one Service with one endpoint for kube-proxy; its addresses are of one family.
@@ -91,9 +86,8 @@ var (
 	VirtualIP  = netip.MustParseAddr("192.168.32.200")
 )
 
-// KubeProxy writes the rules of kube-proxy in nftables mode for Services, for TCP and UDP: DNAT in
-// prerouting and output, the mark 0x4000 where the client's address must be hidden, masquerade of
-// marked packets.
+// KubeProxy writes the rules of kube-proxy in nftables mode for Services, for TCP and UDP: DNAT in prerouting and output, the mark 0x4000
+// where the client's address must be hidden, masquerade of marked packets and of those from an endpoint to itself.
 func (n *Node) KubeProxy(services ...Service) {
 	n.w.t.Helper()
 	n.kubeProxy("ip", n.V4, slices.DeleteFunc(slices.Clone(services), func(s Service) bool { return s.ClusterIP.Is6() }))
@@ -101,12 +95,13 @@ func (n *Node) KubeProxy(services ...Service) {
 }
 
 func (n *Node) kubeProxy(family string, own netip.Addr, services []Service) {
-	var b, dispatch strings.Builder
+	var b, dispatch, hairpins strings.Builder
 	for i, s := range services {
 		if s.Port == 0 {
 			s.Port = 80
 		}
-		fmt.Fprintf(&b, "chain endpoint-%d { %s saddr %s jump mark-for-masquerade\n meta l4proto {tcp, udp} dnat to %s; }\n", i, family, s.Endpoint, At(s.Endpoint, s.Port))
+		fmt.Fprintf(&hairpins, "ct status dnat %[1]s saddr %[2]s %[1]s daddr %[2]s meta l4proto {tcp, udp} th dport %[3]d masquerade fully-random\n", family, s.Endpoint, s.Port)
+		fmt.Fprintf(&b, "chain endpoint-%d { meta l4proto {tcp, udp} dnat to %s; }\n", i, At(s.Endpoint, s.Port))
 		fmt.Fprintf(&b, "chain service-%d {\n", i)
 		if s.MasqAll {
 			b.WriteString("jump mark-for-masquerade\n")
@@ -122,28 +117,42 @@ func (n *Node) kubeProxy(family string, own netip.Addr, services []Service) {
 			fmt.Fprintf(&dispatch, "%s daddr %s th dport %d goto external-%d\n", family, own, s.NodePort, i)
 		}
 	}
-	n.NFT(fmt.Sprintf(`table %[1]s kube-proxy
-	delete table %[1]s kube-proxy
-	table %[1]s kube-proxy {
+	n.proxyRules(family, fmt.Sprintf(`
 		chain mark-for-masquerade { mark set mark or 0x4000; }
 		chain masquerading {
-			mark and 0x4000 == 0 return
-			mark set mark xor 0x4000
-			masquerade fully-random
+			mark and 0x4000 != 0 mark set mark xor 0x4000 masquerade fully-random
+			%[1]s
 		}
-		chain nat-postrouting { type nat hook postrouting priority srcnat; jump masquerading; }
+		chain nat-postrouting { jump masquerading; }
 		%[2]s
-		chain services { %[3]s }
-		chain nat-prerouting { type nat hook prerouting priority dstnat; meta l4proto {tcp, udp} jump services; }
-		chain nat-output { type nat hook output priority -100; meta l4proto {tcp, udp} jump services; }
-	}`, family, b.String(), dispatch.String()))
+		chain services { %[3]s }`, hairpins.String(), b.String(), dispatch.String()))
+}
+
+// proxyRules replaces kube-proxy's rules of a family. Its base chains stay, as kube-proxy keeps them while it runs: of two with one
+// priority the kernel asks the later one first.
+func (n *Node) proxyRules(family, chains string) {
+	n.w.t.Helper()
+	n.NFT(fmt.Sprintf(`table %[1]s kube-proxy {
+		chain services { }
+		chain nat-prerouting { type nat hook prerouting priority dstnat; }
+		chain nat-output { type nat hook output priority -100; }
+		chain nat-postrouting { type nat hook postrouting priority srcnat; }
+	}
+	flush table %[1]s kube-proxy
+	table %[1]s kube-proxy {
+		%[2]s
+		chain nat-prerouting { meta l4proto {tcp, udp} jump services; }
+		chain nat-output { meta l4proto {tcp, udp} jump services; }
+	}`, family, chains))
 }
 
 func ServicesWorld(t *testing.T, k Kit) (w *World, n0, n1 *Node) {
 	w = k.NewWorld(t, 2, 1)
 	n0, n1 = w.Nodes[0], w.Nodes[1]
-	n0.Sync()
-	n1.Sync()
+	for _, n := range w.Nodes {
+		n.KubeProxy() // before the agent
+		n.Sync()
+	}
 	t.Cleanup(func() {
 		if got := w.Strict(); got != 0 {
 			t.Errorf("the VPC dropped %d packets with a source on the wrong ENI", got)
