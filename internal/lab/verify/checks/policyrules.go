@@ -311,37 +311,32 @@ func (c *cast) ownENI(ctx context.Context, e *env, na, nb lab.Machine) (string, 
 		}
 		c.addr["service-of-"+app] = s.Spec.ClusterIP
 	}
-	// near's and far's are those of the pods that rules name; service is near's way by the Service of own, whose client is the node that masquerades
-	// if near has an ENI for itself too.
-	rows := func(near, service, far, otherIn, toFar, otherOut string) string {
+	// near's and far's are those of the pods that rules name.
+	rows := func(near, far, otherIn, toFar, otherOut string) string {
 		return fmt.Sprintf(`
 			near   > own             tcp/8080  %[3]s
-			near   > service-of-own  tcp/80    %[4]s
-			far    > own             tcp/8080  %[5]s
-			far    > service-of-own  tcp/80    %[5]s
-			near   > own             tcp/9000  %[6]s
-			server > own             tcp/8080  %[6]s
-			%[1]s  > own             tcp/8080  %[6]s
-			master > own             udp/9000  %[6]s
+			near   > service-of-own  tcp/80    %[3]s
+			far    > own             tcp/8080  %[4]s
+			far    > service-of-own  tcp/80    %[4]s
+			near   > own             tcp/9000  %[5]s
+			server > own             tcp/8080  %[5]s
+			%[1]s  > own             tcp/8080  %[5]s
+			master > own             udp/9000  %[5]s
 			%[2]s  > own             tcp/8080  yes
-			own    > far             tcp/8080  %[7]s
-			own    > service-of-far  tcp/80    %[7]s
-			own    > far             udp/9000  %[8]s
-			own    > near            tcp/8080  %[8]s
-			own    > service-of-near tcp/80    %[8]s
-			own    > %[1]s           tcp/10256 %[8]s
-			own    > %[2]s           tcp/10256 %[8]s
-			near   > far             tcp/8080  yes`, na.Name, nb.Name, near, service, far, otherIn, toFar, otherOut)
-	}
-	service := "yes"
-	if e.Exclusive(nb.Name) {
-		service = "no"
+			own    > far             tcp/8080  %[6]s
+			own    > service-of-far  tcp/80    %[6]s
+			own    > far             udp/9000  %[7]s
+			own    > near            tcp/8080  %[7]s
+			own    > service-of-near tcp/80    %[7]s
+			own    > %[1]s           tcp/10256 %[7]s
+			own    > %[2]s           tcp/10256 %[7]s
+			near   > far             tcp/8080  yes`, na.Name, nb.Name, near, far, otherIn, toFar, otherOut)
 	}
 	for _, step := range []struct{ when, apply, rows string }{
-		{when: "without a policy", rows: rows("yes", "yes", "yes", "yes", "yes", "yes")},
-		{when: "with nothing let in", apply: strings.ReplaceAll(denyAll("Ingress"), "server", "own"), rows: rows("no", "no", "no", "no", "yes", "yes")},
-		{when: "with nothing let in or out", apply: strings.ReplaceAll(denyAll("Egress"), "server", "own"), rows: rows("no", "no", "no", "no", "no", "no")},
-		{when: "with rules", apply: ownRules, rows: rows("yes", service, "no", "no", "yes", "no")},
+		{when: "without a policy", rows: rows("yes", "yes", "yes", "yes", "yes")},
+		{when: "with nothing let in", apply: strings.ReplaceAll(denyAll("Ingress"), "server", "own"), rows: rows("no", "no", "no", "yes", "yes")},
+		{when: "with nothing let in or out", apply: strings.ReplaceAll(denyAll("Egress"), "server", "own"), rows: rows("no", "no", "no", "no", "no")},
+		{when: "with rules", apply: ownRules, rows: rows("yes", "no", "no", "yes", "no")},
 	} {
 		if step.apply != "" {
 			if err := e.apply(ctx, step.apply); err != nil {
