@@ -160,8 +160,20 @@ func (w *work) deleteOwn(ctx context.Context) error {
 			}
 			w.Events.Eventf(w.svc, nil, corev1.EventTypeNormal, "DeletedLoadBalancer", "Reconcile", "load balancer %s", b.ID)
 		}
-		if p == lb.CLB || keep {
-			continue // a CLB's groups go with it
+		if keep {
+			continue
+		}
+		lists, err := w.findAccess(ctx, api)
+		if err != nil {
+			return err
+		}
+		for _, l := range lists {
+			if err := api.DeleteAccess(ctx, l.ID); err != nil {
+				return err
+			}
+		}
+		if p == lb.CLB {
+			continue // its groups go with it
 		}
 		groups, err := api.ListGroups(ctx, "", TagService, string(w.svc.UID))
 		if err != nil {

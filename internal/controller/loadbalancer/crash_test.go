@@ -47,6 +47,10 @@ func TestKilledAnywhere(t *testing.T) {
 					ports[p] = true
 				})
 			}
+			if rapid.Bool().Draw(t, "who may connect changes") {
+				sources := rapid.SampledFrom([][]string{nil, {"10.0.0.0/8"}, {"192.0.2.0/24", "10.0.0.0/8"}}).Draw(t, "sources")
+				g.change("web", func(s *corev1.Service) { s.Spec.LoadBalancerSourceRanges = sources })
+			}
 			g.run(time.Duration(rapid.IntRange(1, 10).Draw(t, "seconds")) * time.Second)
 		}
 		g.run(time.Minute)
@@ -57,6 +61,7 @@ func TestKilledAnywhere(t *testing.T) {
 		for p := range ports {
 			g.wantListeners(class, svc, fmt.Sprintf("TCP %d: %s", p, strings.Join(backends, ", ")))
 		}
+		g.wantSources(class, svc, g.get("web").Spec.LoadBalancerSourceRanges...)
 		light()
 		g.remove(svc)
 		g.run(time.Minute)

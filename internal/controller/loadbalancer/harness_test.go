@@ -116,6 +116,22 @@ func (f fused) SetGroup(ctx context.Context, id string, m map[string]string) err
 func (f fused) DeleteGroup(ctx context.Context, id string) error {
 	return f.write(func() error { return f.BalancerAPI.DeleteGroup(ctx, id) })
 }
+func (f fused) FindAccess(ctx context.Context, vpc, k, v string) (out []cloud.AccessList, err error) {
+	return out, f.read(func() error { out, err = f.BalancerAPI.FindAccess(ctx, vpc, k, v); return err })
+}
+
+func (f fused) CreateAccess(ctx context.Context, n cloud.NewAccess) (id string, err error) {
+	return id, f.write(func() error { id, err = f.BalancerAPI.CreateAccess(ctx, n); return err })
+}
+
+func (f fused) ChangeAccess(ctx context.Context, id string, add, remove []netip.Prefix) error {
+	return f.write(func() error { return f.BalancerAPI.ChangeAccess(ctx, id, add, remove) })
+}
+
+func (f fused) DeleteAccess(ctx context.Context, id string) error {
+	return f.write(func() error { return f.BalancerAPI.DeleteAccess(ctx, id) })
+}
+
 func (f fused) AddBackends(ctx context.Context, id string, b []cloud.Backend) error {
 	for _, x := range b {
 		if held, _ := f.g.r.Held(x.Address); x.Address.IsValid() && !held {
@@ -416,6 +432,14 @@ func (g *rig) describe(class, id string) string {
 	return strings.Join(all, "; ")
 }
 
+// accessLists returns the access lists of a Service.
+func (g *rig) accessLists(class string, svc *corev1.Service) []cloud.AccessList {
+	g.Helper()
+	found, err := g.api(class).FindAccess(context.Background(), g.vpc, TagService, string(svc.UID))
+	g.Must(err)
+	return found
+}
+
 // nothing checks that nothing of a Service is left.
 func (g *rig) nothing(svc *corev1.Service) {
 	g.Helper()
@@ -428,6 +452,11 @@ func (g *rig) nothing(svc *corev1.Service) {
 	g.Must(err)
 	if len(groups) > 0 {
 		g.Errorf("left: %+v", groups)
+	}
+	for _, class := range []string{lb.ClassCLB, lb.ClassNLB} {
+		if found := g.accessLists(class, svc); len(found) > 0 {
+			g.Errorf("left: access lists %+v", found)
+		}
 	}
 	if is := g.get(svc.Name); is != nil && controllerutil.ContainsFinalizer(is, Finalizer) {
 		g.Errorf("the finalizer is left")

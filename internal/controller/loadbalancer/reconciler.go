@@ -258,6 +258,9 @@ type service struct {
 	// read is when all this was read; zero: never. dirty: something failed, so read it again.
 	read  time.Time
 	dirty bool
+	// access says who may connect; nil: everybody, or it is not known. It was read when read was accessRead.
+	access     *cloud.AccessList
+	accessRead time.Time
 	// members are for Members.
 	members []Member
 

@@ -66,17 +66,17 @@ func (w *work) sync(ctx context.Context, wrong bool) {
 	w.problems(targets)
 	w.backends(ctx, targets) // before anything else: pods wait for it, or leave
 	rest := cloud.WithPriority(ctx, cloud.Refill)
+	closed := w.sources(rest)
+	w.fail(closed)
 	if w.want.ID == "" {
 		w.fail(w.attributes(rest))
 	}
 	w.makeGroups(rest)
-	var open error
-	if w.want.OwnListeners && len(w.want.Sources) > 0 {
-		open = errors.New("spec.loadBalancerSourceRanges: not supported: leave it out, or there is no listener")
-	} else if w.want.OwnListeners {
+	// A listener waits until only those may connect who are wanted.
+	if w.want.OwnListeners && closed == nil && (w.want.ID != "" || len(missingFrom(w.want.SecurityGroups, w.balancer.SecurityGroups)) == 0) {
 		w.makeListeners(rest)
+		w.fail(w.deleteAccess(rest))
 	}
-	w.tell(corev1.EventTypeWarning, "WrongSources", open)
 	w.deleteGroups(rest)
 	w.publish()
 	w.fail(w.status(ctx))
