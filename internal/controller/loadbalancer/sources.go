@@ -36,7 +36,11 @@ func (w *work) sources(ctx context.Context) error {
 
 // fillAccess makes the access list have the sources that are wanted, if there are some.
 func (w *work) fillAccess(ctx context.Context) error {
-	if w.want.SourcesWrong || len(w.want.Sources) == 0 && w.access == nil && !w.restricted() {
+	if w.want.SourcesWrong {
+		return nil
+	}
+	// A predecessor may have left one that nothing uses any more, so that the first look is always at it.
+	if len(w.want.Sources) == 0 && w.access == nil && !w.restricted() && !w.accessRead.IsZero() {
 		return nil
 	}
 	if !w.accessRead.Equal(w.read) {
