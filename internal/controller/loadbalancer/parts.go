@@ -26,7 +26,7 @@ func (w *work) reread(err error) error {
 func (w *work) attributes(ctx context.Context) error {
 	b := w.balancer
 	set, refused := lb.Differences(w.want.Product, lb.OfLoadBalancer, w.want.Attributes, b.Settings)
-	w.tell(corev1.EventTypeWarning, "CannotChange", refused)
+	w.refuse(refused)
 	if len(set) > 0 {
 		if err := w.api.SetBalancer(ctx, b.ID, set); err != nil {
 			return w.reread(err)
@@ -95,7 +95,7 @@ func (w *work) makeGroups(ctx context.Context) {
 			continue
 		}
 		set, refused := lb.Differences(w.want.Product, lb.OfGroup, l.Group, g.Settings)
-		w.tell(corev1.EventTypeWarning, fmt.Sprintf("CannotChangeGroup%d", l.Port), refused)
+		w.refuse(refused)
 		if len(set) > 0 {
 			if err := w.api.SetGroup(ctx, g.ID, set); err != nil {
 				w.fail(fmt.Errorf("listener %d: %w", l.Port, w.reread(err)))
@@ -192,7 +192,7 @@ func (w *work) makeListener(ctx context.Context, x lb.Listener) error {
 		return fmt.Errorf("load balancer %s has a listener of protocol %s on this port: delete it, or use another port", w.balancer.ID, l.Protocol)
 	}
 	set, refused := lb.Differences(w.want.Product, lb.OfListener, x.Attributes, l.Settings)
-	w.tell(corev1.EventTypeWarning, fmt.Sprintf("CannotChangeListener%d", x.Port), refused)
+	w.refuse(refused)
 	if len(set) > 0 || l.Group != group || l.Description != name {
 		l.Group, l.Description = group, name
 		if err := w.api.SetListener(ctx, *l, set); err != nil {

@@ -268,11 +268,17 @@ type service struct {
 	// gave could not be found.
 	attempt, absent int
 	notReady        map[string]time.Time
-	// leaving is when pods began to terminate whose backends still have a weight.
-	leaving  map[cloud.BackendKey]time.Time
+	// leaving are pods that terminate and whose backends still have a weight.
+	leaving  map[cloud.BackendKey]leaving
 	failures int
 	// said are the last messages of events, by reason.
 	said map[string]string
+}
+
+// leaving is a pod that terminates: since when, and for how long its containers wait then.
+type leaving struct {
+	since time.Time
+	wait  time.Duration
 }
 
 // of returns what is remembered of a Service.
@@ -286,7 +292,7 @@ func (r *Reconciler) of(svc *corev1.Service) *service {
 			r.releaseLocked(s)
 		}
 		s = &service{uid: svc.UID, groups: map[string]*cloud.Group{}, contents: map[string]map[cloud.BackendKey]cloud.Backend{}, stale: map[string]bool{}, adding: map[string]map[cloud.BackendKey]bool{},
-			leaving: map[cloud.BackendKey]time.Time{}, said: map[string]string{}}
+			leaving: map[cloud.BackendKey]leaving{}, said: map[string]string{}}
 		r.services[key] = s
 	}
 	return s
@@ -314,6 +320,8 @@ type work struct {
 	api  cloud.BalancerAPI
 	// errs are what failed, each of which concerns the Service only in part.
 	errs []error
+	// refused are the settings that cannot be changed.
+	refused error
 	// next is when to look again; zero: when something changes.
 	next time.Duration
 }
@@ -351,7 +359,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		w.fail(w.clean(ctx))
 	} else {
 		w.api = r.API(want.Product)
-		w.tell(corev1.EventTypeWarning, "WrongLoadBalancer", wrong)
+		w.warn("WrongLoadBalancer", wrong)
 		w.sync(ctx, wrong != nil)
 	}
 	return ctrl.Result{RequeueAfter: w.report()}, nil
@@ -359,6 +367,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 
 // report tells what failed, and returns when to look again.
 func (w *work) report() time.Duration {
+	w.warn("CannotChange", w.refused)
 	var failed []string
 	for _, err := range w.errs {
 		if apierrors.IsConflict(err) { // the cache is older than the last write
@@ -371,11 +380,11 @@ func (w *work) report() time.Duration {
 	failed = slices.Compact(failed)
 	if len(failed) == 0 {
 		w.failures = 0
-		w.tell(corev1.EventTypeWarning, "SyncLoadBalancerFailed", nil)
+		w.warn("SyncLoadBalancerFailed", nil)
 		return w.next
 	}
 	w.metrics.failed.Inc()
-	w.tell(corev1.EventTypeWarning, "SyncLoadBalancerFailed", fmt.Errorf("%s", strings.Join(failed, "; ")))
+	w.warn("SyncLoadBalancerFailed", fmt.Errorf("%s", strings.Join(failed, "; ")))
 	w.failures++
 	pause := min(w.Retry<<min(w.failures-1, 16), w.Park)
 	for _, err := range w.errs {
@@ -398,9 +407,12 @@ func explain(err error) string {
 	return fmt.Sprintf("%s%s: %s; %s", where, e.Brief(), x.Cause, x.NextStep)
 }
 
-// tell records an event about the Service, unless the last one with this reason said the same. err nil: all is
+// refuse notes settings that cannot be changed.
+func (w *work) refuse(err error) { w.refused = errors.Join(w.refused, err) }
+
+// warn records an event about the Service, unless the last one with this reason said the same. err nil: all is
 // well.
-func (w *work) tell(kind, reason string, err error) {
+func (w *work) warn(reason string, err error) {
 	if err == nil {
 		delete(w.said, reason)
 		return
@@ -411,7 +423,7 @@ func (w *work) tell(kind, reason string, err error) {
 		if len(text) > mostNote {
 			text = text[:mostNote] + "…"
 		}
-		w.Events.Eventf(w.svc, nil, kind, reason, "Reconcile", "%s", strings.ToValidUTF8(text, ""))
+		w.Events.Eventf(w.svc, nil, corev1.EventTypeWarning, reason, "Reconcile", "%s", strings.ToValidUTF8(text, ""))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -430,11 +431,11 @@ func (w *work) problems(t lb.Targets) {
 		all = append(all, p.Object+": "+p.Why)
 	}
 	if len(all) == 0 {
-		w.tell(corev1.EventTypeWarning, "SkippedBackend", nil)
+		w.warn("SkippedBackend", nil)
 		return
 	}
 	w.again(w.Retry) // the node's ENIs may become known
-	w.tell(corev1.EventTypeWarning, "SkippedBackend", errors.New(strings.Join(all, "; ")))
+	w.warn("SkippedBackend", errors.New(strings.Join(all, "; ")))
 }
 
 // backends makes the groups have their targets. A group or call that fails stops no other group.
@@ -465,10 +466,10 @@ func (w *work) backends(ctx context.Context, t lb.Targets) {
 		}
 	}
 	if len(left) == 0 {
-		w.tell(corev1.EventTypeWarning, "BackendsLeftOut", nil)
+		w.warn("BackendsLeftOut", nil)
 		return
 	}
-	w.tell(corev1.EventTypeWarning, "BackendsLeftOut", errors.New(strings.Join(left, "; ")))
+	w.warn("BackendsLeftOut", errors.New(strings.Join(left, "; ")))
 }
 
 // refused reports whether the cloud refuses a change because of what it says, so that another one may pass.
@@ -540,28 +541,32 @@ func (w *work) terminating(ctx context.Context, group string, targets []lb.Targe
 		if _, known := w.leaving[k]; known {
 			continue
 		}
-		w.leaving[k] = w.Now()
+		is := leaving{w.Now(), time.Duration(w.want.DrainSeconds) * time.Second}
 		pod := &corev1.Pod{}
 		if err := w.Client.Get(ctx, types.NamespacedName{Namespace: w.svc.Namespace, Name: t.Pod}, pod); err == nil && pod.DeletionTimestamp != nil && pod.DeletionGracePeriodSeconds != nil {
-			w.leaving[k] = pod.DeletionTimestamp.Add(-time.Duration(*pod.DeletionGracePeriodSeconds) * time.Second)
+			is.since = pod.DeletionTimestamp.Add(-time.Duration(*pod.DeletionGracePeriodSeconds) * time.Second)
+			if n, err := strconv.Atoi(pod.Annotations[claims.AnnotationDrainAdded]); err == nil {
+				is.wait = time.Duration(n) * time.Second
+			}
 		}
+		w.leaving[k] = is
 	}
 }
 
 // drained records how long it took until backends whose pods terminate have no weight, or are out.
 func (w *work) drained(batch lb.Batch) {
 	for _, b := range batch.Backends {
-		since, leaves := w.leaving[b.Key()]
+		is, leaves := w.leaving[b.Key()]
 		if !leaves || batch.Verb == lb.Weigh && b.Weight > 0 {
 			continue
 		}
 		delete(w.leaving, b.Key())
-		took := w.Now().Sub(since)
+		took := w.Now().Sub(is.since)
 		w.metrics.drain.Observe(took.Seconds())
-		if n := time.Duration(w.want.DrainSeconds) * time.Second; n > 0 && took > n {
+		if is.wait > 0 && took > is.wait {
 			w.Events.Eventf(w.svc, nil, corev1.EventTypeWarning, "SlowDrain", "Reconcile",
 				"%s had connections for %s after its pod began to terminate, longer than the pod's containers wait before they stop (%s): requests may have failed; raise the annotation %s",
-				b.Address, took.Round(time.Millisecond), n, lb.AnnotationDrainSeconds)
+				b.Address, took.Round(time.Millisecond), is.wait, lb.AnnotationDrainSeconds)
 		}
 	}
 }
