@@ -231,8 +231,11 @@ func TestENIMadeTwice(t *testing.T) {
 	}
 }
 
-// pruning is an API server whose CRD does not have the field yet.
-type pruning struct{ client.WithWatch }
+// pruning is an API server whose CRD does not have some fields yet, which prune removes from a spec.
+type pruning struct {
+	client.WithWatch
+	prune func(spec map[string]any)
+}
 
 func (c pruning) Patch(ctx context.Context, obj client.Object, p client.Patch, o ...client.PatchOption) error {
 	if p.Type() != types.JSONPatchType {
@@ -246,9 +249,9 @@ func (c pruning) Patch(ctx context.Context, obj client.Object, p client.Patch, o
 	if err := json.Unmarshal(raw, &change); err != nil {
 		return err
 	}
-	for _, c := range change {
-		if spec, ok := c["value"].(map[string]any); ok {
-			delete(spec, "takenAway")
+	for _, op := range change {
+		if spec, ok := op["value"].(map[string]any); ok {
+			c.prune(spec)
 		}
 	}
 	if raw, err = json.Marshal(change); err != nil {
@@ -261,7 +264,7 @@ func (c pruning) Patch(ctx context.Context, obj client.Object, p client.Patch, o
 func TestOutdatedCRD(t *testing.T) {
 	g, _ := running(t)
 	g.restart()
-	g.r.Client = pruning{g.kube}
+	g.r.Client = pruning{g.kube, func(spec map[string]any) { delete(spec, "takenAway") }}
 	clear(g.pods["n1"])
 	g.turns(5*minute, true)
 	g.startPods("n1", 3)

@@ -55,6 +55,18 @@ func (r *Reconciler) HeldChanged(ctx context.Context, addresses []netip.Addr) {
 	}
 }
 
+// held counts the marked addresses of a spec.
+func held(s *v1alpha1.NodeNetworkSpec) (n int) {
+	for _, e := range s.ENIs {
+		for _, a := range e.Addresses {
+			if a.Held {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // heldOnly counts the addresses that only load balancers have.
 func heldOnly(s *ipam.State) int {
 	n := 0

@@ -142,6 +142,34 @@ func TestNodeThatLeavesWaitsForLoadBalancers(t *testing.T) {
 	}
 }
 
+// With a CRD that does not have the marks yet the node works, and the user is told once.
+func TestCRDWithoutMarks(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	g.r.Client = pruning{g.kube, func(spec map[string]any) {
+		enis, _ := spec["enis"].([]any)
+		for _, e := range enis {
+			addresses, _ := e.(map[string]any)["addresses"].([]any)
+			for _, a := range addresses {
+				delete(a.(map[string]any), "held")
+			}
+		}
+	}}
+	g.startPods("n1", 3)
+	g.settle("n1", minute)
+	if g.events.Has("CRDOutdated") {
+		t.Fatalf("events %v", g.events.All())
+	}
+	g.balance("n1")
+	for range 3 {
+		g.once("n1")
+	}
+	if n := g.events.Count("*v1.Node Warning CRDOutdated", "which addresses are held"); n != 1 || len(g.nn("n1").Status.Used) != 3 {
+		t.Errorf("%d events, status %+v", n, g.nn("n1").Status)
+	}
+}
+
 // HeldChanged wakes the node that has an address, once.
 func TestHeldChangedWakesTheNode(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})

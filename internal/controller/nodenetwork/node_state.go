@@ -84,8 +84,8 @@ type memory struct {
 
 // written is a spec as it was written, with fields that the API server may not have stored.
 type written struct {
-	generation int64
-	takenAway  int
+	generation      int64
+	takenAway, held int
 }
 
 // assignCall is an AssignAddresses call that can be repeated.

@@ -166,7 +166,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			nn.Spec.Conditions = nil
 		}
 		// The answer to the write does not show that.
-		if is := mem.written; nn.Generation == is.generation && len(nn.Spec.TakenAway) < is.takenAway {
+		if is := mem.written; nn.Generation == is.generation && (len(nn.Spec.TakenAway) < is.takenAway || held(&nn.Spec) < is.held) {
 			w.outdated.Do(func() { w.warnAll("CRDOutdated", "%s", crdOutdated) })
 		}
 		if w.leaves() != "" {
@@ -316,7 +316,7 @@ func (w *work) again(d time.Duration) {
 
 // crdOutdated: without these fields a leader does not find what its predecessor recorded. Helm
 // installs CRDs but does not upgrade them.
-const crdOutdated = "the API server does not store spec.takenAway or status.controllerConditions, because the CustomResourceDefinition of NodeNetworks is older than terway-controller; until it is upgraded, addresses that were taken away may be offered again after a restart, dead agents may not be detected, and it is not visible why a node gets no addresses: kubectl apply --server-side --force-conflicts -f the chart's folder crds"
+const crdOutdated = "the API server does not store spec.takenAway, which addresses are held or status.controllerConditions, because the CustomResourceDefinition of NodeNetworks is older than terway-controller; until it is upgraded, addresses that were taken away may be offered again after a restart, addresses that load balancers still have may be given to other pods, dead agents may not be detected, and it is not visible why a node gets no addresses: kubectl apply --server-side --force-conflicts -f the chart's folder crds"
 
 // save writes the spec if it has changed, on the condition that it is still the one we know. The
 // status, which the agent writes often, is not part of the condition: with the object's resource
@@ -347,7 +347,7 @@ func (w *work) save(ctx context.Context) error {
 	err = w.Client.Patch(ctx, out, client.RawPatch(types.JSONPatchType, patch))
 	if err == nil {
 		w.mem.generation = out.Generation
-		w.mem.written = written{out.Generation, len(w.nn.Spec.TakenAway)}
+		w.mem.written = written{out.Generation, len(w.nn.Spec.TakenAway), held(&w.nn.Spec)}
 		w.nn, w.saved = out, out.DeepCopy()
 		return nil
 	}
