@@ -59,13 +59,16 @@ func (w *work) sync(ctx context.Context, wrong bool) {
 		w.fail(err)
 		return
 	}
-	if w.balancer == nil || !w.balancer.Ready {
+	if w.balancer == nil || w.read.IsZero() {
 		return
 	}
 	w.again(w.Resync - w.Now().Sub(w.read))
 	targets := w.targets(ctx)
 	w.problems(targets)
 	w.backends(ctx, targets) // before anything else: pods wait for it, or leave
+	if !w.balancer.Ready {
+		return
+	}
 	rest := cloud.WithPriority(ctx, cloud.Refill)
 	closed := w.sources(rest)
 	w.fail(closed)
@@ -131,11 +134,13 @@ func (w *work) refresh(ctx context.Context, wrong bool) error {
 	}
 	if !w.balancer.Ready {
 		now, err := w.api.DescribeBalancer(ctx, w.balancer.ID)
-		if w.balancer = now; err != nil {
-			w.balancer = nil
+		if err != nil {
+			if cloud.ClassOf(err) == cloud.NotFound {
+				w.balancer = nil
+			}
 			return err
 		}
-		if !now.Ready {
+		if w.balancer = now; !now.Ready {
 			w.again(w.Poll)
 			return nil
 		}
