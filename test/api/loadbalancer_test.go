@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -29,6 +31,7 @@ import (
 	"terway.dev/terway/internal/cloud/alibaba"
 	terway "terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/controller/loadbalancer"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/lab"
 	lb "terway.dev/terway/internal/loadbalancer"
 	"terway.dev/terway/internal/vpcsim"
@@ -140,6 +143,10 @@ func (b *balanced) control() (stop func()) {
 	})
 	ctx, cancel := context.WithCancel(b.Context())
 	b.must(r.SetupWithManager(ctx, mgr))
+	b.must(loadbalancer.NewGates(loadbalancer.GatesOptions{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Settings: func() lb.Settings { return loadbalancer.Settings(b.cfg) }, Members: r.Members,
+		Events: mgr.GetEventRecorder("terway-controller"), Log: log, Now: time.Now, Poll: 200 * time.Millisecond,
+	}).SetupWithManager(mgr, 2))
 	ended := make(chan error)
 	go func() { ended <- mgr.Start(ctx) }()
 	return func() {
@@ -203,6 +210,71 @@ func TestLoadBalancers(t *testing.T) {
 		}
 	}
 	stop()
+}
+
+// Readiness gates open with a real API server: when the pod is a backend, and when their Service is gone; and a pod that
+// came after another one of its name keeps its own.
+func TestReadinessGates(t *testing.T) {
+	b := newBalanced(t)
+	b.must(client.IgnoreAlreadyExists(b.kube.Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "default"}})))
+	class := lb.ClassCLB
+	b.must(b.kube.Create(t.Context(), &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", Annotations: map[string]string{lb.Prefix + "health-check-switch": "off"}},
+		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, LoadBalancerClass: &class, Selector: map[string]string{"app": "web"}, Ports: []corev1.ServicePort{{Port: 80}}},
+	}))
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web-0", Labels: map[string]string{"app": "web", claims.LabelReadinessGate: "true"}},
+		Spec: corev1.PodSpec{
+			AutomountServiceAccountToken: new(bool),
+			Containers:                   []corev1.Container{{Name: "web", Image: "none", Lifecycle: &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 15}}}}},
+			ReadinessGates:               []corev1.PodReadinessGate{{ConditionType: lb.Gate("web")}, {ConditionType: lb.Gate("gone")}},
+		},
+	}
+	b.must(b.kube.Create(t.Context(), pod))
+	pod.Status.PodIP, pod.Status.PodIPs = b.ips[0].String(), []corev1.PodIP{{IP: b.ips[0].String()}}
+	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.ContainersReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()}}
+	b.must(b.kube.Status().Update(t.Context(), pod))
+	stop := b.control()
+	defer stop()
+	condition := func(service string) (c corev1.PodCondition) {
+		t.Helper()
+		b.must(b.kube.Get(t.Context(), client.ObjectKeyFromObject(pod), pod))
+		for _, c := range pod.Status.Conditions {
+			if c.Type == lb.Gate(service) {
+				return c
+			}
+		}
+		return c
+	}
+	opens := func(service, reason string) {
+		t.Helper()
+		if err := lab.Poll(t.Context(), 100*time.Millisecond, func() (bool, error) { return condition(service).Status == corev1.ConditionTrue, nil }); err != nil {
+			t.Fatal(err)
+		}
+		if c := condition(service); c.Reason != reason || c.Message == "" || c.LastTransitionTime.IsZero() {
+			t.Errorf("gate of Service %s: %+v, want %s", service, c, reason)
+		}
+	}
+	opens("gone", lb.GateServiceGone)
+	b.eventually("web", "has an address", func(s *corev1.Service) bool { return len(s.Status.LoadBalancer.Ingress) == 1 })
+	if c := condition("web"); c.Status == corev1.ConditionTrue {
+		t.Errorf("%+v: the pod is no endpoint yet", c)
+	}
+	b.endpoints("web", b.ips[0])
+	opens("web", lb.GateAdded)
+	if len(pod.Status.Conditions) != 3 {
+		t.Errorf("conditions %+v, want the two gates beside the containers'", pod.Status.Conditions)
+	}
+
+	was := pod.UID
+	zero := int64(0)
+	b.must(b.kube.Delete(t.Context(), pod, &client.DeleteOptions{GracePeriodSeconds: &zero}))
+	again := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web-0"}, Spec: corev1.PodSpec{AutomountServiceAccountToken: new(bool), Containers: pod.Spec.Containers}}
+	b.must(b.kube.Create(t.Context(), again))
+	patch := fmt.Appendf(nil, `{"metadata":{"uid":%q},"status":{"conditions":[{"type":"x/y","status":"True"}]}}`, was)
+	if err := b.kube.Status().Patch(t.Context(), again.DeepCopy(), client.RawPatch(types.StrategicMergePatchType, patch)); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "metadata.uid") {
+		t.Errorf("the condition of a pod is written to the next one of its name: %v", err)
+	}
 }
 
 // endpoints makes a Service's EndpointSlice have these addresses.

@@ -301,7 +301,8 @@ func (g *Gates) open(ctx context.Context, pod *corev1.Pod, service, reason, mess
 	return nil
 }
 
-// set writes the condition of a pod's gate. A pod that is gone, or another one of its name, is left alone.
+// set writes the condition of a pod's gate. A pod that is gone is no error; the API server refuses to write to another
+// one of its name, because of the UID.
 func (g *Gates) set(ctx context.Context, pod *corev1.Pod, service string, status corev1.ConditionStatus, reason, message string) error {
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"uid": pod.UID},
@@ -313,7 +314,7 @@ func (g *Gates) set(ctx context.Context, pod *corev1.Pod, service string, status
 		return fmt.Errorf("the readiness gate of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	err = g.Client.Status().Patch(ctx, pod.DeepCopy(), client.RawPatch(types.StrategicMergePatchType, patch))
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("write the readiness gate of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	return nil
