@@ -288,6 +288,17 @@ func TestHeld(t *testing.T) {
 		if m, known := g.r.Members(types.NamespacedName{Namespace: "shop", Name: "web"}); !known || len(m) != 1 || len(m[0].Backends) != 1 || m[0].Backends[0].Address != b || !m[0].Checked || m[0].Listener.Port != 80 {
 			t.Errorf("%+v, %v", m, known)
 		}
+		// The cloud does not answer for longer than a freed address cools, and the controller is killed meanwhile.
+		g.Fault(faults.Rule{Name: "away", Action: "*", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
+		g.pod("web", "b", false, false, true)
+		g.run(100 * time.Second)
+		held("false true true")
+		g.restart()
+		g.run(100 * time.Second)
+		held("false false false")
+		g.Sim.RemoveFault("away")
+		g.run(35 * time.Second)
+		held("false false true")
 		g.remove(svc)
 		g.run(20 * time.Second)
 		held("false false true")
