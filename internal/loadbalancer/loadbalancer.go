@@ -1,5 +1,7 @@
-// Package loadbalancer says what load balancer a Service wants. It knows neither the cluster nor the
-// cloud: all it needs is in its arguments, and what it returns is a value.
+// Package loadbalancer says what load balancer a Service wants (Read), which backends its listeners should have
+// (Backends), how a group gets them (Changes), what of a load balancer has to be set (Differences), and which readiness
+// gates a pod needs (NeedsOf). It knows neither the cluster nor the cloud: all it needs is in its arguments, and what it
+// returns is a value.
 package loadbalancer
 
 import "net/netip"

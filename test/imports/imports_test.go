@@ -64,6 +64,11 @@ func TestRules(t *testing.T) {
 			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/vishvananda/", "github.com/cilium/", "github.com/aliyun/", "os/exec"},
 		},
 		{
+			"what load balancer and backends a Service wants is decided without a cluster, a kernel or a cloud",
+			[]string{"internal/loadbalancer"},
+			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/vishvananda/", "github.com/cilium/", "github.com/aliyun/", "os/exec"},
+		},
+		{
 			"claims are constants that the planner and the configuration use too",
 			[]string{"internal/datapath/claims"},
 			[]string{"k8s.io/", "github.com/", "golang.org/", "net/http", "os/exec"},
