@@ -17,7 +17,8 @@ import (
 // and the caller. The controller's numbers are what the service is known to allow an account.
 // The operator's are low, because a person makes few calls. What the
 // service allows for load balancers is not known: their numbers are what rolling upgrades of many
-// Services need, and fall when the cloud throttles.
+// Services need, also at the fiftieth part to which throttling may slow them: pods that terminate
+// wait at most 15 s by default. They fall when the cloud throttles.
 var actions = map[string]struct {
 	product   string
 	perMinute int
@@ -40,7 +41,7 @@ var actions = map[string]struct {
 	"DescribeRouteEntryList":     {productVPC, 300, byController},
 	"DescribeRouteTableList":     {productVPC, 300, byController},
 
-	"nlb:AddServersToServerGroup":               {productNLB, 1200, byController},
+	"nlb:AddServersToServerGroup":               {productNLB, 3000, byController},
 	"nlb:CreateListener":                        {productNLB, 300, byController},
 	"nlb:CreateLoadBalancer":                    {productNLB, 60, byController},
 	"nlb:CreateServerGroup":                     {productNLB, 300, byController},
@@ -49,14 +50,14 @@ var actions = map[string]struct {
 	"nlb:DeleteServerGroup":                     {productNLB, 300, byController},
 	"nlb:GetListenerHealthStatus":               {productNLB, 600, byController},
 	"nlb:GetLoadBalancerAttribute":              {productNLB, 600, byController},
-	"nlb:ListAsynJobs":                          {productNLB, 600, byController},
+	"nlb:ListAsynJobs":                          {productNLB, 3000, byController},
 	"nlb:ListListeners":                         {productNLB, 600, byController},
 	"nlb:ListLoadBalancers":                     {productNLB, 600, byController},
 	"nlb:ListServerGroupServers":                {productNLB, 600, byController},
 	"nlb:ListServerGroups":                      {productNLB, 600, byController},
 	"nlb:LoadBalancerJoinSecurityGroup":         {productNLB, 300, byController},
 	"nlb:LoadBalancerLeaveSecurityGroup":        {productNLB, 300, byController},
-	"nlb:RemoveServersFromServerGroup":          {productNLB, 1200, byController},
+	"nlb:RemoveServersFromServerGroup":          {productNLB, 3000, byController},
 	"nlb:StartListener":                         {productNLB, 300, byController},
 	"nlb:TagResources":                          {productNLB, 300, byController},
 	"nlb:UntagResources":                        {productNLB, 300, byController},
@@ -66,7 +67,7 @@ var actions = map[string]struct {
 	"nlb:UpdateLoadBalancerProtection":          {productNLB, 300, byController},
 	"nlb:UpdateLoadBalancerZones":               {productNLB, 300, byController},
 	"nlb:UpdateServerGroupAttribute":            {productNLB, 300, byController},
-	"nlb:UpdateServerGroupServersAttribute":     {productNLB, 1200, byController},
+	"nlb:UpdateServerGroupServersAttribute":     {productNLB, 3000, byController},
 	"RevokeSecurityGroup":                       {productECS, 60, byController},
 	"slb:AddAccessControlListEntry":             {productSLB, 300, byController},
 	"slb:CreateAccessControlList":               {productSLB, 60, byController},
@@ -74,7 +75,7 @@ var actions = map[string]struct {
 	"slb:DescribeAccessControlListAttribute":    {productSLB, 300, byController},
 	"slb:DescribeAccessControlLists":            {productSLB, 300, byController},
 	"slb:RemoveAccessControlListEntry":          {productSLB, 300, byController},
-	"slb:AddVServerGroupBackendServers":         {productSLB, 1200, byController},
+	"slb:AddVServerGroupBackendServers":         {productSLB, 3000, byController},
 	"slb:CreateLoadBalancer":                    {productSLB, 60, byController},
 	"slb:CreateLoadBalancerHTTPListener":        {productSLB, 300, byController},
 	"slb:CreateLoadBalancerTCPListener":         {productSLB, 300, byController},
@@ -92,14 +93,14 @@ var actions = map[string]struct {
 	"slb:ModifyLoadBalancerInstanceChargeType":  {productSLB, 300, byController},
 	"slb:ModifyLoadBalancerInstanceSpec":        {productSLB, 300, byController},
 	"slb:ModifyLoadBalancerInternetSpec":        {productSLB, 300, byController},
-	"slb:RemoveVServerGroupBackendServers":      {productSLB, 1200, byController},
+	"slb:RemoveVServerGroupBackendServers":      {productSLB, 3000, byController},
 	"slb:SetLoadBalancerDeleteProtection":       {productSLB, 300, byController},
 	"slb:SetLoadBalancerHTTPListenerAttribute":  {productSLB, 300, byController},
 	"slb:SetLoadBalancerModificationProtection": {productSLB, 300, byController},
 	"slb:SetLoadBalancerName":                   {productSLB, 300, byController},
 	"slb:SetLoadBalancerTCPListenerAttribute":   {productSLB, 300, byController},
 	"slb:SetLoadBalancerUDPListenerAttribute":   {productSLB, 300, byController},
-	"slb:SetVServerGroupAttribute":              {productSLB, 1200, byController},
+	"slb:SetVServerGroupAttribute":              {productSLB, 3000, byController},
 	"slb:StartLoadBalancerListener":             {productSLB, 300, byController},
 	"slb:TagResources":                          {productSLB, 300, byController},
 	"slb:UntagResources":                        {productSLB, 300, byController},
