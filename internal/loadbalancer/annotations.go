@@ -137,7 +137,7 @@ var Annotations = []Annotation{
 	{"acl-status", onOff, no(noACL), no(noACL)},
 	{"acl-type", words("white", "black"), no(noACL), no(noACL)},
 	{"additional-cert-ids", id, no(noTLS), no(noTLS)},
-	{"additional-resource-tags", anyText, code("`KEY=VALUE,…`: tags. One that is no longer named stays"), code("`KEY=VALUE,…`: tags. One that is no longer named stays")},
+	{"additional-resource-tags", anyText, code("`KEY=VALUE,…`: tags, but not `creator` and `terway.dev/…`. One that is no longer named stays"), code("`KEY=VALUE,…`: tags, but not `creator` and `terway.dev/…`. One that is no longer named stays")},
 	{"address-type", words("internet", "intranet"), lb("AddressType", "internet"), lb("AddressType", "Internet")},
 	{"alpn", onOff, no(noTLS), no(noTLS)},
 	{"alpn-policy", anyText, no(noTLS), no(noTLS)},

@@ -191,12 +191,17 @@ func Owner(service types.UID, l Listener) string {
 
 func foreign(owner string, b cloud.Backend) bool { return owner != "" && b.Description != owner }
 
-func namePrefix(service types.UID) string { return "terway." + string(service) + "." }
+const prefix = "terway."
+
+func namePrefix(service types.UID) string { return prefix + string(service) + "." }
 
 // IsOf reports whether a group or listener of this name or description is a Service's.
 func IsOf(service types.UID, name string) bool {
 	return service != "" && strings.HasPrefix(name, namePrefix(service))
 }
+
+// IsOfAny reports whether a group or listener of this name or description is of a Service, whichever that is.
+func IsOfAny(name string) bool { return strings.HasPrefix(name, prefix) }
 
 func compareBackends(a, b cloud.Backend) int {
 	return cmp.Or(strings.Compare(a.Server, b.Server), a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))

@@ -321,6 +321,10 @@ func (r *reader) byCode(w *LoadBalancer, s Settings) {
 				w.Tags = nil
 				break
 			}
+			if k == "creator" || strings.HasPrefix(k, "terway.dev/") {
+				r.wrong(key, v, "want no key creator or terway.dev/…: by these the load balancer is found")
+				continue
+			}
 			w.Tags[k] = value
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,8 +18,9 @@ import (
 	lb "terway.dev/terway/internal/loadbalancer"
 )
 
-// AnnotationUses is written before a load balancer of the user's own is used, so that the Service's listeners,
-// groups and backends in it are found when its annotations have changed: "PRODUCT ID GROUP,GROUP".
+// AnnotationUses is written with the finalizer, before the Service has anything in the cloud: "PRODUCT" for a load
+// balancer of its own, "PRODUCT ID GROUP,GROUP" for one of the user's. By it what was made is found when the Service
+// wants something else, and a Service that another controller has made a load balancer for is left alone.
 const AnnotationUses = "network.terway.dev/uses-load-balancer"
 
 // uses is the value of AnnotationUses.
@@ -29,18 +31,17 @@ type uses struct {
 }
 
 func (u uses) String() string {
-	if u.id == "" {
-		return ""
-	}
 	return strings.TrimSpace(fmt.Sprintf("%s %s %s", u.product, u.id, strings.Join(u.groups, ",")))
 }
 
 func parseUses(text string) (u uses) {
 	f := strings.Fields(text)
-	if len(f) < 2 {
-		return u
+	if len(f) > 0 {
+		u.product = lb.Product(f[0])
 	}
-	u.product, u.id = lb.Product(f[0]), f[1]
+	if len(f) > 1 {
+		u.id = f[1]
+	}
 	if len(f) > 2 {
 		u.groups = strings.Split(f[2], ",")
 	}
@@ -50,9 +51,8 @@ func parseUses(text string) (u uses) {
 // own makes the finalizer and the annotation say what the Service has in the cloud, before it has it. What it had
 // before in another load balancer goes first.
 func (w *work) own(ctx context.Context) error {
-	now := uses{}
+	now := uses{product: w.want.Product, id: w.want.ID}
 	if w.want.ID != "" {
-		now = uses{product: w.want.Product, id: w.want.ID}
 		for _, l := range w.want.Listeners {
 			if l.GroupID != "" && !slices.Contains(now.groups, l.GroupID) {
 				now.groups = append(now.groups, l.GroupID)
@@ -64,26 +64,26 @@ func (w *work) own(ctx context.Context) error {
 	if before == now.String() && controllerutil.ContainsFinalizer(w.svc, Finalizer) {
 		return nil
 	}
-	if before != now.String() && controllerutil.ContainsFinalizer(w.svc, Finalizer) {
-		if err := w.leave(ctx, parseUses(before), now); err != nil {
+	if was := parseUses(before); before != now.String() && controllerutil.ContainsFinalizer(w.svc, Finalizer) {
+		if err := w.leave(ctx, was, now); err != nil {
 			return err
 		}
-		if now.id != "" && before == "" {
+		if was.id == "" && (now.id != "" || was.product != "" && was.product != now.product) {
 			if err := w.deleteOwn(ctx); err != nil {
 				return err
 			}
 		}
-		w.balancer, w.dirty = nil, true
+		w.mu.Lock()
+		w.balancer, w.groups, w.listeners, w.members, w.access = nil, map[string]*cloud.Group{}, nil, nil, nil
+		w.read, w.accessRead, w.dirty = time.Time{}, time.Time{}, true
+		w.mu.Unlock()
 	}
 	return w.patch(ctx, func(svc *corev1.Service) {
 		controllerutil.AddFinalizer(svc, Finalizer)
-		delete(svc.Annotations, AnnotationUses)
-		if now.id != "" {
-			if svc.Annotations == nil {
-				svc.Annotations = map[string]string{}
-			}
-			svc.Annotations[AnnotationUses] = now.String()
+		if svc.Annotations == nil {
+			svc.Annotations = map[string]string{}
 		}
+		svc.Annotations[AnnotationUses] = now.String()
 	})
 }
 

@@ -183,7 +183,7 @@ func (w *work) makeListener(ctx context.Context, x lb.Listener) error {
 		return err
 	}
 	l := &w.listeners[at]
-	if !w.isOwn(l) && w.want.ID != "" && w.want.OwnListeners {
+	if !w.isOwn(l) && w.want.ID != "" && w.want.OwnListeners && !lb.IsOfAny(l.Description) {
 		// The annotation force-override-listeners says so.
 	} else if !w.isOwn(l) {
 		return fmt.Errorf("load balancer %s has a listener on this port that is not of this Service, described as %q: delete it, or use another port", w.balancer.ID, l.Description)

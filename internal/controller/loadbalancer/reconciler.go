@@ -202,15 +202,19 @@ func (r *Reconciler) all(ctx context.Context) []reconcile.Request {
 		r.Log.Error("list Services", "error", err)
 		return nil
 	}
-	settings := Settings(r.Config.Get())
 	var all []reconcile.Request
 	for i := range list.Items {
-		svc := &list.Items[i]
-		if _, ours := lb.ProductOf(svc, settings); ours || controllerutil.ContainsFinalizer(svc, Finalizer) {
+		if svc := &list.Items[i]; r.isOurs(svc) {
 			all = append(all, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(svc)})
 		}
 	}
 	return all
+}
+
+// isOurs reports whether a Service is ours or was. The finalizer does not tell: other controllers have the same one.
+func (r *Reconciler) isOurs(svc *corev1.Service) bool {
+	_, wants := lb.ProductOf(svc, Settings(r.Config.Get()))
+	return wants || svc.Annotations[AnnotationUses] != ""
 }
 
 // begin notes the Services whose groups a predecessor may have filled.
@@ -223,7 +227,7 @@ func (r *Reconciler) begin(ctx context.Context) error {
 	defer r.mu.Unlock()
 	r.unread = map[types.NamespacedName]bool{}
 	for i := range list.Items {
-		if svc := &list.Items[i]; controllerutil.ContainsFinalizer(svc, Finalizer) {
+		if svc := &list.Items[i]; controllerutil.ContainsFinalizer(svc, Finalizer) && r.isOurs(svc) {
 			if s := r.services[client.ObjectKeyFromObject(svc)]; s == nil || s.read.IsZero() {
 				r.unread[client.ObjectKeyFromObject(svc)] = true
 			}
@@ -350,7 +354,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	want, wrong := lb.Read(svc, Settings(r.Config.Get()))
 	hasFinalizer := controllerutil.ContainsFinalizer(svc, Finalizer)
-	if !hasFinalizer && (want == nil || svc.DeletionTimestamp != nil) {
+	if !r.isOurs(svc) || !hasFinalizer && (want == nil || svc.DeletionTimestamp != nil) {
 		r.forget(ctx, req.NamespacedName)
 		return ctrl.Result{}, nil
 	}

@@ -63,7 +63,7 @@ func (s *sweeper) sweep(ctx context.Context) error {
 	was, absent := s.absent, map[string]bool{}
 	orphan := func(tags map[string]string) bool {
 		uid := tags[TagService]
-		if uid == "" || there[uid] || tags[claims.TagCreator] != claims.Creator {
+		if uid == "" || there[uid] || tags[claims.TagCreator] != claims.Creator || tags[claims.TagCluster] != cluster {
 			return false
 		}
 		absent[uid] = true

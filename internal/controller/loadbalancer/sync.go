@@ -35,9 +35,10 @@ const mostTag = 128
 
 func (w *work) tags() map[string]string {
 	name := w.svc.Namespace + "/" + w.svc.Name
-	t := map[string]string{claims.TagCreator: claims.Creator, claims.TagCluster: w.Config.Get().ClusterID, TagService: string(w.svc.UID),
-		TagServiceName: name[:min(len(name), mostTag)]}
+	t := map[string]string{}
 	maps.Copy(t, w.want.Tags)
+	maps.Copy(t, map[string]string{claims.TagCreator: claims.Creator, claims.TagCluster: w.Config.Get().ClusterID, TagService: string(w.svc.UID),
+		TagServiceName: name[:min(len(name), mostTag)]})
 	return t
 }
 
@@ -62,7 +63,9 @@ func (w *work) sync(ctx context.Context, wrong bool) {
 	if w.balancer == nil || w.read.IsZero() {
 		return
 	}
-	w.again(w.Resync - w.Now().Sub(w.read))
+	if left := w.Resync - w.Now().Sub(w.read); left > 0 { // else it has failed, and comes with the pause after an error
+		w.again(left)
+	}
 	targets := w.targets(ctx)
 	w.problems(targets)
 	w.backends(ctx, targets) // before anything else: pods wait for it, or leave
@@ -105,9 +108,9 @@ func (w *work) look(ctx context.Context, wrong bool) error {
 			w.fill(ctx, group, nonNil(list))
 		case cloud.ClassOf(err) == cloud.NotFound:
 			w.dirty = true
-			w.fail(err)
+			w.fail(wrapGroup(group, err))
 		default:
-			w.fail(fmt.Errorf("server group %s: %w", group, err))
+			w.fail(wrapGroup(group, err))
 		}
 	}
 	return nil
@@ -332,8 +335,16 @@ func (w *work) readParts(ctx context.Context) error {
 	for id := range here {
 		var list []cloud.Backend
 		if count[id] != 0 {
-			if list, err = w.api.ListBackends(ctx, id); err != nil {
-				return fmt.Errorf("server group %s: %w", id, err)
+			list, err = w.api.ListBackends(ctx, id)
+			if err = wrapGroup(id, err); err != nil && isGone(err) && count[id] < 0 { // the user's: the other ports go on
+				w.fail(err)
+				w.fill(ctx, id, nil)
+				w.mu.Lock()
+				w.stale[id] = true
+				w.mu.Unlock()
+				continue
+			} else if err != nil {
+				return err
 			}
 		}
 		w.fill(ctx, id, nonNil(list))
@@ -344,6 +355,13 @@ func (w *work) readParts(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func wrapGroup(id string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("server group %s: %w", id, err)
 }
 
 func nonNil(list []cloud.Backend) []cloud.Backend {

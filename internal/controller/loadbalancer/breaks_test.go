@@ -1,0 +1,176 @@
+package loadbalancer
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"terway.dev/terway/internal/cloud"
+	lb "terway.dev/terway/internal/loadbalancer"
+	"terway.dev/terway/internal/vpcsim/faults"
+)
+
+// A Service of another controller keeps its finalizer, which has the same name, and its address; it keeps nobody from
+// knowing which addresses are held.
+func TestAnotherControllersFinalizer(t *testing.T) {
+	g := newRig(t)
+	g.service("theirs", "example.com/other", nil, 80)
+	g.change("theirs", func(s *corev1.Service) { s.Finalizers = []string{Finalizer} })
+	svc := g.get("theirs")
+	svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.1"}}
+	g.Must(g.kube.Status().Update(t.Context(), svc))
+	g.restart()
+	if _, known := g.r.Held(g.free[0]); !known {
+		t.Error("it is not known which addresses are held")
+	}
+	g.run(20 * time.Second)
+	if svc := g.get("theirs"); len(svc.Finalizers) != 1 || len(svc.Status.LoadBalancer.Ingress) != 1 {
+		t.Errorf("finalizers %q, status %+v; %q", svc.Finalizers, svc.Status.LoadBalancer, g.events.All())
+	}
+	g.remove(svc)
+	g.run(20 * time.Second)
+	if svc := g.get("theirs"); svc == nil || len(svc.Finalizers) != 1 {
+		t.Error("its deletion waits for the other controller no more")
+	}
+	if g.reads+g.writes > 0 {
+		t.Errorf("%d reads, %d writes", g.reads, g.writes)
+	}
+}
+
+// A Service that wants the other product gets it, and its former load balancer goes, whether or not the controller saw
+// what was between.
+func TestOtherProduct(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		other := classes[0]
+		if class == other {
+			other = classes[1]
+		}
+		for _, restart := range []bool{false, true} {
+			svc := g.service("web", class, nil, 80)
+			g.pod("web", "a", true, false, false)
+			g.run(20 * time.Second)
+			g.change("web", func(s *corev1.Service) { s.Spec.LoadBalancerClass = &other })
+			if restart {
+				g.restart()
+			}
+			g.run(30 * time.Second)
+			g.wantListeners(other, svc, "TCP 80: a:8080 100")
+			if found := g.balancers(class, svc); len(found) > 0 {
+				t.Errorf("left: %+v", found)
+			}
+			if g.events.Has("Warning") {
+				t.Errorf("%q", g.events.All())
+			}
+			g.remove(svc)
+			g.run(20 * time.Second)
+			g.nothing(svc)
+			g.pod0("a")
+		}
+	})
+}
+
+// pod0 frees the address of a pod of a Service that is gone.
+func (g *rig) pod0(name string) {
+	g.free = append(g.free, g.at[name])
+	delete(g.at, name)
+}
+
+// While the cloud does not answer, what it has is asked for with pauses, also when it is time to read all anew.
+func TestNoAnswerAtResync(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		g.service("web", class, nil, 80)
+		g.pod("web", "a", true, false, false)
+		g.run(20 * time.Second)
+		for _, action := range []string{"DescribeLoadBalancers", "ListLoadBalancers", "ListTagResources"} {
+			g.Fault(faults.Rule{Name: "no-" + action, Action: action, Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}, Count: 1000})
+		}
+		g.r.Options.Resync = 10 * time.Second
+		g.reads = 0
+		g.run(30 * time.Second)
+		if g.reads > 20 {
+			t.Errorf("%d reads in 30 s", g.reads)
+		}
+	})
+}
+
+// users makes a load balancer of the user's.
+func (g *rig) users(class string) (id string) {
+	g.Helper()
+	want := cloud.NewBalancer{Token: "mine", VPC: g.vpc, Zones: zones(Settings(g.cfg).Zones), Settings: map[string]string{"AddressType": "Internet"}}
+	if class == lb.ClassCLB {
+		want.Zones, want.Settings = nil, map[string]string{"AddressType": "internet"}
+	}
+	id, err := g.api(class).CreateBalancer(context.Background(), want)
+	g.Must(err)
+	g.Clock.Pass(10 * time.Second)
+	g.Write(noChange)
+	return id
+}
+
+// A group of the user's that does not exist stops neither the other ports nor other Services' addresses.
+func TestNoSuchGroup(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		id := g.users(class)
+		group, err := g.api(class).CreateGroup(t.Context(), id, cloud.NewGroup{Token: "g", Name: "users", Protocol: "TCP", VPC: g.vpc})
+		g.Must(err)
+		g.service("web", class, map[string]string{lb.Prefix + "id": id, lb.Prefix + "vgroup-port": group + ":80," + group[:len(group)-3] + "xxx:81"}, 80, 81)
+		g.pod("web", "a", true, false, false)
+		g.restart()
+		g.run(20 * time.Second)
+		backends, err := g.api(class).ListBackends(t.Context(), group)
+		g.Must(err)
+		if len(backends) != 1 || backends[0].Port != 8080 {
+			t.Errorf("%+v; %q", backends, g.events.All())
+		}
+		if _, known := g.r.Held(g.free[0]); !known {
+			t.Error("it is not known which addresses are held")
+		}
+		if !g.events.Has("SyncLoadBalancerFailed") {
+			t.Errorf("%q", g.events.All())
+		}
+		svc := g.get("web")
+		g.remove(svc)
+		g.run(time.Minute)
+		g.nothing(svc)
+	})
+}
+
+// Two Services with one load balancer and one port do not take the listener from each other.
+func TestTwoServicesOneListener(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		with := map[string]string{lb.Prefix + "id": g.users(class), lb.Prefix + "force-override-listeners": "true"}
+		g.service("one", class, with, 80)
+		g.pod("one", "a", true, false, false)
+		g.run(20 * time.Second)
+		g.service("two", class, with, 80, 81)
+		g.pod("two", "b", true, false, false)
+		g.run(12 * time.Minute)
+		if got, want := g.describe(class, with[lb.Prefix+"id"]), "TCP 80: a:8080 100; TCP 81: b:8081 100"; !strings.Contains(got, "TCP 80: a:8080 100") || !strings.Contains(got, "TCP 81: b:") {
+			t.Errorf("%s, want %s", got, want)
+		}
+		if g.events.Count("Warning SyncLoadBalancerFailed", "not of this Service") != 1 {
+			t.Errorf("%q", g.events.All())
+		}
+	})
+}
+
+// Tags of the user's do not replace those by which a load balancer is found.
+func TestTagsOfOurs(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		svc := g.service("web", class, map[string]string{lb.Prefix + "additional-resource-tags": "team=shop"}, 80)
+		g.run(20 * time.Second)
+		g.change("web", func(s *corev1.Service) {
+			s.Annotations[lb.Prefix+"additional-resource-tags"] = "team=shop," + TagService + "=other,creator=me"
+		})
+		g.run(20 * time.Second)
+		if found := g.balancers(class, svc); len(found) != 1 || found[0].Tags["team"] != "shop" || found[0].Tags["creator"] != "terway" {
+			t.Errorf("%+v", found)
+		}
+		if !g.events.Has("WrongLoadBalancer") {
+			t.Errorf("%q", g.events.All())
+		}
+	})
+}
