@@ -391,10 +391,8 @@ func (w *work) report() time.Duration {
 	w.warn("SyncLoadBalancerFailed", fmt.Errorf("%s", strings.Join(failed, "; ")))
 	w.failures++
 	pause := min(w.Retry<<min(w.failures-1, 16), w.Park)
-	for _, err := range w.errs {
-		if after, ok := cloud.Deferred(err); ok {
-			pause = after
-		}
+	if slices.ContainsFunc(w.errs, func(err error) bool { return err != nil && cloud.ClassOf(err) == cloud.Throttled }) {
+		pause = w.Retry // the client itself calls less often
 	}
 	w.again(pause)
 	return w.next

@@ -441,6 +441,32 @@ func TestRefusedBackend(t *testing.T) {
 	})
 }
 
+// While half of all calls are throttled, pods that terminate still get weight 0 before their containers stop.
+func TestThrottled(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		svc := g.service("web", class, nil, 80)
+		for i := range 5 {
+			g.pod("web", fmt.Sprint("old", i), true, false, false)
+		}
+		g.run(20 * time.Second)
+		half := 0.5
+		g.Fault(faults.Rule{Name: "throttled", Action: "*", Error: &faults.Error{Code: "Throttling.User", Status: 400}, Probability: &half})
+		for i := range 5 {
+			g.pod("web", fmt.Sprint("new", i), true, false, false)
+			g.run(10 * time.Second)
+			g.pod("web", fmt.Sprint("old", i), true, true, false)
+			g.run(20 * time.Second)
+			g.pod("web", fmt.Sprint("old", i), false, true, true)
+		}
+		g.Sim.RemoveFault("throttled")
+		g.run(time.Minute)
+		g.wantListeners(class, svc, "TCP 80: new0:8080 100, new1:8080 100, new2:8080 100, new3:8080 100, new4:8080 100")
+		if g.events.Has("SlowDrain") {
+			t.Errorf("%q", g.events.All())
+		}
+	})
+}
+
 // The time until a pod that terminates has no weight is told if it is longer than its containers wait.
 func TestSlowDrain(t *testing.T) {
 	g := newRig(t)

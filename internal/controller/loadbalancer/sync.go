@@ -467,7 +467,7 @@ func (w *work) backends(ctx context.Context, t lb.Targets) {
 	var left []string
 	for i, l := range w.want.Listeners {
 		id := w.group(l)
-		if id == "" || w.stale[id] {
+		if id == "" {
 			continue
 		}
 		var wanted []cloud.Backend
@@ -479,20 +479,37 @@ func (w *work) backends(ctx context.Context, t lb.Targets) {
 		for _, x := range change.Left {
 			left = append(left, fmt.Sprintf("listener %d: %s: %s", l.Port, x.Address, x.Why))
 		}
-		for _, batch := range change.Batches {
-			if err := w.apply(ctx, id, batch); err != nil {
-				w.fail(fmt.Errorf("listener %d: %w", l.Port, err))
-				if !refused(err) {
-					break // the next ones would fail, too
-				}
-			}
-		}
+		w.fail(w.applyChange(ctx, l, id, change))
 	}
 	if len(left) == 0 {
 		w.warn("BackendsLeftOut", nil)
 		return
 	}
 	w.warn("BackendsLeftOut", errors.New(strings.Join(left, "; ")))
+}
+
+// applyChange makes the calls of a change. While it is not certain what the group has, only what drains gets weight 0.
+// After a call that was throttled the others are made, but for weights: those that drain may wait for new backends.
+func (w *work) applyChange(ctx context.Context, l lb.Listener, group string, c lb.Change) error {
+	var errs []error
+	stale, throttled := w.stale[group], false
+	for _, batch := range c.Batches {
+		if stale && batch.Verb != lb.Weigh {
+			break
+		}
+		if throttled && batch.Verb == lb.Weigh {
+			continue
+		}
+		err := w.apply(ctx, group, batch)
+		if err == nil {
+			continue
+		}
+		errs = append(errs, fmt.Errorf("listener %d: %w", l.Port, err))
+		if throttled = throttled || cloud.ClassOf(err) == cloud.Throttled; !throttled && !refused(err) {
+			break // the next ones would fail, too
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // refused reports whether the cloud refuses a change because of what it says, so that another one may pass.
@@ -539,6 +556,9 @@ func (w *work) applyAll(ctx context.Context, group string, b lb.Batch) (err erro
 		}
 	}
 	if err != nil {
+		if b.Verb != lb.Add && cloud.ClassOf(err) == cloud.Throttled {
+			return err // it was not made; if an earlier attempt was, the next one tells
+		}
 		w.mu.Lock()
 		w.stale[group] = true
 		w.mu.Unlock()
