@@ -174,3 +174,25 @@ func TestTagsOfOurs(t *testing.T) {
 		}
 	})
 }
+
+// A load balancer that stays when its Service goes is nobody's then: no sweep touches it.
+func TestPreservedIsNotSwept(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		svc := g.service("web", class, map[string]string{lb.Prefix + "preserve-lb-on-delete": "true"}, 80)
+		g.pod("web", "a", true, false, false)
+		g.run(20 * time.Second)
+		id := g.balancers(class, svc)[0].ID
+		g.remove(svc)
+		g.run(20 * time.Second)
+		want := "TCP 80: a:8080 100"
+		if got := g.describe(class, id); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+		s := &sweeper{Reconciler: g.r}
+		g.Must(s.sweep(t.Context()))
+		g.Must(s.sweep(t.Context()))
+		if got := g.describe(class, id); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	})
+}

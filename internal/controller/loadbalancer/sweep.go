@@ -80,7 +80,10 @@ func (s *sweeper) sweep(ctx context.Context) error {
 	}
 	for _, g := range groups {
 		if orphan(g.Tags) {
-			errs = append(errs, s.NLB.DeleteGroup(ctx, g.ID))
+			// One that a listener has is of a load balancer that stays: the user's, or a Service's that said so.
+			if err := s.NLB.DeleteGroup(ctx, g.ID); err != nil && cloud.Explain(err).Reason != "LoadBalancerPartInUse" {
+				errs = append(errs, err)
+			}
 		}
 	}
 	s.absent = absent
