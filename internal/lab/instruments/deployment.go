@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -20,6 +21,8 @@ type Deployment struct {
 	replicas int32
 	// Node is the node of the pods; empty: any.
 	Node string
+	// Change changes what Create creates, if it is not nil.
+	Change func(*appsv1.DeploymentSpec)
 }
 
 // Create creates it in the cluster's namespace without waiting.
@@ -40,6 +43,9 @@ func (d *Deployment) Create(ctx context.Context) error {
 			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: spec},
 		},
 	}
+	if d.Change != nil {
+		d.Change(&dep.Spec)
+	}
 	if _, err := d.cluster.Client.AppsV1().Deployments(d.cluster.Namespace).Create(ctx, dep, metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("create Deployment %s: %w", d.name, err)
 	}
@@ -55,6 +61,41 @@ func (d *Deployment) Scale(ctx context.Context, n int32) error {
 		return fmt.Errorf("scale Deployment %s to %d: %w", d.name, n, err)
 	}
 	return nil
+}
+
+// renewed is an annotation of pods: another value makes all pods anew.
+const renewed = "lab.terway.dev/renewed"
+
+// Rollout makes all pods anew, like "kubectl rollout restart"; Rolled waits until that is done.
+func (d *Deployment) Rollout(ctx context.Context) error {
+	patch := fmt.Appendf(nil, `{"spec":{"template":{"metadata":{"annotations":{%q:%q}}}}}`, renewed, time.Now().Format(time.RFC3339Nano))
+	_, err := d.cluster.Client.AppsV1().Deployments(d.cluster.Namespace).Patch(ctx, d.name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+	if err != nil {
+		return fmt.Errorf("make the pods of Deployment %s anew: %w", d.name, err)
+	}
+	return nil
+}
+
+// Rolled waits until all pods are new and ready, and the old ones are gone.
+func (d *Deployment) Rolled(ctx context.Context) ([]corev1.Pod, error) {
+	if err := d.cluster.Poll(ctx, "the pods of Deployment "+d.name+" to be new", func() (bool, error) {
+		now, err := d.cluster.Client.AppsV1().Deployments(d.cluster.Namespace).Get(ctx, d.name, metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		s := now.Status
+		return s.ObservedGeneration >= now.Generation && s.UpdatedReplicas == d.replicas && s.Replicas == d.replicas, nil
+	}); err != nil {
+		pods, list := d.Pods(ctx)
+		err = errors.Join(err, list)
+		for i := range pods {
+			if !PodReady(&pods[i]) {
+				err = errors.Join(err, d.cluster.explain(pods[i].Name))
+			}
+		}
+		return nil, err
+	}
+	return d.Settle(ctx)
 }
 
 // Pods lists the Deployment's pods, including those that are being deleted.

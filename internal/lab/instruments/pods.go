@@ -96,21 +96,21 @@ func PodReady(p *corev1.Pod) bool {
 	})
 }
 
-// explain returns the events of a pod, for a message.
+// explain returns the events of a pod or of another object, for a message.
 func (c *Cluster) explain(name string) error {
 	ctx := context.Background()
 	events, err := c.Events(ctx, name)
 	if err != nil {
 		return err
 	}
-	return fmt.Errorf("events of pod %s: %s", name, strings.Join(events, "; "))
+	return fmt.Errorf("events of %s: %s", name, strings.Join(events, "; "))
 }
 
-// Events returns the events of a pod, as "reason: message".
-func (c *Cluster) Events(ctx context.Context, pod string) ([]string, error) {
-	list, err := c.Client.CoreV1().Events(c.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod})
+// Events returns the events of a pod or of another object of the namespace, as "reason: message".
+func (c *Cluster) Events(ctx context.Context, name string) ([]string, error) {
+	list, err := c.Client.CoreV1().Events(c.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + name})
 	if err != nil {
-		return nil, fmt.Errorf("list the events of pod %s: %w", pod, err)
+		return nil, fmt.Errorf("list the events of %s: %w", name, err)
 	}
 	var lines []string
 	for _, ev := range list.Items {

@@ -18,10 +18,10 @@ func All() verify.Suite {
 	return verify.Suite{Undo: func(ctx context.Context, e *verify.Env) error { return (&env{e}).undo(ctx) }, Checks: []verify.Check{
 		samePod, ownReport, addressFromVSwitch, addressFromBlock, vpcRoutes, crossNode, podToNode, podToService, dns, hostPort, outboundNAT,
 		nodePort, noSpoofing, policyDeny, policyAllow, policyCalicoOrder, policyTiers, policyCluster, policyServiceBackend, policyMasquerade,
-		policyCIDRPods, policyCRDRoundtrip, policyPreview,
+		policyCIDRPods, policyCRDRoundtrip, policyPreview, lbDirect,
 		sameName, bandwidthEgress, bandwidthIngress, bandwidthSameNode, bandwidthLiveChange, bandwidthExclusive,
-		bandwidthOfType, bandwidthWrongValue, bandwidthNoTrace, policyExclusiveENI, policyCompletedPod, policyRunningConnection, policyNoOpenWindow, policyFirstPacket, policyConnectionsFull, exclusiveENI, podLimit, release, agentRestart, policyAgentRestart, agentUpgrade, controllerRestart, nodeRemoved, nodeAnew,
-		forwardPolicy, repair, registeredAgain, eniTaken, addressTaken, controllerAway, staleCloud, vswitchReplaced, kubeletKilled,
+		bandwidthOfType, bandwidthWrongValue, bandwidthNoTrace, policyExclusiveENI, policyCompletedPod, policyRunningConnection, policyNoOpenWindow, policyFirstPacket, policyConnectionsFull, exclusiveENI, lbOutside, lbPolicy, lbRollingUpgrade, lbDrain, podLimit, release, agentRestart, policyAgentRestart, agentUpgrade, controllerRestart, lbControllerFailover, nodeRemoved, nodeAnew,
+		forwardPolicy, repair, registeredAgain, eniTaken, addressTaken, controllerAway, staleCloud, vswitchReplaced, kubeletKilled, lbThrottled, lbNodeLoss,
 		policyHubDown, policyOffNoLoad,
 	}}
 }
