@@ -154,6 +154,9 @@ func Backends(w *LoadBalancer, svc *corev1.Service, c Cluster) Targets {
 		switch {
 		case w.PodBackends:
 			list = t.pods(endpoints, now)
+			if t.older(svc) {
+				list = append(list, unseen(now, endpoints)...)
+			}
 		case port.NodePort == 0:
 			t.problem(fmt.Sprintf("port %d", l.Port), "it has no node port, and the pods of this cluster have no addresses of the VPC: leave out spec.allocateLoadBalancerNodePorts")
 		case svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal:
@@ -248,6 +251,36 @@ func (t *targets) endpoints(svc *corev1.Service, port *corev1.ServicePort) []*en
 		}
 	}
 	return slices.SortedFunc(maps.Values(found), func(a, b *endpoint) int { return a.address.Compare(b.address) })
+}
+
+// older reports whether EndpointSlices are older than the Service: they have a port of a name that it does not have (any
+// more). Then they may lack another one.
+func (t *targets) older(svc *corev1.Service) bool {
+	for _, slice := range t.cluster.Slices {
+		if slice.Labels[discoveryv1.LabelManagedBy] != managedBy {
+			continue
+		}
+		for _, p := range slice.Ports {
+			if p.Name != nil && !slices.ContainsFunc(svc.Spec.Ports, func(x corev1.ServicePort) bool { return x.Name == *p.Name }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// managedBy is the label's value of the slices that follow a Service's selector (controllerName of
+// k8s.io/kubernetes/pkg/controller/endpointslice).
+const managedBy = "endpointslice-controller.k8s.io"
+
+// unseen returns backends of a group, as they are, of which the endpoints say nothing.
+func unseen(now []cloud.Backend, endpoints []*endpoint) (list []Target) {
+	for _, b := range now {
+		if !slices.ContainsFunc(endpoints, func(e *endpoint) bool { return e.address == b.Address }) {
+			list = append(list, Target{Backend: b})
+		}
+	}
+	return list
 }
 
 // replaces reports which of two endpoints with one address and port counts: two slices may have it while it

@@ -2,11 +2,19 @@ package loadbalancer
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"terway.dev/terway/internal/cloud"
 	lb "terway.dev/terway/internal/loadbalancer"
@@ -118,13 +126,14 @@ func TestNoSuchGroup(t *testing.T) {
 		g.Must(err)
 		g.service("web", class, map[string]string{lb.Prefix + "id": id, lb.Prefix + "vgroup-port": group + ":80," + group[:len(group)-3] + "xxx:81"}, 80, 81)
 		g.pod("web", "a", true, false, false)
-		g.restart()
 		g.run(20 * time.Second)
 		backends, err := g.api(class).ListBackends(t.Context(), group)
 		g.Must(err)
 		if len(backends) != 1 || backends[0].Port != 8080 {
 			t.Errorf("%+v; %q", backends, g.events.All())
 		}
+		g.restart()
+		g.run(5 * time.Second)
 		if _, known := g.r.Held(g.free[0]); !known {
 			t.Error("it is not known which addresses are held")
 		}
@@ -193,6 +202,190 @@ func TestPreservedIsNotSwept(t *testing.T) {
 		g.Must(s.sweep(t.Context()))
 		if got := g.describe(class, id); got != want {
 			t.Errorf("%s, want %s", got, want)
+		}
+	})
+}
+
+// A port that gets another name keeps its backends while its EndpointSlices have the former one.
+func TestRenamedPort(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		svc := g.service("web", class, nil, 80)
+		g.change("web", func(s *corev1.Service) { s.Spec.Selector = map[string]string{"app": "web"} })
+		g.pod("web", "a", true, false, false)
+		g.pod("web", "b", true, true, false)
+		g.run(20 * time.Second)
+		slice := &discoveryv1.EndpointSlice{}
+		g.Must(g.kube.Get(t.Context(), types.NamespacedName{Namespace: "shop", Name: "web-x"}, slice))
+		slice.Labels[discoveryv1.LabelManagedBy] = "endpointslice-controller.k8s.io"
+		g.Must(g.kube.Update(t.Context(), slice))
+		s := g.get("web")
+		s.Spec.Ports[0].Name = "other"
+		g.Must(g.kube.Update(t.Context(), s))
+		g.writes = 0
+		g.run(time.Second)
+		g.wantListeners(class, svc, "TCP 80: a:8080 100")
+		if g.writes > 0 {
+			t.Errorf("%d writes", g.writes)
+		}
+		g.slice(s)
+		g.pod("web", "a", true, false, true)
+		g.pod("web", "c", true, false, false)
+		g.run(5 * time.Second)
+		g.wantListeners(class, svc, "TCP 80: c:8080 100")
+	})
+}
+
+// While the EndpointSlices or nodes cannot be listed, the groups stay as they are.
+func TestEndpointsNotListed(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		svc := g.service("web", class, nil, 80)
+		g.pod("web", "a", true, false, false)
+		g.run(20 * time.Second)
+		g.r.Client = interceptor.NewClient(g.kube, interceptor.Funcs{List: func(ctx context.Context, c client.WithWatch, l client.ObjectList, o ...client.ListOption) error {
+			if _, is := l.(*discoveryv1.EndpointSliceList); is {
+				return errors.New("no list")
+			}
+			return c.List(ctx, l, o...)
+		}})
+		g.run(20 * time.Second)
+		g.wantListeners(class, svc, "TCP 80: a:8080 100")
+		if !g.events.Has("no list") {
+			t.Errorf("%q", g.events.All())
+		}
+	})
+}
+
+// A Service that was looked at before the controller knew which ones there are does not keep it unknown which addresses
+// are held.
+func TestLookedAtEarly(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		g.service("web", class, map[string]string{lb.Prefix + "id": "none-1"}, 80)
+		g.run(20 * time.Second)
+		g.r = New(g.r.Options)
+		_, err := g.r.Reconcile(t.Context(), ctrl.Request{NamespacedName: types.NamespacedName{Namespace: "shop", Name: "web"}})
+		g.Must(err)
+		if _, known := g.r.Held(g.free[0]); known {
+			t.Error("it is known before the Services are")
+		}
+		g.Must(g.r.begin(t.Context()))
+		if _, known := g.r.Held(g.free[0]); !known {
+			t.Error("it is not known which addresses are held")
+		}
+	})
+}
+
+// A load balancer of a Service's own stays until the one that the user names instead is there and may be used; ids of
+// any kind do not keep the Service from being deleted.
+func TestWrongIDOfAnother(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		svc := g.service("web", class, nil, 80)
+		g.pod("web", "a", true, false, false)
+		other := g.service("other", class, nil, 80)
+		g.run(20 * time.Second)
+		for _, id := range []string{"lb-bp1xxx", "nlb-xxx", "Foo!", "a b", g.balancers(class, other)[0].ID} {
+			g.change("web", func(s *corev1.Service) { s.Annotations = merged(s.Annotations, lb.Prefix+"id", id) })
+			g.run(10 * time.Second)
+			g.wantListeners(class, svc, "TCP 80: a:8080 100")
+			if !g.events.Has(id) {
+				t.Errorf("%q", g.events.All())
+			}
+		}
+		g.remove(svc)
+		g.run(time.Minute)
+		g.nothing(svc)
+		for i, id := range []string{"lb-bp1xxx", "nlb-xxx", "Foo!", "a b"} {
+			svc := g.service(fmt.Sprint("w", i), class, map[string]string{lb.Prefix + "id": id}, 80)
+			g.run(10 * time.Second)
+			g.remove(svc)
+			g.run(time.Minute)
+			g.nothing(svc)
+		}
+	})
+}
+
+func merged(m map[string]string, k, v string) map[string]string {
+	m = maps.Clone(m)
+	if m == nil {
+		m = map[string]string{}
+	}
+	m[k] = v
+	return m
+}
+
+// An endpoint that is no backend does not make calls that fail come more often.
+func TestPausesWithSkippedBackend(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		g.service("web", class, nil, 80)
+		g.pod("web", "a", true, false, false)
+		g.run(20 * time.Second)
+		g.pod("web", "b", true, false, false)
+		delete(g.at, "b") // no ENI has its address
+		for _, action := range []string{"AddVServerGroupBackendServers", "AddServersToServerGroup"} {
+			g.Fault(faults.Rule{Name: "no-" + action, Action: action, Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}, Count: 1000})
+		}
+		g.pod("web", "c", true, false, false)
+		g.writes = 0
+		g.run(time.Minute)
+		if g.writes > 10 || !g.events.Has("SkippedBackend") || !g.events.Has("ServiceUnavailable") {
+			t.Errorf("%d writes; %q", g.writes, g.events.All())
+		}
+	})
+}
+
+// The protocol of a port changes.
+func TestProtocolOfAPort(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		svc := g.service("web", class, nil, 80)
+		g.pod("web", "a", true, false, false)
+		g.run(20 * time.Second)
+		for _, p := range []corev1.Protocol{corev1.ProtocolUDP, corev1.ProtocolTCP} {
+			g.change("web", func(s *corev1.Service) { s.Spec.Ports[0].Protocol = p })
+			g.run(20 * time.Second)
+			g.wantListeners(class, svc, string(p)+" 80: a:8080 100")
+		}
+		if class == lb.ClassCLB {
+			g.change("web", func(s *corev1.Service) {
+				s.Annotations = merged(s.Annotations, lb.Prefix+"protocol-port", "http:80")
+			})
+			g.run(20 * time.Second)
+			g.wantListeners(class, svc, "HTTP 80: a:8080 100")
+			g.change("web", func(s *corev1.Service) { s.Annotations = nil })
+			g.run(20 * time.Second)
+			g.wantListeners(class, svc, "TCP 80: a:8080 100")
+		}
+		if g.events.Has("Warning") {
+			t.Errorf("%q", g.events.All())
+		}
+		g.remove(svc)
+		g.run(20 * time.Second)
+		g.nothing(svc)
+	})
+}
+
+// Nothing is written when nothing changes, whatever the Service says.
+func TestNoWritesAtRest(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		for i, m := range []map[string]string{
+			{}, {"scheduler": "rr", "established-timeout": "300"}, {"health-check-type": "http", "health-check-uri": "/x", "health-check-connect-port": "81"},
+			{"connection-drain": "on", "connection-drain-timeout": "30"}, {"delete-protection": "off", "additional-resource-tags": "a=b"}, {"bandwidth": "5", "charge-type": "paybybandwidth"},
+			{"address-type": "intranet"}, {"health-check-flag": "off", "health-check-switch": "off"}, {"persistence-timeout": "100"}, {"cross-zone-enabled": "false", "preserve-client-ip": "off"},
+		} {
+			annotations := map[string]string{}
+			for k, v := range m {
+				annotations[lb.Prefix+k] = v
+			}
+			svc := g.service(fmt.Sprint("s", i), class, annotations, 80, 81)
+			g.change(svc.Name, func(s *corev1.Service) {
+				s.Spec.LoadBalancerSourceRanges = []string{"10.0.0.0/8"}
+				s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+			})
+			g.pod(svc.Name, fmt.Sprint("p", i), true, false, false)
+		}
+		g.run(time.Minute)
+		g.writes = 0
+		g.run(16 * time.Minute)
+		if g.writes > 0 {
+			t.Errorf("%d writes; %q", g.writes, g.events.All())
 		}
 	})
 }

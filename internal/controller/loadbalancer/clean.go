@@ -65,6 +65,15 @@ func (w *work) own(ctx context.Context) error {
 		return nil
 	}
 	if was := parseUses(before); before != now.String() && controllerutil.ContainsFinalizer(w.svc, Finalizer) {
+		if now.id != "" && now.id != was.id {
+			if _, err := w.users(ctx); err != nil && was.product == now.product {
+				w.fail(err)
+				w.stay(was)
+				return nil
+			} else if err != nil {
+				return err
+			}
+		}
 		if err := w.leave(ctx, was, now); err != nil {
 			return err
 		}
@@ -85,6 +94,14 @@ func (w *work) own(ctx context.Context) error {
 		}
 		svc.Annotations[AnnotationUses] = now.String()
 	})
+}
+
+// stay makes the Service want the load balancer that it has, while that which it names instead cannot be used.
+func (w *work) stay(was uses) {
+	svc := w.svc.DeepCopy()
+	delete(svc.Annotations, lb.PrefixFormer+"id")
+	svc.Annotations[lb.Prefix+"id"] = was.id
+	w.want, _ = lb.Read(svc, Settings(w.Config.Get()))
 }
 
 // patch changes the Service's metadata, if it is as this process knows it.

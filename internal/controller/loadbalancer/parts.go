@@ -111,7 +111,12 @@ func (w *work) makeGroups(ctx context.Context) {
 // and there may be many.
 func (w *work) meanwhile(ctx context.Context) {
 	ctx = cloud.WithPriority(ctx, cloud.PodsWait)
-	w.backends(ctx, w.targets(ctx))
+	targets, err := w.targets(ctx)
+	if err != nil {
+		w.fail(err)
+		return
+	}
+	w.backends(ctx, targets)
 }
 
 // makeGroup makes a group. Its token is of this moment: a group that a killed predecessor made is found by its

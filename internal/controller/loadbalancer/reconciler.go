@@ -75,14 +75,16 @@ type Reconciler struct {
 	// unread are Services that had load balancers when this process began to lead, and whose groups have
 	// not been read yet; nil before the Services are known.
 	unread map[types.NamespacedName]bool
-	vpc    string
+	// early are Services of which it was known what their groups hold before unread was made.
+	early map[types.NamespacedName]bool
+	vpc   string
 
 	changed chan event.GenericEvent
 }
 
 // New makes a reconciler.
 func New(o Options) *Reconciler {
-	r := &Reconciler{Options: o, metrics: newMetrics(o.Metrics), services: map[types.NamespacedName]*service{}, held: map[netip.Addr]int{},
+	r := &Reconciler{Options: o, metrics: newMetrics(o.Metrics), services: map[types.NamespacedName]*service{}, held: map[netip.Addr]int{}, early: map[types.NamespacedName]bool{},
 		changed: make(chan event.GenericEvent, 1)}
 	o.Config.OnChange(func() {
 		select {
@@ -228,12 +230,22 @@ func (r *Reconciler) begin(ctx context.Context) error {
 	r.unread = map[types.NamespacedName]bool{}
 	for i := range list.Items {
 		if svc := &list.Items[i]; controllerutil.ContainsFinalizer(svc, Finalizer) && r.isOurs(svc) {
-			if s := r.services[client.ObjectKeyFromObject(svc)]; s == nil || s.read.IsZero() {
-				r.unread[client.ObjectKeyFromObject(svc)] = true
+			if key := client.ObjectKeyFromObject(svc); !r.early[key] {
+				r.unread[key] = true
 			}
 		}
 	}
+	r.early = nil
 	return nil
+}
+
+// knownLocked notes that it is known what the groups of a Service hold.
+func (r *Reconciler) knownLocked(svc types.NamespacedName) {
+	if r.unread == nil {
+		r.early[svc] = true
+		return
+	}
+	delete(r.unread, svc)
 }
 
 // API returns the calls for a product.
@@ -310,7 +322,7 @@ func (r *Reconciler) forget(ctx context.Context, key types.NamespacedName) {
 		addresses = r.releaseLocked(s)
 	}
 	delete(r.services, key)
-	delete(r.unread, key)
+	r.knownLocked(key)
 	r.mu.Unlock()
 	r.heldChanged(ctx, addresses)
 }
@@ -389,14 +401,17 @@ func (w *work) report() time.Duration {
 	}
 	w.metrics.failed.Inc()
 	w.warn("SyncLoadBalancerFailed", fmt.Errorf("%s", strings.Join(failed, "; ")))
-	w.failures++
-	pause := min(w.Retry<<min(w.failures-1, 16), w.Park)
+	pause := w.pause()
 	if slices.ContainsFunc(w.errs, func(err error) bool { return err != nil && cloud.ClassOf(err) == cloud.Throttled }) {
 		pause = w.Retry // the client itself calls less often
 	}
+	w.failures++
 	w.again(pause)
 	return w.next
 }
+
+// pause is the one after an error: longer after each failure.
+func (w *work) pause() time.Duration { return min(w.Retry<<min(w.failures, 16), w.Park) }
 
 // explain returns an error with its cause and the next step, without what differs each time.
 func explain(err error) string {

@@ -66,9 +66,12 @@ func (w *work) sync(ctx context.Context, wrong bool) {
 	if left := w.Resync - w.Now().Sub(w.read); left > 0 { // else it has failed, and comes with the pause after an error
 		w.again(left)
 	}
-	targets := w.targets(ctx)
-	w.problems(targets)
-	w.backends(ctx, targets) // before anything else: pods wait for it, or leave
+	if targets, err := w.targets(ctx); err != nil {
+		w.fail(err)
+	} else {
+		w.problems(targets)
+		w.backends(ctx, targets) // before anything else: pods wait for it, or leave
+	}
 	if !w.balancer.Ready {
 		return
 	}
@@ -160,7 +163,7 @@ func (w *work) refresh(ctx context.Context, wrong bool) error {
 func (w *work) known() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.unread, client.ObjectKeyFromObject(w.svc))
+	w.knownLocked(client.ObjectKeyFromObject(w.svc))
 }
 
 // foreignTags are tags of load balancers that another manager of this or another cluster has made.
@@ -169,22 +172,12 @@ var foreignTags = []string{"kubernetes.do.not.delete", "ack.aliyun.com"}
 // find finds the Service's load balancer: the user's by its id, its own by the tag.
 func (w *work) find(ctx context.Context) error {
 	if w.want.ID != "" {
-		b, err := w.api.DescribeBalancer(ctx, w.want.ID)
+		b, err := w.users(ctx)
 		if err != nil {
-			if c := cloud.ClassOf(err); c == cloud.NotFound || c == cloud.Invalid {
+			if c := cloud.ClassOf(err); errors.Is(err, errNotUsers) || c == cloud.NotFound || c == cloud.Invalid {
 				w.known()
 			}
-			return fmt.Errorf("annotation %sid: %q: %w", lb.Prefix, w.want.ID, err)
-		}
-		for _, t := range foreignTags {
-			if b.Tags[t] != "" {
-				w.known()
-				return fmt.Errorf("annotation %sid: %q: want a load balancer of your own; another manager made this one, it has the tag %s", lb.Prefix, w.want.ID, t)
-			}
-		}
-		if other := b.Tags[TagService]; other != "" {
-			w.known()
-			return fmt.Errorf("annotation %sid: %q: want a load balancer of your own; this one is of Service %s", lb.Prefix, w.want.ID, b.Tags[TagServiceName])
+			return err
 		}
 		w.balancer = b
 		return nil
@@ -208,6 +201,26 @@ func (w *work) find(ctx context.Context) error {
 	}
 	w.balancer = &found[keep]
 	return nil
+}
+
+// errNotUsers is the error of a load balancer that a Service names and that is not the user's.
+var errNotUsers = errors.New("want a load balancer of your own")
+
+// users returns the load balancer that the Service names, if it is the user's.
+func (w *work) users(ctx context.Context) (*cloud.Balancer, error) {
+	b, err := w.api.DescribeBalancer(ctx, w.want.ID)
+	if err != nil {
+		return nil, fmt.Errorf("annotation %sid: %q: %w", lb.Prefix, w.want.ID, err)
+	}
+	for _, t := range foreignTags {
+		if b.Tags[t] != "" {
+			return nil, fmt.Errorf("annotation %sid: %q: %w; another manager made this one, it has the tag %s", lb.Prefix, w.want.ID, errNotUsers, t)
+		}
+	}
+	if b.Tags[TagService] != "" {
+		return nil, fmt.Errorf("annotation %sid: %q: %w; this one is of Service %s", lb.Prefix, w.want.ID, errNotUsers, b.Tags[TagServiceName])
+	}
+	return b, nil
 }
 
 // mine returns the load balancers of this Service, by id.
@@ -387,8 +400,8 @@ func (w *work) has(l lb.Listener) []cloud.Backend {
 	return slices.Collect(maps.Values(w.contents[w.group(l)]))
 }
 
-// targets returns the backends that the listeners should have.
-func (w *work) targets(ctx context.Context) lb.Targets {
+// targets returns the backends that the listeners should have. After an error it is not known.
+func (w *work) targets(ctx context.Context) (lb.Targets, error) {
 	c := lb.Cluster{NotReady: w.notReady, Now: w.Now(),
 		ENI: func(a netip.Addr) string { return w.ENI(ctx, a) },
 		Pod: func(name string) *corev1.Pod {
@@ -401,7 +414,7 @@ func (w *work) targets(ctx context.Context) lb.Targets {
 	}
 	var slicesOf discoveryv1.EndpointSliceList
 	if err := w.Client.List(ctx, &slicesOf, client.InNamespace(w.svc.Namespace), client.MatchingFields{indexService: w.svc.Name}); err != nil {
-		w.fail(fmt.Errorf("list EndpointSlices: %w", err))
+		return lb.Targets{}, fmt.Errorf("list EndpointSlices: %w", err)
 	}
 	on := map[string]bool{}
 	for i := range slicesOf.Items {
@@ -412,7 +425,10 @@ func (w *work) targets(ctx context.Context) lb.Targets {
 			}
 		}
 	}
-	c.Nodes = w.nodes(ctx, on)
+	var err error
+	if c.Nodes, err = w.nodes(ctx, on); err != nil {
+		return lb.Targets{}, err
+	}
 	for _, l := range w.want.Listeners {
 		owner := lb.Owner(w.svc.UID, l)
 		c.Groups = append(c.Groups, slices.DeleteFunc(w.has(l), func(b cloud.Backend) bool { return owner != "" && b.Description != owner }))
@@ -422,21 +438,21 @@ func (w *work) targets(ctx context.Context) lb.Targets {
 	if !t.Next.IsZero() {
 		w.again(t.Next.Sub(w.Now()))
 	}
-	return t
+	return t, nil
 }
 
 // nodes returns the nodes that may be backends: all of them with NodePorts, else only those of endpoints, for pods
 // in a node's network.
-func (w *work) nodes(ctx context.Context, on map[string]bool) (all []lb.Node) {
+func (w *work) nodes(ctx context.Context, on map[string]bool) (all []lb.Node, err error) {
 	if !w.want.PodBackends {
 		var list corev1.NodeList
 		if err := w.Client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
-			w.fail(fmt.Errorf("list nodes: %w", err))
+			return nil, fmt.Errorf("list nodes: %w", err)
 		}
 		for i := range list.Items {
 			all = append(all, nodeOf(&list.Items[i]))
 		}
-		return all
+		return all, nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(on)) {
 		n := &corev1.Node{}
@@ -444,7 +460,7 @@ func (w *work) nodes(ctx context.Context, on map[string]bool) (all []lb.Node) {
 			all = append(all, nodeOf(n))
 		}
 	}
-	return all
+	return all, nil
 }
 
 // problems tells which endpoints are no backends.
@@ -457,7 +473,7 @@ func (w *work) problems(t lb.Targets) {
 		w.warn("SkippedBackend", nil)
 		return
 	}
-	w.again(w.Retry) // the node's ENIs may become known
+	w.again(w.pause()) // the node's ENIs may become known
 	w.warn("SkippedBackend", errors.New(strings.Join(all, "; ")))
 }
 
