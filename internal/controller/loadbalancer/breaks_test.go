@@ -188,6 +188,7 @@ func TestTagsOfOurs(t *testing.T) {
 func TestPreservedIsNotSwept(t *testing.T) {
 	each(t, func(t *testing.T, g *rig, class string) {
 		svc := g.service("web", class, map[string]string{lb.Prefix + "preserve-lb-on-delete": "true"}, 80)
+		g.change("web", func(s *corev1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"10.0.0.0/8"} })
 		g.pod("web", "a", true, false, false)
 		g.run(20 * time.Second)
 		id := g.balancers(class, svc)[0].ID
@@ -202,6 +203,9 @@ func TestPreservedIsNotSwept(t *testing.T) {
 		g.Must(s.sweep(t.Context()))
 		if got := g.describe(class, id); got != want {
 			t.Errorf("%s, want %s", got, want)
+		}
+		if lists, err := g.api(class).FindAccess(t.Context(), g.vpc, TagService, string(svc.UID)); err != nil || len(lists) != 1 {
+			t.Errorf("%+v %v", lists, err)
 		}
 	})
 }
@@ -386,6 +390,38 @@ func TestNoWritesAtRest(t *testing.T) {
 		g.run(16 * time.Minute)
 		if g.writes > 0 {
 			t.Errorf("%d writes; %q", g.writes, g.events.All())
+		}
+	})
+}
+
+// A Service whose finalizer somebody removed by force: nobody gets the addresses of its backends before the sweep, which
+// takes its access lists, too.
+func TestSweepAfterForce(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		svc := g.service("web", class, nil, 80)
+		g.change("web", func(s *corev1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"10.0.0.0/8"} })
+		g.pod("web", "a", true, false, false)
+		g.run(20 * time.Second)
+		address := g.at["a"]
+		g.change("web", func(s *corev1.Service) { s.Finalizers = nil })
+		g.remove(svc)
+		name := types.NamespacedName{Namespace: "shop", Name: "web"}
+		_, err := g.r.Reconcile(t.Context(), ctrl.Request{NamespacedName: name})
+		g.Must(err)
+		if held, _ := g.r.Held(address); !held {
+			t.Error("the address is free while the load balancer has it")
+		}
+		s := &sweeper{Reconciler: g.r}
+		g.Must(s.sweep(t.Context()))
+		g.Must(s.sweep(t.Context()))
+		g.nothing(svc)
+		lists, err := g.api(class).FindAccess(t.Context(), g.vpc, TagService, string(svc.UID))
+		g.Must(err)
+		if len(lists) > 0 {
+			t.Errorf("left: %+v", lists)
+		}
+		if held, known := g.r.Held(address); held || !known {
+			t.Errorf("held %v, known %v", held, known)
 		}
 	})
 }

@@ -70,6 +70,9 @@ type Reconciler struct {
 
 	mu       sync.Mutex
 	services map[types.NamespacedName]*service
+	// orphans are Services that went without being cleaned up after: somebody has removed their finalizer by force. What
+	// their groups have is held until a sweep has deleted them.
+	orphans map[types.UID]*service
 	// held counts the groups that have, or may have, an address.
 	held map[netip.Addr]int
 	// unread are Services that had load balancers when this process began to lead, and whose groups have
@@ -84,7 +87,7 @@ type Reconciler struct {
 
 // New makes a reconciler.
 func New(o Options) *Reconciler {
-	r := &Reconciler{Options: o, metrics: newMetrics(o.Metrics), services: map[types.NamespacedName]*service{}, held: map[netip.Addr]int{}, early: map[types.NamespacedName]bool{},
+	r := &Reconciler{Options: o, metrics: newMetrics(o.Metrics), services: map[types.NamespacedName]*service{}, held: map[netip.Addr]int{}, early: map[types.NamespacedName]bool{}, orphans: map[types.UID]*service{},
 		changed: make(chan event.GenericEvent, 1)}
 	o.Config.OnChange(func() {
 		select {
@@ -305,7 +308,7 @@ func (r *Reconciler) of(svc *corev1.Service) *service {
 	s := r.services[key]
 	if s == nil || s.uid != svc.UID {
 		if s != nil {
-			r.releaseLocked(s)
+			r.orphans[s.uid] = s
 		}
 		s = &service{uid: svc.UID, groups: map[string]*cloud.Group{}, contents: map[string]map[cloud.BackendKey]cloud.Backend{}, stale: map[string]bool{}, adding: map[string]map[cloud.BackendKey]bool{},
 			leaving: map[cloud.BackendKey]leaving{}, said: map[string]string{}}
@@ -325,6 +328,17 @@ func (r *Reconciler) forget(ctx context.Context, key types.NamespacedName) {
 	r.knownLocked(key)
 	r.mu.Unlock()
 	r.heldChanged(ctx, addresses)
+}
+
+// lose takes note that a Service is gone. If it was cleaned up after, nothing is remembered of it by now.
+func (r *Reconciler) lose(key types.NamespacedName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.services[key]; s != nil {
+		r.orphans[s.uid] = s
+	}
+	delete(r.services, key)
+	r.knownLocked(key)
 }
 
 // work is one reconcile of a Service.
@@ -359,7 +373,7 @@ func (w *work) fail(err error) {
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	svc := &corev1.Service{}
 	if err := r.Client.Get(ctx, req.NamespacedName, svc); apierrors.IsNotFound(err) {
-		r.forget(ctx, req.NamespacedName)
+		r.lose(req.NamespacedName)
 		return ctrl.Result{}, nil
 	} else if err != nil {
 		return ctrl.Result{}, err

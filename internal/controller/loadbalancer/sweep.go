@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -69,23 +72,68 @@ func (s *sweeper) sweep(ctx context.Context) error {
 		absent[uid] = true
 		return was[uid]
 	}
-	var errs []error
+	deleted := map[string]error{}
 	for api, found := range map[cloud.BalancerAPI][]cloud.Balancer{s.CLB: clb, s.NLB: nlb} {
 		for _, b := range found {
 			if orphan(b.Tags) {
 				s.Log.Warn("deleting the load balancer of a Service that does not exist", "id", b.ID, "service", b.Tags[TagServiceName])
-				errs = append(errs, api.DeleteBalancer(ctx, b.ID))
+				deleted[b.Tags[TagService]] = errors.Join(deleted[b.Tags[TagService]], api.DeleteBalancer(ctx, b.ID))
 			}
+		}
+	}
+	for uid, err := range deleted { // a load balancer that stays has its access list
+		if err == nil {
+			deleted[uid] = s.sweepAccess(ctx, uid)
 		}
 	}
 	for _, g := range groups {
 		if orphan(g.Tags) {
 			// One that a listener has is of a load balancer that stays: the user's, or a Service's that said so.
-			if err := s.NLB.DeleteGroup(ctx, g.ID); err != nil && cloud.Explain(err).Reason != "LoadBalancerPartInUse" {
-				errs = append(errs, err)
+			err := s.NLB.DeleteGroup(ctx, g.ID)
+			if err != nil && cloud.Explain(err).Reason == "LoadBalancerPartInUse" {
+				err = nil
 			}
+			deleted[g.Tags[TagService]] = errors.Join(deleted[g.Tags[TagService]], err)
 		}
 	}
 	s.absent = absent
-	return errors.Join(errs...)
+	s.release(ctx, func(uid string) bool {
+		err, done := deleted[uid]
+		return !absent[uid] || done && err == nil
+	})
+	return errors.Join(slices.Collect(maps.Values(deleted))...)
+}
+
+// sweepAccess deletes the access lists of a Service that does not exist.
+func (s *sweeper) sweepAccess(ctx context.Context, uid string) error {
+	vpc, err := s.inVPC(ctx)
+	if err != nil {
+		return err
+	}
+	for _, api := range []cloud.BalancerAPI{s.CLB, s.NLB} {
+		lists, err := api.FindAccess(ctx, vpc, TagService, uid)
+		if err != nil {
+			return err
+		}
+		for _, l := range lists {
+			if err := api.DeleteAccess(ctx, l.ID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// release frees the addresses of the Services that are gone and of which the cloud has nothing any more.
+func (s *sweeper) release(ctx context.Context, clean func(uid string) bool) {
+	var free []netip.Addr
+	s.mu.Lock()
+	for uid, orphan := range s.orphans {
+		if clean(string(uid)) {
+			free = append(free, s.releaseLocked(orphan)...)
+			delete(s.orphans, uid)
+		}
+	}
+	s.mu.Unlock()
+	s.heldChanged(ctx, free)
 }
