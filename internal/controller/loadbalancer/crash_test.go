@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"pgregory.net/rapid"
 
+	lb "terway.dev/terway/internal/loadbalancer"
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
@@ -66,6 +67,75 @@ func TestKilledAnywhere(t *testing.T) {
 		g.remove(svc)
 		g.run(time.Minute)
 		g.nothing(svc)
+		if g.get("web") != nil {
+			t.Errorf("the Service is still there: %q", g.events.All())
+		}
+	})
+}
+
+// Wherever the controller is killed while a Service goes from one load balancer to another, its successor finishes: the
+// Service has what it wants, and nothing is left where it was.
+func TestKilledBetweenBalancers(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		g := newRig(t)
+		users := map[string]string{}
+		for _, class := range classes {
+			users[class] = g.users(class)
+		}
+		class := rapid.SampledFrom(classes).Draw(t, "class")
+		svc := g.service("web", class, nil, 80)
+		g.pod("web", "a", true, false, false)
+		typ, id := corev1.ServiceTypeLoadBalancer, ""
+		light := func() {
+			g.fuse.Light(rapid.IntRange(0, 8).Draw(t, "writes until it is killed"), rapid.Bool().Draw(t, "the last write is carried out"))
+		}
+		for range rapid.IntRange(1, 4).Draw(t, "rounds") {
+			light()
+			g.run(time.Duration(rapid.IntRange(1, 15).Draw(t, "seconds")) * time.Second)
+			typ = rapid.SampledFrom([]corev1.ServiceType{corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeClusterIP}).Draw(t, "type")
+			class = rapid.SampledFrom(classes).Draw(t, "class")
+			id = ""
+			if rapid.Bool().Draw(t, "the user's") {
+				id = users[class]
+			}
+			ranges := rapid.SampledFrom([][]string{nil, {"10.0.0.0/8"}}).Draw(t, "sources")
+			if id != "" {
+				ranges = nil
+			}
+			g.change("web", func(s *corev1.Service) {
+				s.Spec.Type, s.Spec.LoadBalancerClass, s.Spec.LoadBalancerSourceRanges = typ, &class, ranges
+				s.Annotations = merged(merged(s.Annotations, lb.Prefix+"id", id), lb.Prefix+"force-override-listeners", "true")
+			})
+		}
+		g.run(2 * time.Minute)
+		const want = "TCP 80: a:8080 100"
+		for c, user := range users {
+			w := ""
+			if typ == corev1.ServiceTypeLoadBalancer && user == id {
+				w = want
+			}
+			if got := g.describe(c, user); got != w {
+				t.Errorf("the user's %s has %q, want %q; %q", c, got, w, g.events.All())
+			}
+			own := g.balancers(c, svc)
+			if wanted := typ == corev1.ServiceTypeLoadBalancer && c == class && id == ""; wanted {
+				g.wantListeners(c, svc, want)
+			} else if len(own) > 0 {
+				t.Errorf("left: %+v", own)
+			}
+		}
+		if typ != corev1.ServiceTypeLoadBalancer {
+			g.nothing(svc)
+		}
+		light()
+		g.remove(svc)
+		g.run(time.Minute)
+		g.nothing(svc)
+		for c, user := range users {
+			if got := g.describe(c, user); got != "" {
+				t.Errorf("left in the user's: %s", got)
+			}
+		}
 		if g.get("web") != nil {
 			t.Errorf("the Service is still there: %q", g.events.All())
 		}
