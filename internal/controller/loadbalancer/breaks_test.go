@@ -425,3 +425,32 @@ func TestSweepAfterForce(t *testing.T) {
 		}
 	})
 }
+
+// Readiness gates wait for all listeners of the user's that have the group of the user's, whatever their port.
+func TestMembersOfUsersGroup(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		id, api := g.users(class), g.api(class)
+		group, err := api.CreateGroup(t.Context(), id, cloud.NewGroup{Token: "g", Name: "users", Protocol: "TCP", VPC: g.vpc})
+		g.Must(err)
+		g.service("web", class, map[string]string{lb.Prefix + "id": id, lb.Prefix + "vgroup-port": group + ":80"}, 80)
+		g.pod("web", "a", true, false, false)
+		g.run(20 * time.Second)
+		name := types.NamespacedName{Namespace: "shop", Name: "web"}
+		if members, ok := g.r.Members(name); !ok || len(members) != 1 || len(members[0].Backends) != 0 {
+			t.Errorf("without a listener: %+v, %v", members, ok)
+		}
+		for _, port := range []int{443, 444} {
+			g.Must(api.CreateListener(t.Context(), id, cloud.Listener{Port: port, Protocol: "TCP", Group: group, Description: "users"}))
+		}
+		g.run(6 * time.Minute)
+		members, ok := g.r.Members(name)
+		if !ok || len(members) != 2 {
+			t.Fatalf("%+v, %v", members, ok)
+		}
+		for _, m := range members {
+			if m.Listener.Port < 443 || len(m.Backends) != 1 || m.Backends[0].Address != g.at["a"] || !m.Checked {
+				t.Errorf("%+v", m)
+			}
+		}
+	})
+}

@@ -31,7 +31,7 @@ func (w *work) hold() {
 			a := &w.nn.Spec.ENIs[i].Addresses[j]
 			if w.Held == nil {
 				a.Held = false
-			} else if held, known := w.Held(parse(a.Address)); known {
+			} else if held, known := w.Held(parse(a.Address)); held || known {
 				a.Held = held
 			} else if a.Held {
 				w.again(w.Retry) // HeldChanged tells only of what load balancers have

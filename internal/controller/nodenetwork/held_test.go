@@ -55,15 +55,14 @@ func TestAddressesOfALoadBalancerStay(t *testing.T) {
 	g.backends, g.unread = map[string]bool{}, true
 	g.restart()
 	g.settle("n1", 10*minute)
-	g.backends = backends
-	g.hold("n1")
 	if got := g.held("n1"); !slices.Equal(got, want) {
 		t.Fatalf("held %v after a restart, want %v", got, want)
 	}
 	if wait, _ := g.once("n1"); wait == 0 || wait > g.r.Retry {
 		t.Errorf("the node is looked at again after %s: nobody else tells of a mark that is out of date", wait)
 	}
-	g.unread = false
+	g.backends, g.unread = backends, false
+	g.hold("n1")
 	g.startPods("n1", 5) // serve looks that they get others
 	g.settle("n1", minute)
 	if st := g.nn("n1").Status; len(st.Used) != 5 {
@@ -76,6 +75,21 @@ func TestAddressesOfALoadBalancerStay(t *testing.T) {
 		t.Errorf("held %v, and no load balancer has any", got)
 	}
 	g.rest("n1")
+}
+
+// What a load balancer is known to have is marked, also while it is not known what all of them have.
+func TestHeldWhileOthersAreUnknown(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	g.startPods("n1", 2)
+	g.settle("n1", minute)
+	g.balance("n1")
+	g.unread = true
+	g.settle("n1", minute)
+	if got, want := g.held("n1"), slices.Sorted(maps.Keys(g.backends)); len(want) != 2 || !slices.Equal(got, want) {
+		t.Errorf("held %v, want %v", got, want)
+	}
 }
 
 // The type allows no more addresses, load balancers have some of them, and pods wait: the condition says so.
