@@ -436,8 +436,8 @@ func TestMembersOfUsersGroup(t *testing.T) {
 		g.pod("web", "a", true, false, false)
 		g.run(20 * time.Second)
 		name := types.NamespacedName{Namespace: "shop", Name: "web"}
-		if members, ok := g.r.Members(name); !ok || len(members) != 1 || len(members[0].Backends) != 0 {
-			t.Errorf("without a listener: %+v, %v", members, ok)
+		if members, ok := g.r.Members(name); !ok || len(members) != 1 || len(members[0].Backends) != 0 || !g.events.Has("NoListener") {
+			t.Errorf("without a listener: %+v, %v; %q", members, ok, g.events.All())
 		}
 		for _, port := range []int{443, 444} {
 			g.Must(api.CreateListener(t.Context(), id, cloud.Listener{Port: port, Protocol: "TCP", Group: group, Description: "users"}))

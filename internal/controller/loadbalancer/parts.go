@@ -2,6 +2,7 @@ package loadbalancer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -245,25 +246,51 @@ func (w *work) deleteGroups(ctx context.Context) {
 	})
 }
 
-// publish makes the listeners that exist known to others.
+// publish makes the listeners that exist known to others. Of a load balancer of the user's they are those that have a
+// group of the Service, whatever their port.
 func (w *work) publish() {
 	members := []Member{}
+	var unused []string
 	for _, x := range w.want.Listeners {
-		group := w.group(x)
-		at := slices.IndexFunc(w.listeners, func(l cloud.Listener) bool { return l.Port == int(x.Port) && l.Group == group && group != "" })
-		switch {
-		case at >= 0:
-			checked := !slices.ContainsFunc([]map[string]string{x.Attributes, x.Group}, func(m map[string]string) bool {
-				return m["HealthCheck"] == "off" || m["HealthCheckSwitch"] == "off" || m["HealthCheckConfig.HealthCheckEnabled"] == "false"
-			})
-			members = append(members, Member{API: w.api, Listener: w.listeners[at], Checked: checked})
-		case w.want.OwnListeners && !x.Wrong: // it will come
-			members = append(members, Member{API: w.api, Listener: cloud.Listener{Balancer: w.balancer.ID, Port: int(x.Port), Protocol: string(x.Protocol)}, Checked: true})
+		group, found := w.group(x), false
+		for _, l := range w.listeners {
+			if group == "" || l.Group != group || w.want.OwnListeners && l.Port != int(x.Port) {
+				continue
+			}
+			found = true
+			if !slices.ContainsFunc(members, func(m Member) bool { return m.Listener.Port == l.Port && m.Listener.Protocol == l.Protocol }) {
+				members = append(members, Member{API: w.api, Listener: l, Checked: w.checked(x, l)})
+			}
 		}
+		if found || w.want.OwnListeners && x.Wrong {
+			continue
+		}
+		if !w.want.OwnListeners && group != "" {
+			unused = append(unused, fmt.Sprintf("port %d: no listener of load balancer %s has server group %s: create one, or set the annotation %sforce-override-listeners", x.Port, w.balancer.ID, group, lb.Prefix))
+		}
+		// It will come.
+		members = append(members, Member{API: w.api, Listener: cloud.Listener{Balancer: w.balancer.ID, Port: int(x.Port), Protocol: string(x.Protocol)}, Checked: true})
 	}
+	var err error
+	if len(unused) > 0 {
+		err = errors.New(strings.Join(unused, "; "))
+	}
+	w.warn("NoListener", err)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.members = members
+}
+
+// checked reports whether the load balancer checks the backends of a listener. Of a user's NLB it is not known: it
+// does, if nobody has said otherwise.
+func (w *work) checked(x lb.Listener, l cloud.Listener) bool {
+	off := func(m map[string]string) bool {
+		return m["HealthCheck"] == "off" || m["HealthCheckSwitch"] == "off" || m["HealthCheckConfig.HealthCheckEnabled"] == "false"
+	}
+	if !w.want.OwnListeners {
+		return !off(l.Settings)
+	}
+	return !off(x.Attributes) && !off(x.Group)
 }
 
 // published reports whether a Service's status has the address of a load balancer.
