@@ -200,12 +200,16 @@ func (p nlb) DeleteListener(ctx context.Context, is cloud.Listener) error {
 }
 
 func (p nlb) Health(ctx context.Context, is cloud.Listener) (cloud.Health, error) {
-	h := cloud.Health{Listed: map[cloud.BackendKey]string{}}
+	h := cloud.Health{Listed: map[cloud.BackendKey]string{}, Others: "the load balancer does not say how the listener's backends are"}
 	o, err := p.do(ctx, "GetListenerHealthStatus", params{"ListenerId": is.ID})
 	if err != nil {
 		return h, err
 	}
 	for _, status := range o.list("ListenerHealthStatus") {
+		if status.text("ListenerId") != is.ID {
+			continue
+		}
+		h.Others = "" // those that are not listed are healthy
 		for _, g := range status.list("ServerGroupInfos") {
 			for _, s := range g.list("NonNormalServers") {
 				b, err := s.backend()
