@@ -454,3 +454,57 @@ func TestMembersOfUsersGroup(t *testing.T) {
 		}
 	})
 }
+
+// states makes load balancers have another state.
+type states struct {
+	cloud.BalancerAPI
+	of func(id string) string
+}
+
+func (s states) DescribeBalancer(ctx context.Context, id string) (*cloud.Balancer, error) {
+	b, err := s.BalancerAPI.DescribeBalancer(ctx, id)
+	if state := s.of(id); err == nil && state != "" {
+		b.Ready, b.Settings["LoadBalancerStatus"] = false, state
+	}
+	return b, err
+}
+
+// A load balancer that the cloud could not make is replaced, and one that does not become usable is told of.
+func TestNotUsable(t *testing.T) {
+	t.Run("failed", func(t *testing.T) {
+		g, failed := newRig(t), ""
+		g.r.NLB = states{g.r.NLB, func(id string) string {
+			if failed == "" {
+				failed = id
+			}
+			if id == failed {
+				return "CreateFailed"
+			}
+			return ""
+		}}
+		svc := g.service("web", lb.ClassNLB, nil, 80)
+		g.pod("web", "a", true, false, false)
+		g.run(time.Minute)
+		g.wantListeners(lb.ClassNLB, svc, "TCP 80: a:8080 100")
+		if b := g.balancers(lb.ClassNLB, svc)[0]; b.ID == failed || !g.events.Has("CreateFailed") {
+			t.Errorf("%s, %q", b.ID, g.events.All())
+		}
+	})
+	t.Run("inactive", func(t *testing.T) {
+		g, state := newRig(t), "Inactive"
+		g.r.NLB = states{g.r.NLB, func(string) string { return state }}
+		svc := g.service("web", lb.ClassNLB, nil, 80)
+		g.pod("web", "a", true, false, false)
+		g.run(30 * time.Second)
+		if g.events.Has("Inactive") {
+			t.Errorf("at once: %q", g.events.All())
+		}
+		g.run(time.Minute)
+		if g.events.Count("Warning SyncLoadBalancerFailed", "Inactive") != 1 {
+			t.Errorf("%q", g.events.All())
+		}
+		state = ""
+		g.run(time.Minute)
+		g.wantListeners(lb.ClassNLB, svc, "TCP 80: a:8080 100")
+	})
+}

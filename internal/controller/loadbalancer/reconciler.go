@@ -277,6 +277,8 @@ type service struct {
 	// read is when all this was read; zero: never. dirty: something failed, so read it again.
 	read  time.Time
 	dirty bool
+	// unready is since when the load balancer is not usable; zero: it is, or there is none.
+	unready time.Time
 	// access says who may connect; nil: everybody, or it is not known. It was read when read was accessRead.
 	access     *cloud.AccessList
 	accessRead time.Time

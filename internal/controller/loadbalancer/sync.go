@@ -147,9 +147,9 @@ func (w *work) refresh(ctx context.Context, wrong bool) error {
 			return err
 		}
 		if w.balancer = now; !now.Ready {
-			w.again(w.Poll)
-			return nil
+			return w.unusable(ctx)
 		}
+		w.unready = time.Time{}
 	}
 	if err := w.readParts(ctx); err != nil {
 		return err
@@ -158,6 +158,34 @@ func (w *work) refresh(ctx context.Context, wrong bool) error {
 	w.known()
 	return nil
 }
+
+// unusable waits for a load balancer. One of the Service's own that the cloud could not make is deleted, and the next
+// attempt makes another one.
+func (w *work) unusable(ctx context.Context) error {
+	id, state := w.balancer.ID, w.balancer.Settings["LoadBalancerStatus"]
+	if state == stateFailed && w.want.ID == "" {
+		if err := w.api.DeleteBalancer(ctx, id); err != nil {
+			return err
+		}
+		w.balancer, w.unready = nil, time.Time{}
+		w.attempt++
+		return fmt.Errorf("load balancer %s: the cloud could not make it (%s): another one is made", id, state)
+	}
+	w.again(w.Poll)
+	if w.unready.IsZero() {
+		w.unready = w.Now()
+	}
+	if w.Now().Sub(w.unready) >= patience {
+		return fmt.Errorf("load balancer %s is in state %s, want Active: see the console why, and correct it or delete the load balancer", id, state)
+	}
+	return nil
+}
+
+// stateFailed is the state of an NLB that the cloud could not make.
+const stateFailed = "CreateFailed"
+
+// patience is how long a load balancer may not be usable until an event tells of it. An NLB is made in some seconds.
+const patience = time.Minute
 
 // known notes that it is known what the groups of the Service hold.
 func (w *work) known() {
