@@ -508,3 +508,32 @@ func TestNotUsable(t *testing.T) {
 		g.wantListeners(lb.ClassNLB, svc, "TCP 80: a:8080 100")
 	})
 }
+
+// What a cluster of another VPC has made, whose id may be the same, is left alone.
+func TestSweepOfOneVPC(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		g.service("web", class, nil, 80)
+		g.run(20 * time.Second)
+		var others []string
+		for i, tags := range []map[string]string{{TagVPC: "vpc-other"}, {}} {
+			maps.Copy(tags, map[string]string{"creator": "terway", "terway.dev/cluster": "c1", TagService: "x"})
+			want := cloud.NewBalancer{Token: fmt.Sprint("other", i), VPC: g.vpc, Tags: tags, Zones: zones(Settings(g.cfg).Zones), Settings: map[string]string{"AddressType": "Internet"}}
+			if class == lb.ClassCLB {
+				want.Zones, want.Settings = nil, map[string]string{"AddressType": "internet"}
+			}
+			id, err := g.api(class).CreateBalancer(t.Context(), want)
+			g.Must(err)
+			others = append(others, id)
+		}
+		g.Clock.Pass(time.Minute)
+		s := &sweeper{Reconciler: g.r}
+		for range 3 {
+			g.Must(s.sweep(t.Context()))
+		}
+		for _, id := range others {
+			if _, err := g.api(class).DescribeBalancer(t.Context(), id); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}

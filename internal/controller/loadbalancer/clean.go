@@ -166,7 +166,7 @@ func (w *work) deleteOwn(ctx context.Context) error {
 					return err
 				}
 				// The tag by which it is found goes with the last call.
-				if err := api.SetTags(ctx, b.ID, nil, []string{claims.TagCreator, claims.TagCluster, TagServiceName, TagService}); err != nil {
+				if err := api.SetTags(ctx, b.ID, nil, []string{claims.TagCreator, claims.TagCluster, TagVPC, TagServiceName, TagService}); err != nil {
 					return err
 				}
 				w.Events.Eventf(w.svc, nil, corev1.EventTypeNormal, "PreservedLoadBalancer", "Reconcile", "load balancer %s stays, as the annotation preserve-lb-on-delete says", b.ID)

@@ -34,8 +34,12 @@ func (w *work) attributes(ctx context.Context) error {
 		}
 		maps.Copy(b.Settings, set)
 	}
+	vpc, err := w.inVPC(ctx)
+	if err != nil {
+		return err
+	}
 	missing := map[string]string{}
-	for k, v := range w.tags() {
+	for k, v := range w.tags(vpc) {
 		if is, has := b.Tags[k]; !has || is != v {
 			missing[k] = v
 		}
@@ -128,7 +132,7 @@ func (w *work) makeGroup(ctx context.Context, name string, l lb.Listener) (strin
 		return "", err
 	}
 	return w.api.CreateGroup(ctx, w.balancer.ID, cloud.NewGroup{
-		Token: fmt.Sprintf("%d-%s", w.Now().UnixNano(), w.svc.UID[:min(36, len(w.svc.UID))]), Name: name, Protocol: groupProtocol(l), VPC: vpc, Tags: w.tags(), Settings: l.Group,
+		Token: fmt.Sprintf("%d-%s", w.Now().UnixNano(), w.svc.UID[:min(36, len(w.svc.UID))]), Name: name, Protocol: groupProtocol(l), VPC: vpc, Tags: w.tags(vpc), Settings: l.Group,
 	})
 }
 

@@ -62,7 +62,7 @@ func (w *work) fillAccess(ctx context.Context) error {
 		}
 		// A list that a killed predecessor made is found by its tag.
 		id, err := w.api.CreateAccess(ctx, cloud.NewAccess{
-			Token: fmt.Sprintf("%d-%s", w.Now().UnixNano(), w.svc.UID[:min(36, len(w.svc.UID))]), Name: "terway." + string(w.svc.UID), VPC: vpc, Tags: w.tags(),
+			Token: fmt.Sprintf("%d-%s", w.Now().UnixNano(), w.svc.UID[:min(36, len(w.svc.UID))]), Name: "terway." + string(w.svc.UID), VPC: vpc, Tags: w.tags(vpc),
 		})
 		if err != nil {
 			return w.reread(err)

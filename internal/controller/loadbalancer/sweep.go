@@ -42,6 +42,10 @@ func (s *sweeper) run(ctx context.Context) error {
 
 func (s *sweeper) sweep(ctx context.Context) error {
 	cluster := s.Config.Get().ClusterID
+	vpc, err := s.inVPC(ctx)
+	if err != nil {
+		return err
+	}
 	clb, err := s.CLB.FindBalancers(ctx, claims.TagCluster, cluster)
 	if err != nil {
 		return err
@@ -66,7 +70,7 @@ func (s *sweeper) sweep(ctx context.Context) error {
 	was, absent := s.absent, map[string]bool{}
 	orphan := func(tags map[string]string) bool {
 		uid := tags[TagService]
-		if uid == "" || there[uid] || tags[claims.TagCreator] != claims.Creator || tags[claims.TagCluster] != cluster {
+		if uid == "" || there[uid] || tags[claims.TagCreator] != claims.Creator || tags[claims.TagCluster] != cluster || tags[TagVPC] != vpc {
 			return false
 		}
 		absent[uid] = true

@@ -26,6 +26,8 @@ import (
 const (
 	// TagService has the Service's UID: by it a load balancer is found.
 	TagService = "terway.dev/service"
+	// TagVPC has the cluster's VPC: only there is the cluster's id its own, and a CLB with a public address is in none.
+	TagVPC = "terway.dev/vpc"
 	// TagServiceName has its namespace and name, for people.
 	TagServiceName = "terway.dev/service-name"
 )
@@ -33,11 +35,11 @@ const (
 // mostTag is the length of a tag's value (SLB and NLB: at most 128 characters).
 const mostTag = 128
 
-func (w *work) tags() map[string]string {
+func (w *work) tags(vpc string) map[string]string {
 	name := w.svc.Namespace + "/" + w.svc.Name
 	t := map[string]string{}
 	maps.Copy(t, w.want.Tags)
-	maps.Copy(t, map[string]string{claims.TagCreator: claims.Creator, claims.TagCluster: w.Config.Get().ClusterID, TagService: string(w.svc.UID),
+	maps.Copy(t, map[string]string{claims.TagCreator: claims.Creator, claims.TagCluster: w.Config.Get().ClusterID, TagVPC: vpc, TagService: string(w.svc.UID),
 		TagServiceName: name[:min(len(name), mostTag)]})
 	return t
 }
@@ -277,7 +279,7 @@ func (w *work) create(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	want := cloud.NewBalancer{VPC: vpc, Tags: w.tags(), SecurityGroups: w.want.SecurityGroups, Zones: zones(w.want.New.Zones), Settings: maps.Clone(w.want.Attributes)}
+	want := cloud.NewBalancer{VPC: vpc, Tags: w.tags(vpc), SecurityGroups: w.want.SecurityGroups, Zones: zones(w.want.New.Zones), Settings: maps.Clone(w.want.Attributes)}
 	if len(w.want.Zones) > 0 {
 		want.Zones = zones(w.want.Zones)
 	}
