@@ -22,10 +22,10 @@ func TestWhatDeniesProbes(t *testing.T) {
 	w.put(front)
 	w.put(web())
 	hub := w.replica("a", nil)
+	eventually(t, "the hub is ready", func() error { return hub.Ready(nil) })
 	for _, o := range w.all() {
 		hub.cache.informer(reflect.TypeOf(o)).Add(o)
 	}
-	eventually(t, "the hub is ready", func() error { return hub.Ready(nil) })
 	says := func(what string, pod *corev1.Pod, parts ...string) {
 		t.Helper()
 		eventually(t, what, func() error {
