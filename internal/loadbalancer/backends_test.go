@@ -285,6 +285,45 @@ func TestBackendsPods(t *testing.T) {
 }
 
 // In a user's group only the backends with our description are ours.
+// Several slices: of each address family, and of pods whose port of the Service's targetPort has another number.
+func TestBackendsOfSeveralSlices(t *testing.T) {
+	w := newWorld()
+	w.endpoint(1, "a", isReady)
+	other := w.slice.DeepCopy()
+	*other.Ports[0].Port = 9090
+	other.Endpoints[0].Addresses[0] = podAddress(2).String()
+	other.Endpoints[0].TargetRef.Name, other.Endpoints[0].TargetRef.UID = "web-2", "uid-2"
+	w.enis[podAddress(2)] = "eni-a"
+	six := w.slice.DeepCopy()
+	six.AddressType, six.Endpoints[0].Addresses = discoveryv1.AddressTypeIPv6, []string{"2001:db8::1"}
+	none := w.slice.DeepCopy() // pods without a port of the targetPort's name
+	none.Ports, none.Endpoints[0].Addresses = nil, []string{podAddress(3).String()}
+	want, err := Read(w.svc, defaultSets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Slices = []*discoveryv1.EndpointSlice{six, none, other, &w.slice}
+	if got, want := Backends(want, w.svc, w.Cluster).list(), "eni-a 1:8080=100, eni-a 2:9090=100"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// A Service that has only IPv6 addresses cannot be served, and is told so.
+func TestIPv6Only(t *testing.T) {
+	for _, class := range []string{ClassCLB, ClassNLB} {
+		for _, c := range []struct {
+			families []corev1.IPFamily
+			ok       bool
+		}{{nil, true}, {[]corev1.IPFamily{corev1.IPv4Protocol}, true}, {[]corev1.IPFamily{corev1.IPv6Protocol, corev1.IPv4Protocol}, true}, {[]corev1.IPFamily{corev1.IPv6Protocol}, false}} {
+			svc := service(class, nil)
+			svc.Spec.IPFamilies = c.families
+			if _, err := Read(svc, cluster); (err == nil) != c.ok || err != nil && !strings.Contains(err.Error(), "spec.ipFamilies") {
+				t.Errorf("%s %v: %v", class, c.families, err)
+			}
+		}
+	}
+}
+
 func TestBackendsInUsersGroup(t *testing.T) {
 	w := newWorld(func(s *corev1.Service) {
 		s.Annotations[Prefix+"id"], s.Annotations[Prefix+"vgroup-port"] = "lb-1", "rsp-1:80"

@@ -76,6 +76,9 @@ func Read(svc *corev1.Service, s Settings) (*LoadBalancer, error) {
 		withoutUnused(w.Product, l)
 	}
 	r.sources(w)
+	if f := svc.Spec.IPFamilies; len(f) > 0 && !slices.Contains(f, corev1.IPv4Protocol) {
+		r.wrong("spec.ipFamilies", string(f[0]), "want IPv4 among them: load balancers have only IPv4 backends here")
+	}
 	return w, errors.Join(r.errs...)
 }
 
