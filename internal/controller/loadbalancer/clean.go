@@ -124,7 +124,6 @@ func (w *work) clean(ctx context.Context) error {
 	if err := w.deleteOwn(ctx); err != nil {
 		return err
 	}
-	w.forget(ctx, client.ObjectKeyFromObject(w.svc))
 	if w.svc.DeletionTimestamp == nil && len(w.svc.Status.LoadBalancer.Ingress) > 0 {
 		if err := w.setIngress(ctx, nil, "DeletedLoadBalancer", "the Service does not want a load balancer any more"); err != nil {
 			return err
@@ -134,10 +133,11 @@ func (w *work) clean(ctx context.Context) error {
 		controllerutil.RemoveFinalizer(svc, Finalizer)
 		delete(svc.Annotations, AnnotationUses)
 	})
-	if apierrors.IsNotFound(errors.Unwrap(err)) {
-		return nil
+	if err != nil && !apierrors.IsNotFound(errors.Unwrap(err)) {
+		return err
 	}
-	return err
+	w.forget(ctx, client.ObjectKeyFromObject(w.svc))
+	return nil
 }
 
 // preserved reports whether the load balancer stays when the Service goes.

@@ -325,6 +325,7 @@ func (w *work) setIngress(ctx context.Context, ingress []corev1.LoadBalancerIngr
 	if err := w.Client.Status().Patch(ctx, next, client.MergeFrom(w.svc)); err != nil {
 		return fmt.Errorf("write the address to the Service's status: %w", err)
 	}
+	w.svc.ResourceVersion, w.svc.Status = next.ResourceVersion, next.Status
 	w.Events.Eventf(w.svc, nil, corev1.EventTypeNormal, reason, "Reconcile", "%s", note)
 	return nil
 }

@@ -222,6 +222,23 @@ func (r *Reconciler) isOurs(svc *corev1.Service) bool {
 	return wants || svc.Annotations[AnnotationUses] != ""
 }
 
+// wasOurs reports whether a Service with the finalizer has something of ours although nothing on it says so: somebody has
+// taken its annotation away. The cloud is asked only if the Service is being deleted, which else would never end.
+func (r *Reconciler) wasOurs(ctx context.Context, svc *corev1.Service) (bool, error) {
+	r.mu.Lock()
+	s := r.services[client.ObjectKeyFromObject(svc)]
+	r.mu.Unlock()
+	if s != nil && s.uid == svc.UID || svc.DeletionTimestamp == nil {
+		return s != nil && s.uid == svc.UID, nil
+	}
+	for _, api := range []cloud.BalancerAPI{r.CLB, r.NLB} {
+		if found, err := api.FindBalancers(ctx, TagService, string(svc.UID)); err != nil || len(found) > 0 {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
 // begin notes the Services whose groups a predecessor may have filled.
 func (r *Reconciler) begin(ctx context.Context) error {
 	var list corev1.ServiceList
@@ -382,7 +399,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	want, wrong := lb.Read(svc, Settings(r.Config.Get()))
 	hasFinalizer := controllerutil.ContainsFinalizer(svc, Finalizer)
-	if !r.isOurs(svc) || !hasFinalizer && (want == nil || svc.DeletionTimestamp != nil) {
+	ours := r.isOurs(svc)
+	if !ours && hasFinalizer {
+		var err error
+		if ours, err = r.wasOurs(ctx, svc); err != nil {
+			r.Log.Warn("look whether a Service that is being deleted has a load balancer", "service", req.NamespacedName, "error", err)
+			return ctrl.Result{RequeueAfter: r.Park}, nil
+		}
+	}
+	if !ours || !hasFinalizer && (want == nil || svc.DeletionTimestamp != nil) {
 		r.forget(ctx, req.NamespacedName)
 		return ctrl.Result{}, nil
 	}
