@@ -566,3 +566,34 @@ func TestAnnotationTakenAway(t *testing.T) {
 		}
 	})
 }
+
+// Two Services with the same pods and the same group of the user's: when one goes, the other puts the pods in soon.
+func TestTwoServicesOneGroup(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		id := g.users(class)
+		group, err := g.api(class).CreateGroup(t.Context(), id, cloud.NewGroup{Token: "g", Name: "users", Protocol: "TCP", VPC: g.vpc})
+		g.Must(err)
+		with := map[string]string{lb.Prefix + "id": id, lb.Prefix + "vgroup-port": group + ":80"}
+		one := g.service("one", class, with, 80)
+		g.pod("one", "a", true, false, false)
+		g.run(20 * time.Second)
+		g.service("two", class, with, 80)
+		g.pod("two", "a", true, false, false)
+		g.run(20 * time.Second)
+		if !g.events.Has("BackendsLeftOut") {
+			t.Errorf("%q", g.events.All())
+		}
+		g.remove(one)
+		g.run(40 * time.Second)
+		backends, err := g.api(class).ListBackends(t.Context(), group)
+		g.Must(err)
+		if len(backends) != 1 || backends[0].Address != g.at["a"] {
+			t.Errorf("%+v; %q", backends, g.events.All())
+		}
+		g.writes = 0
+		g.run(10 * time.Minute)
+		if g.writes > 0 {
+			t.Errorf("%d writes", g.writes)
+		}
+	})
+}

@@ -526,6 +526,12 @@ func (w *work) backends(ctx context.Context, t lb.Targets) {
 			left = append(left, fmt.Sprintf("listener %d: %s: %s", l.Port, x.Address, x.Why))
 		}
 		w.fail(w.applyChange(ctx, l, id, change))
+		if len(change.Left) > 0 && l.GroupID != "" { // others may take theirs out of the user's group
+			w.mu.Lock()
+			w.stale[id] = true
+			w.mu.Unlock()
+			w.again(w.Park)
+		}
 	}
 	if len(left) == 0 {
 		w.warn("BackendsLeftOut", nil)
