@@ -198,7 +198,7 @@ func (e *env) putPoliciesBack(ctx context.Context) error {
 // policyResources are what nobody of Terway asks the API server for while policies are off; of core those that the hub watches
 // and the controller does not need.
 var policyResources = []string{"networkpolicies", "globalnetworkpolicies", "networksets", "globalnetworksets", "hostendpoints", "tiers", "clusternetworkpolicies",
-	"endpointslices", "serviceaccounts", "namespaces"}
+	"serviceaccounts", "namespaces"}
 
 var policyOffNoLoad = trouble(policyCheck("policy-off-no-load",
 	"policies are turned off and on under traffic: running connections lose nothing that is allowed, what was denied passes while they are off and is cut again; while they are off "+
