@@ -158,18 +158,9 @@ func (w *work) deleteOwn(ctx context.Context) error {
 		keep := preserved(w.svc)
 		for _, b := range found {
 			if keep {
-				off := map[string]string{"DeleteProtection": "off", "ModificationProtectionStatus": "NonProtection"}
-				if p == lb.NLB {
-					off = map[string]string{"DeletionProtectionEnabled": "false", "ModificationProtectionStatus": "NonProtection"}
-				}
-				if err := api.SetBalancer(ctx, b.ID, off); err != nil {
+				if err := w.preserve(ctx, api, p, b.ID); err != nil {
 					return err
 				}
-				// The tag by which it is found goes with the last call.
-				if err := api.SetTags(ctx, b.ID, nil, []string{claims.TagCreator, claims.TagCluster, TagVPC, TagServiceName, TagService}); err != nil {
-					return err
-				}
-				w.Events.Eventf(w.svc, nil, corev1.EventTypeNormal, "PreservedLoadBalancer", "Reconcile", "load balancer %s stays, as the annotation preserve-lb-on-delete says", b.ID)
 				continue
 			}
 			if err := api.DeleteBalancer(ctx, b.ID); err != nil {
@@ -204,6 +195,22 @@ func (w *work) deleteOwn(ctx context.Context) error {
 			}
 		}
 	}
+	return nil
+}
+
+// preserve takes protection and tags off a load balancer that stays. The tag by which it is found goes with the last call.
+func (w *work) preserve(ctx context.Context, api cloud.BalancerAPI, p lb.Product, id string) error {
+	off := map[string]string{"DeleteProtection": "off", "ModificationProtectionStatus": "NonProtection"}
+	if p == lb.NLB {
+		off = map[string]string{"DeletionProtectionEnabled": "false", "ModificationProtectionStatus": "NonProtection"}
+	}
+	if err := api.SetBalancer(ctx, id, off); err != nil {
+		return err
+	}
+	if err := api.SetTags(ctx, id, nil, []string{claims.TagCreator, claims.TagCluster, TagVPC, TagServiceName, TagService}); err != nil {
+		return err
+	}
+	w.Events.Eventf(w.svc, nil, corev1.EventTypeNormal, "PreservedLoadBalancer", "Reconcile", "load balancer %s stays, as the annotation preserve-lb-on-delete says", id)
 	return nil
 }
 
@@ -251,7 +258,7 @@ func (w *work) leaveBalancer(ctx context.Context, api cloud.BalancerAPI, id stri
 			continue
 		}
 		// A listener of the user's may use it: then only the backends go.
-		if err := api.DeleteGroup(ctx, g.ID); cloud.Explain(err).Reason == "LoadBalancerPartInUse" && err != nil {
+		if err := api.DeleteGroup(ctx, g.ID); err != nil && cloud.Explain(err).Reason == "LoadBalancerPartInUse" {
 			if err := w.leaveGroup(ctx, api, "", g.ID); err != nil {
 				return err
 			}

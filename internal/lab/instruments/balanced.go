@@ -56,8 +56,6 @@ type BalancedService struct {
 	Public bool
 	// Annotations are further ones, by names without their common prefix.
 	Annotations map[string]string
-	// Change changes the Service before it is created, if it is not nil.
-	Change func(*corev1.Service)
 }
 
 // InjectGates has the namespace's new pods wait for load balancers.
@@ -102,9 +100,6 @@ func (c *Cluster) Balance(ctx context.Context, want BalancedService) (*Balanced,
 			Selector: map[string]string{"app": want.Of},
 			Ports:    []corev1.ServicePort{{Port: BalancerPort, TargetPort: intstr.FromInt32(HTTPPort)}},
 		},
-	}
-	if want.Change != nil {
-		want.Change(s)
 	}
 	if _, err := c.Client.CoreV1().Services(c.Namespace).Create(ctx, s, metav1.CreateOptions{}); err != nil {
 		return nil, fmt.Errorf("create Service %s: %w", want.Name, err)
