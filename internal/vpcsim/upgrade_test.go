@@ -81,7 +81,7 @@ func TestBackendThatEnds(t *testing.T) {
 	taking := func(want int) {
 		t.Helper()
 		eventually(t, fmt.Sprintf("%d backends take connections", want), func() bool {
-			v := s.View().Balancers
+			v := applied(t, s).Balancers
 			if len(v) != 1 || len(v[0].Listeners) != 2 {
 				return false
 			}

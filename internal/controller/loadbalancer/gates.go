@@ -95,8 +95,8 @@ func (g *Gates) SetupWithManager(mgr ctrl.Manager, workers int) error {
 		return fmt.Errorf("index pods by readiness gates: %w", err)
 	}
 	services := func(_ context.Context, o client.Object) (all []reconcile.Request) {
-		for _, name := range gatesOf(o) {
-			all = append(all, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: o.GetNamespace(), Name: name}})
+		for _, name := range gated(o) {
+			all = append(all, reconcile.Request{NamespacedName: name})
 		}
 		return all
 	}

@@ -4,6 +4,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -15,6 +16,15 @@ import (
 const indexGate = "terway.gate"
 
 func gatesOf(o client.Object) []string { return lb.GatesOf(o.(*corev1.Pod)) }
+
+// gated returns the Services for whose readiness gates a pod waits or has waited.
+func gated(pod client.Object) []types.NamespacedName {
+	var all []types.NamespacedName
+	for _, name := range gatesOf(pod) {
+		all = append(all, types.NamespacedName{Namespace: pod.GetNamespace(), Name: name})
+	}
+	return all
+}
 
 // CachedPods says which pods a manager's cache has, and what of them: those with a readiness gate, which the admission
 // webhook labels, as an API server cannot select pods by gates; and of them what this package reads.

@@ -158,7 +158,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 			}
 			return all
 		})).
-		Watches(&corev1.Pod{}, later(func(o client.Object) []types.NamespacedName { return gated(o.(*corev1.Pod)) })).
+		Watches(&corev1.Pod{}, later(gated)).
 		WatchesRawSource(source.Channel(r.changed, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request {
 			return r.all(ctx)
 		}))).
@@ -182,15 +182,6 @@ func nodeOf(n *corev1.Node) lb.Node {
 	node := lb.NodeOf(n, id)
 	node.Excluded = node.Excluded || nodeinfo.Ignored(n)
 	return node
-}
-
-// gated returns the Services for whose readiness gates a pod waits or has waited.
-func gated(pod *corev1.Pod) []types.NamespacedName {
-	var all []types.NamespacedName
-	for _, name := range lb.GatesOf(pod) {
-		all = append(all, types.NamespacedName{Namespace: pod.Namespace, Name: name})
-	}
-	return all
 }
 
 // leading is a runnable of the leader.
