@@ -388,7 +388,14 @@ func limitOfARunningPod(t *testing.T, e *env) {
 		if got := e.n0.Sync(p, near); len(got) == 0 && repairs {
 			t.Errorf("Sync with limits %s repaired nothing", l)
 		}
-		if err := e.n0.DP.CheckPod(context.Background(), e.n0.Desired, p.Spec); err != nil {
+		err := e.n0.DP.CheckPod(context.Background(), e.n0.Desired, p.Spec)
+		// A queue in which packets wait is removed by a later Sync: they are not dropped.
+		for deadline := time.Now().Add(20 * time.Second); err != nil && (l.Ingress == 0 || l.Egress == 0) && time.Now().Before(deadline); {
+			time.Sleep(10 * time.Millisecond)
+			e.n0.Sync(p, near)
+			err = e.n0.DP.CheckPod(context.Background(), e.n0.Desired, p.Spec)
+		}
+		if err != nil {
 			t.Errorf("limits %s: %v", l, err)
 		}
 		for _, k := range talks {
