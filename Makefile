@@ -5,7 +5,11 @@
 # Go has compiled already.
 export CGO_ENABLED = 0
 export GOFLAGS = -trimpath
-GOBUILD = go build -buildvcs=false -ldflags="-s -w"
+# The version that programs report: a tag of git, or VERSION=v1.2.3.
+VERSION ?= $(shell git describe --tags --dirty 2>/dev/null || echo dev)
+COMMIT ?= $(shell git describe --always --abbrev=40 --exclude='*' --dirty 2>/dev/null)
+IN_VERSION = terway.dev/terway/internal/version
+GOBUILD = go build -buildvcs=false -ldflags="-s -w -X $(IN_VERSION).version=$(VERSION) -X $(IN_VERSION).commit=$(COMMIT)"
 
 GOBENCH = go test -count=1 -v -timeout 30m -tags bench
 

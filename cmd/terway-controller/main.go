@@ -38,6 +38,7 @@ import (
 	v3 "terway.dev/terway/api/calico/v3"
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/cli/version"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/cloud/alibaba"
 	"terway.dev/terway/internal/config"
@@ -125,6 +126,7 @@ func main() {
 	fl.StringToIntVar(&f.limits, "cloud-limits", nil, "ACTION=N,…: the most calls a minute of an action of the cloud's API, instead of the default (docs/configuration.md, rate limits)")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every call")
 
+	version.Add(cmd)
 	if err := cmd.ExecuteContext(ctrl.SetupSignalHandler()); err != nil {
 		fmt.Fprintln(os.Stderr, "terway-controller:", err)
 		os.Exit(1)
@@ -198,6 +200,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
+	metrics.Registry.MustRegister(version.Metric("terway-controller"))
 	events := mgr.GetEventRecorder("terway-controller")
 	watcher := eniconfig.New(eniconfig.Options{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Namespace: f.namespace, Events: events, Log: log, Metrics: metrics.Registry,

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"terway.dev/terway/internal/cli/lab"
+	"terway.dev/terway/internal/cli/version"
 	"terway.dev/terway/internal/cli/vpcsim"
 )
 
@@ -24,6 +25,7 @@ func main() {
 	root := lab.NewCommand()
 	root.SilenceUsage, root.SilenceErrors = true, true
 	root.AddCommand(vpcsim.NewCommand())
+	version.Add(root)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "terway-lab:", err)
 		os.Exit(1)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"terway.dev/terway/internal/cnicall"
+	"terway.dev/terway/internal/version"
 )
 
 const (
@@ -31,7 +32,11 @@ const (
 )
 
 func main() {
-	out, err := run(os.Getenv("CNI_COMMAND"), os.Stdin)
+	verb := os.Getenv("CNI_COMMAND")
+	if verb == "" {
+		os.Exit(speak(os.Args[1:], os.Stdout, os.Stderr))
+	}
+	out, err := run(verb, os.Stdin)
 	if err != nil {
 		out, _ = json.Marshal(struct {
 			CNIVersion string `json:"cniVersion"`
@@ -46,14 +51,26 @@ func main() {
 	}
 }
 
+// speak answers a person, who calls the program without a verb, and returns the exit status.
+func speak(args []string, out, errs io.Writer) int {
+	switch strings.Join(args, " ") {
+	case "--version", "version", "version -o text":
+		fmt.Fprintf(out, "terway %s\n", version.Get())
+	case "version -o json", "version -o=json", "version --output json", "version --output=json":
+		_ = json.NewEncoder(out).Encode(version.Get()) // to a person
+	case "", "-h", "--help":
+		fmt.Fprintf(errs, "terway: pods with VPC addresses\nA CNI plugin, which container runtimes execute. Versions of CNI: %s\nBesides: terway --version; terway version -o json\n", strings.Join(cnicall.Versions, ", "))
+	default:
+		fmt.Fprintf(errs, "terway: unknown argument %q: want --version or version -o json; CNI_COMMAND says what a container runtime wants\n", args)
+		return 2
+	}
+	return 0
+}
+
 func newest() string { return cnicall.Versions[len(cnicall.Versions)-1] }
 
 // run executes a CNI verb and returns what goes to standard output.
 func run(verb string, stdin io.Reader) ([]byte, *cnicall.Error) {
-	if verb == "" {
-		fmt.Fprintf(os.Stderr, "terway: pods with VPC addresses\nA CNI plugin, which container runtimes execute. Versions of CNI: %s\n", strings.Join(cnicall.Versions, ", "))
-		return nil, nil
-	}
 	config, err := io.ReadAll(stdin)
 	if err != nil {
 		return nil, &cnicall.Error{Code: cnicall.CodeIOFailure, Msg: "read the network configuration from standard input", Details: err.Error()}

@@ -18,6 +18,7 @@ import (
 
 	"terway.dev/terway/internal/cnicall"
 	"terway.dev/terway/internal/cnicall/server"
+	own "terway.dev/terway/internal/version"
 )
 
 // TestMain lets the test's program be the plugin.
@@ -43,6 +44,27 @@ func execute(t *testing.T, config string, env ...string) (stdout string, code in
 	}
 	t.Logf("%v: exit %d, %s%s", env, cmd.ProcessState.ExitCode(), out.String(), errs.String())
 	return out.String(), cmd.ProcessState.ExitCode()
+}
+
+// Without a verb of CNI a person has called.
+func TestVersionOfTheProgram(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		out  string
+		code int
+	}{
+		{nil, "", 0},
+		{[]string{"--help"}, "", 0},
+		{[]string{"--version"}, "terway " + own.Get().String() + "\n", 0},
+		{[]string{"version"}, "terway " + own.Get().String() + "\n", 0},
+		{[]string{"version", "-o", "json"}, `{"version":"` + own.Get().Version + `"`, 0},
+		{[]string{"version", "-o", "xml"}, "", 2},
+	} {
+		var out, errs bytes.Buffer
+		if code := speak(c.args, &out, &errs); code != c.code || !strings.HasPrefix(out.String(), c.out) || (c.out == "") == (out.Len() > 0) {
+			t.Errorf("%q: exit %d, %q, want %d and %q; %s", c.args, code, out.String(), c.code, c.out, errs.String())
+		}
+	}
 }
 
 // agent answers at a socket until the test ends.

@@ -19,6 +19,7 @@ import (
 	"terway.dev/terway/internal/cli/plan"
 	"terway.dev/terway/internal/cli/policy"
 	"terway.dev/terway/internal/cli/status"
+	"terway.dev/terway/internal/cli/version"
 	"terway.dev/terway/internal/cli/vpc"
 )
 
@@ -54,5 +55,6 @@ func newCommand() *cobra.Command {
 		moved("lab"),
 		moved("vpcsim", "vpcsim"),
 	)
+	version.Add(root)
 	return root
 }

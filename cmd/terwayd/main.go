@@ -26,6 +26,7 @@ import (
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/agent/kubelet"
+	"terway.dev/terway/internal/cli/version"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/kinds"
 )
@@ -85,6 +86,7 @@ func main() {
 		}
 		cmd.AddCommand(c)
 	}
+	version.Add(cmd)
 	share(teardownCommand(&f), "state-dir", "cni-conf-dir", "cni-bin-dir", "host-root", "policy-dir")
 	share(askCommand(&f), "ask-socket")
 	share(flannelCommand(&f), "node-name", "kubeconfig", "cni-conf-dir", "cni-bin-dir")
@@ -168,7 +170,7 @@ func run(ctx context.Context, f flags) error {
 	if policies != nil {
 		policies.Start()
 	}
-	registry.MustRegister(a.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(a.Collector(), version.Metric("terwayd"), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := agent.InstallPlugin(f.pluginBin, f.cniBinDir); err != nil {
 		return err
 	}
