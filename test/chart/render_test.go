@@ -78,9 +78,21 @@ func (r *renderer) render(t *testing.T, values map[string]any) (map[string]strin
 // renderIn renders for a cluster with these objects.
 func (r *renderer) renderIn(t *testing.T, values map[string]any, objects ...map[string]any) (map[string]string, string) {
 	t.Helper()
+	return r.ask(t, map[string]any{"values": values, "objects": objects})
+}
+
+// lint returns the warnings and errors of "helm lint" with these values.
+func (r *renderer) lint(t *testing.T, values map[string]any) string {
+	t.Helper()
+	_, problems := r.ask(t, map[string]any{"values": values, "lint": true})
+	return problems
+}
+
+func (r *renderer) ask(t *testing.T, question map[string]any) (map[string]string, string) {
+	t.Helper()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := json.NewEncoder(r.in).Encode(map[string]any{"values": values, "objects": objects}); err != nil {
+	if err := json.NewEncoder(r.in).Encode(question); err != nil {
 		t.Fatal(err)
 	}
 	line, err := r.out.ReadBytes('\n')

@@ -1,6 +1,7 @@
 // Render renders a chart with Helm's library: it reads lines of JSON, {"values": …, "objects":
 // [{…}, …]}, and answers each with a line, {"files": {template: text}} or {"error": text}. It
-// uses no cluster: lookup finds these objects.
+// uses no cluster: lookup finds these objects. With "lint": true it answers as "helm lint --strict"
+// does: with no files, or an error that has every problem.
 //
 //	render CHART-FOLDER
 package main
@@ -15,6 +16,8 @@ import (
 
 	"helm.sh/helm/v4/pkg/chart/common"
 	"helm.sh/helm/v4/pkg/chart/common/util"
+	"helm.sh/helm/v4/pkg/chart/v2/lint"
+	"helm.sh/helm/v4/pkg/chart/v2/lint/support"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"helm.sh/helm/v4/pkg/engine"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -41,7 +44,11 @@ func main() {
 			Files map[string]string `json:"files,omitempty"`
 			Error string            `json:"error,omitempty"`
 		}
-		if err == nil {
+		switch {
+		case err != nil:
+		case ask.Lint:
+			err = problems(os.Args[1], ask.Values)
+		default:
 			answer.Files, err = render(os.Args[1], ask)
 		}
 		if err != nil {
@@ -57,6 +64,17 @@ func main() {
 type question struct {
 	Values  map[string]any   `json:"values"`
 	Objects []map[string]any `json:"objects"`
+	Lint    bool             `json:"lint"`
+}
+
+func problems(dir string, values map[string]any) error {
+	var errs []error
+	for _, m := range lint.RunAll(dir, values, "kube-system").Messages {
+		if m.Severity >= support.WarningSev {
+			errs = append(errs, m)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func render(dir string, ask question) (map[string]string, error) {

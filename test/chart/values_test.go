@@ -1,0 +1,131 @@
+package chart
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+
+	"terway.dev/terway/internal/config"
+)
+
+// ciValues returns the values with which the chart is linted, by the file's name.
+func ciValues(t *testing.T) map[string]map[string]any {
+	t.Helper()
+	files, err := filepath.Glob(dir + "ci/*-values.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	out := map[string]map[string]any{}
+	for _, f := range files {
+		var values map[string]any
+		read(t, f, func(b []byte, v any) error { return yaml.Unmarshal(b, v) }, &values)
+		out[filepath.Base(f)] = values
+	}
+	return out
+}
+
+func TestLint(t *testing.T) {
+	for name, values := range ciValues(t) {
+		if problems := helm.lint(t, values); problems != "" {
+			t.Errorf("%s: %s", name, problems)
+		}
+		conf, err := yaml.Marshal(values["eniConfig"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := config.Parse(conf); err != nil {
+			t.Errorf("%s: the controller says: %v", name, err)
+		}
+		objects(t, values)
+	}
+	if helm.lint(t, map[string]any{}) == "" {
+		t.Error("the linter accepts a cluster without an id")
+	}
+}
+
+// What fails when the programs run is refused before, by the name of the value; and what they take is not.
+func TestRefusedBeforeItRuns(t *testing.T) {
+	const terway, flannel = "terway", "flannel"
+	for _, c := range []struct {
+		network, path string
+		good, bad     []any
+		beside        map[string]any
+	}{
+		{network: terway, path: "eniConfig.cluster_id", good: []any{"c1", "A_b.c-2"}, bad: []any{"", "x y/z", strings.Repeat("c", 65)}},
+		{network: terway, path: "eniConfig.region", bad: []any{"", "cn hangzhou", "cn-beijing"}},
+		{network: terway, path: "eniConfig.service_cidr", good: []any{"10.0.0.0/8", "172.21.0.0/20,fc00::/112", "fc00::/112, 172.21.0.0/20"},
+			bad: []any{"", "banana", "172.21.0.0", "172.21.0.0/20,172.22.0.0/20", "fc00::/112,fd00::/112"}},
+		{network: terway, path: "eniConfig.network_policy", good: []any{false}, bad: []any{true}},
+		{network: terway, path: "eniConfig.network", good: []any{"terway"}, bad: []any{"calico"}},
+		{network: terway, path: "eniConfig.mode", good: []any{"exclusive"}, bad: []any{"trunk"}},
+		{network: terway, path: "eniConfig.datapath", good: []any{"auto"}, bad: []any{"ebpf", "route"}, beside: map[string]any{"eniConfig.mode": "exclusive"}},
+		{network: terway, path: "eniConfig.datapath", good: []any{"auto", "ebpf", "netkit"}, bad: []any{"vxlan"}},
+		{network: terway, path: "eniConfig.pod_cidr", good: []any{""}, bad: []any{"172.20.0.0/16"}},
+		{network: terway, path: "eniConfig.route_tables", good: []any{[]any{}}, bad: []any{[]any{"vtb-1"}}},
+		{network: terway, path: "eniConfig.exclusive_enis", good: []any{0, 100}, bad: []any{-1, 101}},
+		{network: terway, path: "eniConfig.warm_enis", good: []any{0, 100}, bad: []any{-1, 101}},
+		{network: terway, path: "eniConfig.host_stack_cidrs", good: []any{[]any{"169.254.20.10/32", "fd00::a/128"}}, bad: []any{[]any{"169.254.20.10"}, []any{"1.2.3.400/32"}, []any{"dns"}}},
+		{network: terway, path: "eniConfig.network_priority", good: []any{map[string]any{"eni_mbit": 100}, map[string]any{"eni_mbit": 0}}, bad: []any{map[string]any{"eni_mbit": 99}, map[string]any{"eni_mbit": 1000001}}},
+		{network: terway, path: "eniConfig.vswitches", good: []any{map[string]any{"cn-hangzhou-i": []any{"vsw-1"}}}, bad: []any{
+			map[string]any{}, map[string]any{"cn-hangzhou-i": []any{}}, map[string]any{"cn-hangzhou-i": []any{"sg-1"}}, map[string]any{"cn-beijing-a": []any{"vsw-1"}},
+			map[string]any{"cn-hangzhou-i": []any{"vsw-1", "vsw-1"}}, map[string]any{"cn-hangzhou-i": []any{"vsw-1"}, "cn-hangzhou-j": []any{"vsw-1"}}, map[string]any{"cn-hangzhou i": []any{"vsw-1"}}}},
+		{network: terway, path: "eniConfig.security_groups", good: []any{[]any{"sg-1"}}, bad: []any{[]any{"vsw-1"}, []any{"sg-1 2"}}},
+		{network: terway, path: "eniConfig.eni_tags", good: []any{map[string]any{"team": "net"}}, bad: []any{map[string]any{"acs:x": "y"}, map[string]any{"aliyunx": "y"}, map[string]any{"creator": "me"}, map[string]any{"terway.dev/x": "y"}, map[string]any{"": "y"}}},
+		{network: terway, path: "eniConfig.min_pool_size", good: []any{0, 1000}, bad: []any{-1, 1001}},
+		{network: terway, path: "eniConfig.max_pool_size", good: []any{3, 1000}, bad: []any{2, 1001}},
+		{network: terway, path: "eniConfig.max_pool_size", good: []any{9}, bad: []any{8}, beside: map[string]any{"eniConfig.min_pool_size": 9}},
+		{network: terway, path: "eniConfig.cooling_seconds", good: []any{0, 3600}, bad: []any{-1, 3601}},
+		{network: terway, path: "eniConfig.load_balancer_classes", good: []any{map[string]any{"": "CLB"}}, bad: []any{map[string]any{"": "ALB"}}},
+		{network: flannel, path: "eniConfig.load_balancer_classes", good: []any{map[string]any{"": "CLB"}}},
+		{network: flannel, path: "eniConfig.pod_cidr", good: []any{"10.0.0.0/8"}, bad: []any{"", "10.0.0.0", "fd00::/64", "10.0.0.300/8"}},
+		{network: flannel, path: "eniConfig.route_tables", good: []any{[]any{"vtb-1"}}, bad: []any{[]any{"rtb-1"}}},
+		{network: flannel, path: "eniConfig.vswitches", bad: []any{map[string]any{"cn-hangzhou-i": []any{"vsw-1"}}}},
+		{network: flannel, path: "eniConfig.min_pool_size", bad: []any{3}},
+		{network: flannel, path: "eniConfig.mode", bad: []any{"shared"}},
+
+		{network: terway, path: "credentials.existingSecret", good: []any{"key"}, bad: []any{"", "My Key"}},
+		{network: terway, path: "credentials.roleARN", good: []any{"acs:ram::1:role/r"}, bad: []any{""}, beside: map[string]any{"credentials.source": "rrsa", "credentials.oidcProviderARN": "acs:ram::1:oidc-provider/p"}},
+		{network: terway, path: "credentials.oidcProviderARN", good: []any{"acs:ram::1:oidc-provider/p"}, bad: []any{""}, beside: map[string]any{"credentials.source": "rrsa", "credentials.roleARN": "acs:ram::1:role/r"}},
+		{network: terway, path: "controller.sweepPeriod", good: []any{"90s", "1h30m", "0.5m"}, bad: []any{"banana", "10", "0s", ""}},
+		{network: terway, path: "controller.nodeGoneDelay", good: []any{"1m", "60s", "90s", "100s", "1h", "1m30s"}, bad: []any{"59s", "0m", "900ms", "5"}},
+		{network: terway, path: "controller.surplusAfter", good: []any{"0s", "5m"}, bad: []any{"", "soon"}},
+		{network: terway, path: "controller.ecsEndpoint", good: []any{"", "ecs.example:443", "http://10.0.0.1"}, bad: []any{"ftp://x", "a b", "http://x/y"}},
+		{network: terway, path: "controller.nodeSelector", good: []any{map[string]any{"kubernetes.io/os": "linux", "a": "b"}}, bad: []any{map[string]any{"kubernetes.io/os": "windows"}, map[string]any{"a": 1}}},
+		{network: terway, path: "admission.port", good: []any{443, 10366}, bad: []any{0, 65536, 10362, 10363, 10364}},
+		{network: terway, path: "policy.port", good: []any{10367}, bad: []any{0, 10365, 10364}, beside: map[string]any{"policy.enabled": true}},
+	} {
+		section, key, _ := strings.Cut(c.path, ".")
+		check := func(v any, good bool) {
+			paths := map[string]any{c.path: v}
+			for k, v := range c.beside {
+				paths[k] = v
+			}
+			values := with(c.network, paths)
+			_, problem := helm.render(t, values)
+			if good && problem != "" {
+				t.Errorf("%s: %s %v is refused: %s", c.network, c.path, v, problem)
+			}
+			if !good && !strings.Contains(problem, key) && !(key == "region" && strings.Contains(problem, "cn-beijing")) {
+				t.Errorf("%s: %s %v is not refused by its name: %q", c.network, c.path, v, problem)
+			}
+			if section != "eniConfig" {
+				return
+			}
+			text, err := yaml.Marshal(values["eniConfig"])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := config.Parse(text); (err == nil) != good {
+				t.Errorf("%s: %s %v: want it to be taken: %v, but the controller says %v", c.network, c.path, v, good, err)
+			}
+		}
+		for _, v := range c.good {
+			check(v, true)
+		}
+		for _, v := range c.bad {
+			check(v, false)
+		}
+	}
+}
