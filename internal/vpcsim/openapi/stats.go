@@ -70,22 +70,31 @@ func (s *Stats) WritePrometheus(w io.Writer) error {
 	all := s.Snapshot()
 	names := slices.SortedFunc(maps.Keys(all), cmp.Compare[string])
 	var b strings.Builder
-	metric := func(name, help string, value func(ActionStats) any) {
-		fmt.Fprintf(&b, "# HELP vpcsim_%s %s\n# TYPE vpcsim_%s counter\n", name, help, name)
-		for _, n := range names {
-			fmt.Fprintf(&b, "vpcsim_%s{action=%q} %v\n", name, n, value(all[n]))
+	metric := func(name, help string, labels []string, count func(ActionStats) map[string]any) {
+		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s counter\n", name, help, name)
+		for _, action := range names {
+			of := count(all[action])
+			for _, other := range slices.Sorted(maps.Keys(of)) {
+				fmt.Fprintf(&b, "%s{%s=%q", name, labels[0], action)
+				if len(labels) > 1 {
+					fmt.Fprintf(&b, ",%s=%q", labels[1], other)
+				}
+				fmt.Fprintf(&b, "} %v\n", of[other])
+			}
 		}
 	}
-	metric("calls_total", "OpenAPI calls.", func(a ActionStats) any { return a.Calls })
-	metric("throttled_total", "Calls answered with Throttling.", func(a ActionStats) any { return a.Throttled })
-	metric("lost_answers_total", "Calls whose connection was cut before the answer.", func(a ActionStats) any { return a.LostAnswers })
-	metric("call_seconds_total", "Time spent in calls.", func(a ActionStats) any { return a.Seconds })
-	fmt.Fprint(&b, "# HELP vpcsim_errors_total Calls answered with an error.\n# TYPE vpcsim_errors_total counter\n")
-	for _, n := range names {
-		for _, code := range slices.Sorted(maps.Keys(all[n].ErrorCodes)) {
-			fmt.Fprintf(&b, "vpcsim_errors_total{action=%q,code=%q} %d\n", n, code, all[n].ErrorCodes[code])
+	one := func(n any) map[string]any { return map[string]any{"": n} }
+	metric("vpcsim_calls_total", "OpenAPI calls.", []string{"action"}, func(a ActionStats) map[string]any { return one(a.Calls) })
+	metric("vpcsim_throttled_total", "Calls answered with Throttling.", []string{"action"}, func(a ActionStats) map[string]any { return one(a.Throttled) })
+	metric("vpcsim_lost_answers_total", "Calls whose connection was cut before the answer.", []string{"action"}, func(a ActionStats) map[string]any { return one(a.LostAnswers) })
+	metric("vpcsim_call_seconds_total", "Time spent in calls.", []string{"action"}, func(a ActionStats) map[string]any { return one(a.Seconds) })
+	metric("vpcsim_errors_total", "Calls answered with an error.", []string{"action", "code"}, func(a ActionStats) map[string]any {
+		codes := map[string]any{}
+		for code, n := range a.ErrorCodes {
+			codes[code] = n
 		}
-	}
+		return codes
+	})
 	_, err := io.WriteString(w, b.String())
 	return err
 }
