@@ -34,8 +34,10 @@ type Desired struct {
 	Offered bool
 	// MinPool is how many free addresses the controller keeps assigned.
 	MinPool int
-	// Limit is how many pods the instance type allows.
-	Limit int
+	// Limit is how many pods the instance type allows, ENILimit how many ENIs for them.
+	Limit, ENILimit int
+	// Phases are how many ENIs are in each phase.
+	Phases map[v1alpha1.ENIPhase]int
 	// Moving: an ENI is being attached or detached.
 	Moving bool
 	// Limits are those of pods' bandwidth that the controller knows, by the pod's UID.
@@ -78,6 +80,8 @@ func ParseDesired(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Desired
 		ExclusiveENIs: nn.Spec.ExclusiveENIs,
 		Offers:        offers(&nn.Spec),
 		Limit:         nn.Spec.Limits.MaxPods,
+		ENILimit:      max(nn.Spec.Limits.ENIs-1, 0), // without the primary
+		Phases:        map[v1alpha1.ENIPhase]int{},
 		Node: datapath.Node{
 			Addresses:         nodeAddresses,
 			MasqueradeOutside: nn.Spec.MasqueradeOutside,
@@ -96,6 +100,7 @@ func ParseDesired(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Desired
 	seen := map[netip.Addr]string{}
 	for i := range nn.Spec.ENIs {
 		e := &nn.Spec.ENIs[i]
+		w.Phases[e.Phase]++
 		w.Moving = w.Moving || e.Phase != v1alpha1.ENIReady
 		if e.ID == "" || e.MAC == "" || e.Phase == v1alpha1.ENICreating {
 			continue // not attached yet

@@ -46,15 +46,14 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 		ready.Reason, ready.Message = "Serving", "pods can be wired"
 	}
 	dp := a.conditionLocked(v1alpha1.ConditionDatapathReady, false, "NotChosen", "no datapath runs yet")
+	st.Datapath = a.datapathLocked()
 	if a.kind != "" {
-		st.Datapath = a.kind
 		why := a.dpWhy
 		if capacity := a.Datapath.Capacity(a.kind); capacity != "" {
 			why += "; " + capacity
 		}
 		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, true, a.dpReason, why)
 		if a.desired.Mode == claims.ModeExclusive {
-			st.Datapath = claims.Exclusive
 			dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, true, "ModeExclusive",
 				"each pod has an exclusive ENI; it reaches Services and the node by a veth")
 		}
@@ -80,6 +79,14 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 	meta.SetStatusCondition(&st.Conditions, ready)
 	meta.SetStatusCondition(&st.Conditions, dp)
 	return st
+}
+
+// datapathLocked returns the datapath in use, that of new pods; empty until one is chosen.
+func (a *Agent) datapathLocked() string {
+	if a.kind != "" && a.desired.Mode == claims.ModeExclusive {
+		return claims.Exclusive
+	}
+	return a.kind
 }
 
 // startGrace is how long an agent may take to find out the node's state.

@@ -333,7 +333,7 @@ func TestMetrics(t *testing.T) {
 		"terway_cloud_request_duration_seconds{CreateNetworkInterface,ok}",
 		"terway_cloud_request_duration_seconds{CreateNetworkInterface,Throttled}",
 		"terway_cloud_request_duration_seconds{CreateNetworkInterface,Invalid}",
-		"terway_cloud_wait_seconds{CreateNetworkInterface}",
+		"terway_cloud_wait_duration_seconds{CreateNetworkInterface}",
 		"terway_cloud_retries_total{CreateNetworkInterface,Throttled}",
 		"terway_cloud_errors_total{CreateNetworkInterface,Throttled}",
 		"terway_cloud_errors_total{CreateNetworkInterface,Refused}", // the code itself is not a label

@@ -27,7 +27,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Buckets: prometheus.ExponentialBuckets(0.01, 2, 12),
 		}, []string{"action", "result"}),
 		wait: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "terway_cloud_wait_seconds",
+			Name:    "terway_cloud_wait_duration_seconds",
 			Help:    "Time that a call waited for the client's own rate limit.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 9),
 		}, []string{"action"}),

@@ -80,7 +80,7 @@ const lookAgain = 5 * time.Minute
 // NewGates makes Gates.
 func NewGates(o GatesOptions) *Gates {
 	g := &Gates{GatesOptions: o, said: map[types.NamespacedName]map[types.UID]saying{}, opened: prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name: "terway_readiness_gate_seconds", Help: "How long readiness gates of load balancers stayed shut after the pods' containers were ready.",
+		Name: "terway_readiness_gate_duration_seconds", Help: "How long readiness gates of load balancers stayed shut after the pods' containers were ready.",
 		Buckets: []float64{1, 2, 4, 6, 8, 10, 15, 20, 30, 60, 120, 300},
 	})}
 	if o.Metrics != nil {

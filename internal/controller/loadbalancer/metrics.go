@@ -15,12 +15,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Reconciles of Services in which something failed; the Service's events say what.",
 		}),
 		drain: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "terway_loadbalancer_drain_seconds",
+			Name:    "terway_loadbalancer_drain_duration_seconds",
 			Help:    "Time from the beginning of a pod's termination until its weight in a server group is 0.",
 			Buckets: prometheus.ExponentialBuckets(0.25, 2, 10),
 		}),
 		added: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "terway_loadbalancer_backend_change_seconds",
+			Name:    "terway_loadbalancer_backend_change_duration_seconds",
 			Help:    "Duration of one call that changes the backends of a server group, until it is in force.",
 			Buckets: prometheus.ExponentialBuckets(0.025, 2, 12),
 		}),

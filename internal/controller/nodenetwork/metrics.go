@@ -2,6 +2,8 @@ package nodenetwork
 
 import (
 	"context"
+	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,6 +13,12 @@ import (
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
+)
+
+// The states of orphans.
+const (
+	orphanAvailable = "available"
+	orphanAttached  = "attached"
 )
 
 // counters are the reconciler's metrics. No label contains a node's name: the number of series must
@@ -30,14 +38,16 @@ func newCounters(reg prometheus.Registerer, c client.Reader, leads func() bool) 
 			Name: "terway_controller_differences_total", Help: "Differences between spec and cloud that were repaired.",
 		}),
 		orphans: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "terway_controller_orphan_enis", Help: "ENIs with the cluster's tag that no node has, as of the last sweep.",
+			Name: "terway_controller_orphan_enis", Help: "ENIs with the cluster's tag that no node has, as of the last sweep: available (attached nowhere), attached (to an instance that is no node).",
 		}, []string{"state"}),
 	}
 	if reg != nil {
 		unread := prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "terway_controller_unread_total", Help: "How often nodes, ENIs and addresses could not be counted because the cache was not available.",
 		})
-		reg.MustRegister(m.actions, m.differences, m.orphans, unread, &population{client: c, leads: leads, unread: unread})
+		reg.MustRegister(m.actions, m.differences, m.orphans, unread, &population{client: c, leads: leads, unread: unread, reasons: map[string]bool{}})
+		m.orphans.WithLabelValues(orphanAvailable)
+		m.orphans.WithLabelValues(orphanAttached)
 	}
 	return m
 }
@@ -56,18 +66,27 @@ type population struct {
 	client client.Reader
 	leads  func() bool
 	unread prometheus.Counter
+
+	mu sync.Mutex
+	// reasons are those for which a node was short once: a reason that no node has any more is 0.
+	reasons map[string]bool
 }
 
 var (
-	nodesDesc     = prometheus.NewDesc("terway_nodes", "Nodes by state of their network.", []string{"ready"}, nil)
-	shortDesc     = prometheus.NewDesc("terway_nodes_short", "Nodes that cannot get the addresses they need, by reason.", []string{"reason"}, nil)
-	enisDesc      = prometheus.NewDesc("terway_enis", "ENIs by phase.", []string{"phase"}, nil)
-	addressesDesc = prometheus.NewDesc("terway_addresses", "Addresses by use.", []string{"use"}, nil)
-	demandDesc    = prometheus.NewDesc("terway_pods_waiting", "Pods that wait for an address.", nil, nil)
+	nodesDesc = prometheus.NewDesc("terway_cluster_nodes", "Nodes, by whether their pods can get a network (true, false).", []string{"ready"}, nil)
+	shortDesc = prometheus.NewDesc("terway_cluster_nodes_short",
+		"Nodes that cannot get the addresses they need, by the reason of their condition AddressesAvailable (docs/errors.md).", []string{"reason"}, nil)
+	enisDesc      = prometheus.NewDesc("terway_cluster_enis", "ENIs for pods, by phase (Creating, Attaching, Ready, Detaching); all phases.", []string{"phase"}, nil)
+	enisMaxDesc   = prometheus.NewDesc("terway_cluster_eni_limit", "How many ENIs for pods the instance types of all nodes allow, the primary ones not included.", nil, nil)
+	addressesDesc = prometheus.NewDesc("terway_cluster_addresses",
+		"Addresses for pods, by state, each in one: used, free, cooling (after use), held (by a load balancer), releasing (on the way back to the cloud), unusable (their ENI is not attached); all states.",
+		[]string{"state"}, nil)
+	addressesMaxDesc = prometheus.NewDesc("terway_cluster_address_limit", "How many addresses for pods the instance types of all nodes allow.", nil, nil)
+	demandDesc       = prometheus.NewDesc("terway_cluster_pods_waiting", "Pods that wait for an address or an exclusive ENI.", nil, nil)
 )
 
 func (p *population) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{nodesDesc, shortDesc, enisDesc, addressesDesc, demandDesc} {
+	for _, d := range []*prometheus.Desc{nodesDesc, shortDesc, enisDesc, enisMaxDesc, addressesDesc, addressesMaxDesc, demandDesc} {
 		ch <- d
 	}
 }
@@ -86,34 +105,36 @@ func (p *population) Collect(ch chan<- prometheus.Metric) {
 		p.unread.Inc() // an invalid metric would hide all others
 		return
 	}
-	ready, short, enis, addresses := map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}
-	demand := 0
+	ready := map[string]int{"true": 0, "false": 0}
+	enis := map[string]int{}
+	for _, phase := range []v1alpha1.ENIPhase{v1alpha1.ENICreating, v1alpha1.ENIAttaching, v1alpha1.ENIReady, v1alpha1.ENIDetaching} {
+		enis[string(phase)] = 0
+	}
+	addresses := map[string]int{"used": 0, "free": 0, "cooling": 0, "held": 0, "releasing": 0, "unusable": 0}
+	short := map[string]int{}
+	demand, enisMax, addressesMax := 0, 0, 0
 	for i := range all.Items {
 		nn := &all.Items[i]
-		if serves(&nn.Status, nn.ControllerConditions()) {
-			ready["true"]++
-		} else {
-			ready["false"]++
-		}
+		ready[strconv.FormatBool(serves(&nn.Status, nn.ControllerConditions()))]++
 		if c := meta.FindStatusCondition(nn.ControllerConditions(), v1alpha1.ConditionAddressesAvailable); c != nil && c.Status == metav1.ConditionFalse {
 			short[c.Reason]++
 		}
-		demand += nn.Status.Demand
-		total, releasing := 0, 0
-		for _, e := range nn.Spec.ENIs {
-			enis[string(e.Phase)]++
-			for _, a := range e.Addresses {
-				total++
-				if a.Releasing {
-					releasing++
-				}
-			}
+		demand += nn.Status.Demand + nn.Status.ENIDemand
+		enisMax += max(nn.Spec.Limits.ENIs-1, 0)
+		addressesMax += nn.Spec.Limits.MaxPods
+		for j := range nn.Spec.ENIs {
+			enis[string(nn.Spec.ENIs[j].Phase)]++
 		}
-		addresses["used"] += len(nn.Status.Used)
-		addresses["cooling"] += len(nn.Status.Cooling)
-		addresses["releasing"] += releasing
-		addresses["assigned"] += total
+		countAddresses(nn, addresses)
 	}
+	p.mu.Lock()
+	for reason := range short {
+		p.reasons[reason] = true
+	}
+	for reason := range p.reasons {
+		short[reason] += 0
+	}
+	p.mu.Unlock()
 	send := func(d *prometheus.Desc, of map[string]int) {
 		for k, v := range of {
 			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), k)
@@ -123,5 +144,37 @@ func (p *population) Collect(ch chan<- prometheus.Metric) {
 	send(shortDesc, short)
 	send(enisDesc, enis)
 	send(addressesDesc, addresses)
-	ch <- prometheus.MustNewConstMetric(demandDesc, prometheus.GaugeValue, float64(demand))
+	for d, n := range map[*prometheus.Desc]int{demandDesc: demand, enisMaxDesc: enisMax, addressesMaxDesc: addressesMax} {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n))
+	}
+}
+
+// countAddresses adds a node's addresses to their states, in the order in which the agent decides (pool.Count).
+func countAddresses(nn *v1alpha1.NodeNetwork, states map[string]int) {
+	reported := make(map[string]string, len(nn.Status.Cooling)+len(nn.Status.Used))
+	for _, a := range nn.Status.Cooling {
+		reported[a] = "cooling"
+	}
+	for _, u := range nn.Status.Used {
+		reported[u.Address] = "used"
+	}
+	states["used"] += len(nn.Status.Used)
+	for i := range nn.Spec.ENIs {
+		e := &nn.Spec.ENIs[i]
+		for _, a := range e.Addresses {
+			switch state := reported[a.Address]; {
+			case state == "used": // counted already: pods may also have addresses that are on no ENI any more
+			case a.Releasing, a.Unassigning, e.Phase == v1alpha1.ENIDetaching:
+				states["releasing"]++
+			case state == "cooling":
+				states["cooling"]++
+			case a.Held:
+				states["held"]++
+			case e.Phase != v1alpha1.ENIReady:
+				states["unusable"]++
+			default:
+				states["free"]++
+			}
+		}
+	}
 }

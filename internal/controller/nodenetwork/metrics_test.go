@@ -2,6 +2,7 @@ package nodenetwork
 
 import (
 	"context"
+	"maps"
 	"strings"
 	"testing"
 
@@ -40,7 +41,11 @@ func TestMetrics(t *testing.T) {
 		return got
 	}
 	got := counts()
-	for key, want := range map[string]float64{"terway_nodes/true": 1, "terway_enis/Ready": 1, "terway_addresses/assigned": 3, "terway_addresses/used": 1, "terway_pods_waiting": 0} {
+	for key, want := range map[string]float64{
+		"terway_cluster_nodes/true": 1, "terway_cluster_nodes/false": 0, "terway_cluster_enis/Ready": 1, "terway_cluster_enis/Detaching": 0,
+		"terway_cluster_eni_limit": 3, "terway_cluster_address_limit": 30, "terway_cluster_pods_waiting": 0,
+		"terway_cluster_addresses/used": 1, "terway_cluster_addresses/free": 2, "terway_cluster_addresses/releasing": 0,
+	} {
 		if v, ok := got[key]; !ok || v != want {
 			t.Errorf("%s is %v, want %v; all: %v", key, v, want, got)
 		}
@@ -49,15 +54,53 @@ func TestMetrics(t *testing.T) {
 	nn := g.nn("n1")
 	meta.SetStatusCondition(&nn.Status.ControllerConditions, metav1.Condition{Type: v1alpha1.ConditionAgentAlive, Status: metav1.ConditionFalse, Reason: "LeaseExpired"})
 	g.Must(g.kube.Status().Update(context.Background(), nn))
-	if got := counts(); got["terway_nodes/false"] != 1 || got["terway_nodes/true"] != 0 {
+	if got := counts(); got["terway_cluster_nodes/false"] != 1 || got["terway_cluster_nodes/true"] != 0 {
 		t.Errorf("with a silent agent: %v", got)
+	}
+	// A node that is short no more leaves a 0.
+	short := func(status metav1.ConditionStatus) {
+		nn := g.nn("n1")
+		meta.SetStatusCondition(&nn.Status.ControllerConditions, metav1.Condition{Type: v1alpha1.ConditionAddressesAvailable, Status: status, Reason: "VSwitchFull"})
+		g.Must(g.kube.Status().Update(context.Background(), nn))
+	}
+	short(metav1.ConditionFalse)
+	if got := counts(); got["terway_cluster_nodes_short/VSwitchFull"] != 1 {
+		t.Errorf("a node in a full vSwitch: %v", got)
+	}
+	short(metav1.ConditionTrue)
+	if v, ok := counts()["terway_cluster_nodes_short/VSwitchFull"]; !ok || v != 0 {
+		t.Errorf("nodes short after there are none: %v, exists %v", v, ok)
 	}
 	leads = false
 	families, err := reg.Gather()
 	g.Must(err)
 	for _, f := range families {
-		if strings.HasPrefix(f.GetName(), "terway_nodes") {
+		if strings.HasPrefix(f.GetName(), "terway_cluster_") {
 			t.Errorf("one that does not lead counts %s too", f.GetName())
 		}
+	}
+}
+
+// Each address is in one state.
+func TestAddressStates(t *testing.T) {
+	nn := &v1alpha1.NodeNetwork{
+		Spec: v1alpha1.NodeNetworkSpec{ENIs: []v1alpha1.ENI{
+			{Phase: v1alpha1.ENIReady, Addresses: []v1alpha1.Address{
+				{Address: "10.0.0.1"}, {Address: "10.0.0.2", Held: true}, {Address: "10.0.0.3", Releasing: true},
+				{Address: "10.0.0.4"}, {Address: "10.0.0.5", Held: true}, {Address: "10.0.0.6"},
+			}},
+			{Phase: v1alpha1.ENIAttaching, Addresses: []v1alpha1.Address{{Address: "10.0.0.7"}}},
+			{Phase: v1alpha1.ENIDetaching, Addresses: []v1alpha1.Address{{Address: "10.0.0.8"}}},
+		}},
+		Status: v1alpha1.NodeNetworkStatus{
+			Used:    []v1alpha1.UsedAddress{{Address: "10.0.0.1"}, {Address: "10.0.0.2"}, {Address: "10.0.0.9"}},
+			Cooling: []string{"10.0.0.3", "10.0.0.4"},
+		},
+	}
+	got := map[string]int{}
+	countAddresses(nn, got)
+	want := map[string]int{"used": 3, "releasing": 2, "cooling": 1, "held": 1, "free": 1, "unusable": 1}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }

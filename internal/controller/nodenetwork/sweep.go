@@ -115,8 +115,8 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 		return err
 	}
 	s.orphans = orphans
-	s.metrics.orphans.WithLabelValues("available").Set(float64(len(orphans)))
-	s.metrics.orphans.WithLabelValues("attached").Set(float64(attached))
+	s.metrics.orphans.WithLabelValues(orphanAvailable).Set(float64(len(orphans)))
+	s.metrics.orphans.WithLabelValues(orphanAttached).Set(float64(attached))
 	for i := range nns.Items {
 		for _, e := range nns.Items[i].Spec.ENIs {
 			if e.ID != "" && !there[e.ID] {

@@ -68,10 +68,13 @@ func (m *gauges) show(p entries.Plan, quota int) {
 	m.plan, m.quota = p, quota
 }
 
-// setNodes sets the number of nodes in each state.
+// setNodes sets the number of nodes in each state; a state that no node has any more is 0.
 func (m *gauges) setNodes(nodes map[string]int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	for state := range m.nodes {
+		nodes[state] += 0
+	}
 	m.nodes = nodes
 }
 

@@ -18,11 +18,11 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 	buckets := []float64{.001, .0025, .005, .01, .02, .04, .08, .15, .3, .6, 1.2, 2.5, 5, 10, 30}
 	m := &metrics{
 		settle: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "terway_policy_hub_settle_seconds", Help: "From a change that the hub was told to the answer of a node that has it: change, or connect for all of a node's part when it connects.",
+			Name: "terway_policy_hub_settle_duration_seconds", Help: "From a change that the hub was told to the answer of a node that has it: change, or connect for all of a node's part when it connects.",
 			Buckets: buckets,
 		}, []string{"after"}),
 		apply: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "terway_policy_hub_apply_seconds", Help: "How long the hub took to compile what had changed since the time before.", Buckets: buckets,
+			Name: "terway_policy_hub_apply_duration_seconds", Help: "How long the hub took to compile what had changed since the time before.", Buckets: buckets,
 		}),
 		errors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "terway_policy_hub_apply_errors_total", Help: "Changes that the hub could not take: a fault of the program, after which this replica serves no node.",

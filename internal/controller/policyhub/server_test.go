@@ -145,7 +145,7 @@ func TestANodeFollowsTheCluster(t *testing.T) {
 			if v := f.Metric[0].GetGauge().GetValue(); v != 1 {
 				t.Errorf("%s is %v, want 1", f.GetName(), v)
 			}
-		case "terway_policy_hub_settle_seconds":
+		case "terway_policy_hub_settle_duration_seconds":
 			for _, m := range f.Metric {
 				if m.GetHistogram().GetSampleCount() == 0 {
 					t.Errorf("%s has no time for %v", f.GetName(), m.Label)
