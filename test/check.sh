@@ -48,7 +48,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # In a copy, so that the check does not change the tree.
 tar -c --exclude=./bin --exclude=./.git . | tar -x -C "$work"
-(cd "$work" && go generate ./api/... ./internal/cloud/... ./internal/policy/... ./internal/loadbalancer/...)
+(cd "$work" && go generate ./api/... ./internal/cloud/... ./internal/policy/... ./internal/loadbalancer/... ./test/metrics)
 status=0
 for file in $(cd "$work" && find api deploy docs internal/cloud internal/policy/wire -type f); do
 	if ! cmp -s "$work/$file" "$file"; then
