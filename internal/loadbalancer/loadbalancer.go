@@ -76,7 +76,9 @@ type LoadBalancer struct {
 	DefaultWeight int
 	// DrainSeconds is how long a pod's containers sleep before they stop; 0: they do not.
 	DrainSeconds int
-	PodBackends  bool
+	// Capped says which value is more than the product can have, and what it gets; nil: none is. It stops nothing.
+	Capped      error
+	PodBackends bool
 }
 
 // Place is where a new load balancer is.

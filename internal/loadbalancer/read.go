@@ -76,6 +76,13 @@ func Read(svc *corev1.Service, s Settings) (*LoadBalancer, error) {
 		withoutUnused(w.Product, l)
 	}
 	r.sources(w)
+	if ip := svc.Spec.LoadBalancerIP; ip != "" {
+		want := "an NLB's addresses are in the vSwitches of its zones"
+		if product == CLB {
+			want = "for an intranet address use the annotation " + Prefix + "ip"
+		}
+		r.wrong("spec.loadBalancerIP", ip, "want none: "+want)
+	}
 	if f := svc.Spec.IPFamilies; len(f) > 0 && !slices.Contains(f, corev1.IPv4Protocol) {
 		r.wrong("spec.ipFamilies", string(f[0]), "want IPv4 among them: load balancers have only IPv4 backends here")
 	}
@@ -447,6 +454,9 @@ func (r *reader) place(w *LoadBalancer, s Settings) {
 	}
 }
 
+// longestPersistence is the largest PersistenceTimeout, in seconds (CreateLoadBalancerTCPListener).
+const longestPersistence = 3600
+
 // affinity applies spec.sessionAffinity: TCP listeners of CLB remember the client, HTTP listeners set a
 // cookie, and everything else schedules by the client's address.
 func (r *reader) affinity(w *LoadBalancer) {
@@ -462,8 +472,11 @@ func (r *reader) affinity(w *LoadBalancer) {
 	for _, l := range w.Listeners {
 		switch {
 		case w.Product == CLB && l.Protocol == TCP:
-			if persistence == "" {
-				l.Attributes["PersistenceTimeout"] = strconv.Itoa(int(min(seconds, 3600))) // the most there is
+			if persistence != "" {
+				continue
+			}
+			if l.Attributes["PersistenceTimeout"] = strconv.Itoa(int(min(seconds, longestPersistence))); seconds > longestPersistence {
+				w.Capped = fmt.Errorf("spec.sessionAffinityConfig.clientIP.timeoutSeconds: \"%d\": a TCP listener of CLB remembers a client for %d s at most, which it does: want at most that, or an NLB, which does not forget", seconds, longestPersistence)
 			}
 		case l.Protocol == HTTP:
 			if l.Attributes["StickySession"] != "on" {

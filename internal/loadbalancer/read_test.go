@@ -181,10 +181,44 @@ func TestReadRefuses(t *testing.T) {
 			t.Errorf("%v is accepted", a)
 		}
 	}
+	for class, want := range map[string]string{ClassCLB: Prefix + "ip", ClassNLB: "vSwitches"} {
+		s := service(class, nil)
+		s.Spec.LoadBalancerIP = "192.168.0.9"
+		if _, err := Read(s, cluster); err == nil || !strings.Contains(err.Error(), `spec.loadBalancerIP: "192.168.0.9": want none`) || !strings.Contains(err.Error(), want) {
+			t.Errorf("an address on %s: %v", class, err)
+		}
+	}
 	s := service(ClassNLB, map[string]string{Prefix + "scheduler": "rr"})
 	sticky(s)
 	if _, err := Read(s, cluster); err == nil || !strings.Contains(err.Error(), "sessionAffinity") {
 		t.Errorf("affinity with rr: %v", err)
+	}
+}
+
+// An affinity that is longer than a CLB can remember is told, and stops nothing.
+func TestReadCapsAffinity(t *testing.T) {
+	for _, c := range []struct {
+		class, persistence string
+		seconds            int32
+		want               string // the parameter; "": it is not told
+	}{
+		{ClassCLB, "", 0, "10800"}, {ClassCLB, "", 3601, "3601"}, {ClassCLB, "", 3600, ""}, {ClassCLB, "60", 0, ""}, {ClassNLB, "", 0, ""},
+	} {
+		s := service(c.class, map[string]string{})
+		sticky(s)
+		if c.persistence != "" {
+			s.Annotations[Prefix+"persistence-timeout"] = c.persistence
+		}
+		if c.seconds > 0 {
+			s.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: &c.seconds}}
+		}
+		w, err := Read(s, cluster)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.want == "" && w.Capped != nil || c.want != "" && (w.Capped == nil || !strings.Contains(w.Capped.Error(), `timeoutSeconds: "`+c.want+`"`)) {
+			t.Errorf("%+v: %v", c, w.Capped)
+		}
 	}
 }
 

@@ -307,6 +307,46 @@ func TestWrongIDOfAnother(t *testing.T) {
 	})
 }
 
+// So it is if the id is of a load balancer of the other product, that the Service wants now: its backends follow the pods
+// until that one can be used.
+func TestWrongIDOfOtherProduct(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		other := classes[0]
+		if class == other {
+			other = classes[1]
+		}
+		svc := g.service("web", class, nil, 80)
+		g.pod("web", "a", true, false, false)
+		g.run(20 * time.Second)
+		for _, restart := range []bool{false, true} {
+			g.change("web", func(s *corev1.Service) {
+				s.Spec.LoadBalancerClass, s.Annotations = &other, merged(s.Annotations, lb.Prefix+"id", "lb-bp1xxx")
+			})
+			if restart {
+				g.restart()
+			}
+			g.run(10 * time.Second)
+			g.pod("web", "b", true, false, false)
+			g.pod("web", "a", true, true, false)
+			g.run(20 * time.Second)
+			g.wantListeners(class, svc, "TCP 80: a:8080 0, b:8080 100")
+			g.pod("web", "a", true, false, false)
+			g.pod("web", "b", true, false, true)
+			g.run(20 * time.Second)
+			g.wantListeners(class, svc, "TCP 80: a:8080 100")
+		}
+		if !g.events.Has("lb-bp1xxx") {
+			t.Errorf("%q", g.events.All())
+		}
+		g.change("web", func(s *corev1.Service) { delete(s.Annotations, lb.Prefix+"id") })
+		g.run(time.Minute)
+		g.wantListeners(other, svc, "TCP 80: a:8080 100")
+		if found := g.balancers(class, svc); len(found) > 0 {
+			t.Errorf("left: %+v", found)
+		}
+	})
+}
+
 func merged(m map[string]string, k, v string) map[string]string {
 	m = maps.Clone(m)
 	if m == nil {

@@ -66,7 +66,7 @@ func (w *work) own(ctx context.Context) error {
 	}
 	if was := parseUses(before); before != now.String() && controllerutil.ContainsFinalizer(w.svc, Finalizer) {
 		if now.id != "" && now.id != was.id {
-			if _, err := w.users(ctx); err != nil && was.product == now.product {
+			if _, err := w.users(ctx); err != nil && was.product != "" {
 				w.fail(err)
 				w.stay(was)
 				return nil
@@ -101,7 +101,13 @@ func (w *work) stay(was uses) {
 	svc := w.svc.DeepCopy()
 	delete(svc.Annotations, lb.PrefixFormer+"id")
 	svc.Annotations[lb.Prefix+"id"] = was.id
+	class := lb.ClassCLB
+	if was.product == lb.NLB {
+		class = lb.ClassNLB
+	}
+	svc.Spec.LoadBalancerClass = &class
 	w.want, _ = lb.Read(svc, Settings(w.Config.Get()))
+	w.api = w.API(was.product)
 }
 
 // patch changes the Service's metadata, if it is as this process knows it.

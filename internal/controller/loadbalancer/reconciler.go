@@ -408,6 +408,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	} else {
 		w.api = r.API(want.Product)
 		w.warn("WrongLoadBalancer", wrong)
+		w.warn("Capped", want.Capped)
 		w.sync(ctx, wrong != nil)
 	}
 	return ctrl.Result{RequeueAfter: w.report()}, nil

@@ -240,6 +240,19 @@ func TestWrongServices(t *testing.T) {
 	})
 }
 
+// A value that is more than the product can have is told once, and stops nothing.
+func TestCapped(t *testing.T) {
+	g := newRig(t)
+	svc := g.service("web", lb.ClassCLB, nil, 80)
+	g.change("web", func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP })
+	g.pod("web", "a", true, false, false)
+	g.run(6 * time.Minute)
+	g.wantListeners(lb.ClassCLB, svc, "TCP 80: a:8080 100")
+	if n := g.events.Count("Capped", `timeoutSeconds: "10800"`, "3600 s"); n != 1 {
+		t.Errorf("%d of %q", n, g.events.All())
+	}
+}
+
 // A load balancer that somebody deletes is made anew, and one that is made twice goes.
 func TestDeletedByHand(t *testing.T) {
 	each(t, func(t *testing.T, g *rig, class string) {
