@@ -1,6 +1,7 @@
 package loadbalancer
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -8,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // GatePrefix, with a Service's name after it, is the type of the condition of a readiness gate. The existing
@@ -44,6 +46,7 @@ const (
 	GateServiceGone     = "ServiceGone"         // there is no such Service any more
 	GateNotLoadBalancer = "ServiceNotOurs"      // it wants no load balancer of Terway, or is being deleted
 	GateNotSelected     = "ServiceSelectsOther" // its selector does not select the pod
+	GateNoPort          = "NoSuchPort"          // the pod has none of the ports that its listeners name
 )
 
 // Needless returns why a pod needs no gate of a Service, nil if there is no such Service: a reason and a
@@ -61,6 +64,30 @@ func Needless(name string, svc *corev1.Service, pod map[string]string, s Setting
 		return GateNotSelected, fmt.Sprintf("the selector of Service %s does not select the pod", name), true
 	}
 	return "", "", false
+}
+
+// HasPort reports whether a pod can be an endpoint of a Service's port: not if that names a port which no container of
+// the pod has (FindPort of k8s.io/endpointslice).
+func HasPort(pod *corev1.Pod, port *corev1.ServicePort) bool {
+	if port.TargetPort.Type != intstr.String {
+		return true
+	}
+	named := func(p corev1.ContainerPort) bool {
+		return p.Name == port.TargetPort.StrVal && cmp.Or(p.Protocol, corev1.ProtocolTCP) == cmp.Or(port.Protocol, corev1.ProtocolTCP)
+	}
+	return slices.ContainsFunc(Serving(pod), func(c corev1.Container) bool { return slices.ContainsFunc(c.Ports, named) })
+}
+
+// Serving returns the containers of a pod that may serve ports: sidecars, which are init containers that keep running,
+// are among them.
+func Serving(pod *corev1.Pod) []corev1.Container {
+	all := slices.Clone(pod.Spec.Containers)
+	for _, c := range pod.Spec.InitContainers {
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			all = append(all, c)
+		}
+	}
+	return all
 }
 
 // Needs are what a new pod gets for the load balancers whose backend it will be.

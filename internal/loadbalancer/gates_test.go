@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 func lbService(name, class string, selector map[string]string, drain string) corev1.Service {
@@ -76,5 +77,22 @@ func TestGatesOfAPod(t *testing.T) {
 	}
 	if !IsOpen(pod, "a") || IsOpen(pod, "b") || IsOpen(pod, "c") {
 		t.Error("want the gate of a to be open, and no other")
+	}
+}
+
+func TestHasPort(t *testing.T) {
+	always := corev1.ContainerRestartPolicyAlways
+	pod := &corev1.Pod{Spec: corev1.PodSpec{
+		Containers:     []corev1.Container{{}, {Ports: []corev1.ContainerPort{{Name: "dns", Protocol: corev1.ProtocolUDP}, {Name: "web"}}}},
+		InitContainers: []corev1.Container{{Ports: []corev1.ContainerPort{{Name: "init"}}}, {Ports: []corev1.ContainerPort{{Name: "sidecar"}}, RestartPolicy: &always}},
+	}}
+	for name, want := range map[string]bool{"web": true, "sidecar": true, "dns": false, "init": false, "": false, "80": false} {
+		if is := HasPort(pod, &corev1.ServicePort{TargetPort: intstr.FromString(name), Protocol: corev1.ProtocolTCP}); is != want {
+			t.Errorf("port %q: %v", name, is)
+		}
+	}
+	if !HasPort(pod, &corev1.ServicePort{TargetPort: intstr.FromString("dns"), Protocol: corev1.ProtocolUDP}) || !HasPort(pod, &corev1.ServicePort{TargetPort: intstr.FromInt32(81)}) ||
+		!HasPort(pod, &corev1.ServicePort{Port: 81}) {
+		t.Error("want its UDP port, and all numbers")
 	}
 }

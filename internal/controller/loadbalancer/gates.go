@@ -151,8 +151,10 @@ func (g *Gates) reconcile(ctx context.Context, name types.NamespacedName) (next 
 	}
 	found := g.look(ctx, svc, wait)
 	for _, pod := range wait {
-		if why := found.why(pod); why != "" {
+		if why, of := found.why(pod); why != "" {
 			errs = append(errs, g.stays(ctx, svc, pod, found, why))
+		} else if of == 0 {
+			errs = append(errs, g.open(ctx, pod, svc.Name, lb.GateNoPort, fmt.Sprintf("no container of the pod has a port of a name that spec.ports of Service %s gives, so no load balancer can have it as a backend", svc.Name)))
 		} else if found.unchecked > 0 {
 			errs = append(errs, g.open(ctx, pod, svc.Name, lb.GateAdded, fmt.Sprintf("the load balancer of Service %s has the pod as a backend; %d of its %d listeners have no health check", svc.Name, found.unchecked, len(found.listeners))))
 		} else {
@@ -163,7 +165,7 @@ func (g *Gates) reconcile(ctx context.Context, name types.NamespacedName) (next 
 }
 
 // service returns a Service, nil if there is none. The cache may be older than the one by which the webhook decided, so
-// only the API server's answer makes a gate needless.
+// only the API server's answer makes a gate, or a listener of it, needless.
 func (g *Gates) service(ctx context.Context, name types.NamespacedName, pods []corev1.Pod) (*corev1.Service, error) {
 	read := func(from client.Reader) (*corev1.Service, error) {
 		svc := &corev1.Service{}
@@ -177,7 +179,7 @@ func (g *Gates) service(ctx context.Context, name types.NamespacedName, pods []c
 	svc, err := read(g.Client)
 	if err == nil && slices.ContainsFunc(pods, func(p corev1.Pod) bool {
 		_, _, needless := lb.Needless(name.Name, svc, p.Labels, g.Settings())
-		return needless
+		return needless || slices.ContainsFunc(svc.Spec.Ports, func(port corev1.ServicePort) bool { return !lb.HasPort(&p, &port) })
 	}) {
 		return read(g.Live)
 	}
@@ -205,6 +207,8 @@ type gateLook struct {
 
 type gateListener struct {
 	Member
+	// port is the Service's port; nil: it has it no more.
+	port   *corev1.ServicePort
 	health cloud.Health
 	err    error
 }
@@ -219,6 +223,9 @@ func (g *Gates) look(ctx context.Context, svc *corev1.Service, pods []*corev1.Po
 	}
 	for _, m := range members {
 		is := gateListener{Member: m}
+		if at := slices.IndexFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return p.Port == m.Port }); at >= 0 {
+			is.port = &svc.Spec.Ports[at]
+		}
 		if !m.Checked {
 			l.unchecked++
 		} else if slices.ContainsFunc(pods, func(p *corev1.Pod) bool { return len(m.of(p)) > 0 }) {
@@ -242,30 +249,34 @@ func (m Member) of(pod *corev1.Pod) (list []cloud.Backend) {
 	return list
 }
 
-// why returns why a pod's gate stays shut; "" if it opens.
-func (l gateLook) why(pod *corev1.Pod) string {
+// why returns why a pod's gate stays shut, "" if it opens, and how many listeners have the pod then. A listener whose port
+// of the Service names a port that the pod does not have waits for no backend.
+func (l gateLook) why(pod *corev1.Pod) (why string, of int) {
 	if l.none != "" {
-		return l.none
+		return l.none, 0
 	}
 	for _, is := range l.listeners {
 		name := fmt.Sprintf("listener %s %d of load balancer %s", is.Listener.Protocol, is.Listener.Port, is.Listener.Balancer)
 		backends := is.of(pod)
-		if len(backends) == 0 {
-			return name + " does not have the pod as a backend yet; the events of the Service say why"
+		if len(backends) == 0 && is.port != nil && !lb.HasPort(pod, is.port) {
+			continue
+		}
+		if of++; len(backends) == 0 {
+			return name + " does not have the pod as a backend yet; the events of the Service say why", of
 		}
 		if is.err != nil {
-			return fmt.Sprintf("%s does not say whether the pod is healthy: %s", name, cloud.Explain(is.err))
+			return fmt.Sprintf("%s does not say whether the pod is healthy: %s", name, cloud.Explain(is.err)), of
 		}
 		if !is.Checked {
 			continue
 		}
 		for _, b := range backends {
 			if word := is.health.Of(b.Key()); word != "" {
-				return fmt.Sprintf("%s says of the pod's port %d: %s", name, b.Port, word)
+				return fmt.Sprintf("%s says of the pod's port %d: %s", name, b.Port, word), of
 			}
 		}
 	}
-	return ""
+	return "", of
 }
 
 // denied returns what denies the health checks to the pod; "" if nothing does.

@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes/scheme"
 	"pgregory.net/rapid"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -67,7 +68,7 @@ func newGateWorld(t tb, ports ...int) *gateWorld {
 	w.live = w.kube
 	for _, port := range ports {
 		w.sick[port] = map[netip.Addr]string{}
-		w.members[port] = &Member{API: onlyHealth{w: w}, Listener: cloud.Listener{Balancer: "lb-1", Port: port, Protocol: "TCP"}, Checked: true}
+		w.members[port] = &Member{API: onlyHealth{w: w}, Listener: cloud.Listener{Balancer: "lb-1", Port: port, Protocol: "TCP"}, Port: int32(port), Checked: true}
 	}
 	w.start()
 	w.put(gateService(lb.ClassCLB))
@@ -269,6 +270,63 @@ func TestPodsThatAreNotReadyAreNotAskedFor(t *testing.T) {
 		t.Errorf("%d calls, next look after %s", w.asked[80], after)
 	}
 	w.shut(1, "its containers are not ready")
+}
+
+// A listener whose port names a port that the pod does not have waits for nothing; if all are so, the gate opens with
+// that reason. The API server says what the ports name, not a cache.
+func TestGateWithoutNamedPort(t *testing.T) {
+	w := newGateWorld(t, 80, 443)
+	ports := func(first, second string) *corev1.Service {
+		svc := gateService(lb.ClassCLB)
+		svc.Spec.Ports = []corev1.ServicePort{{Name: "a", Port: 80, TargetPort: intstr.FromString(first)}, {Name: "b", Port: 443, TargetPort: intstr.FromString(second)}}
+		return svc
+	}
+	with := func(n int, name string) {
+		w.addPod(n)
+		p := w.pod(n)
+		p.Spec.Containers = []corev1.Container{{Name: "c", Ports: []corev1.ContainerPort{{Name: name, ContainerPort: 8080, Protocol: corev1.ProtocolTCP}}}}
+		w.must(w.kube.Update(t.Context(), p))
+	}
+	w.put(ports("web", "tls"))
+	with(1, "web")
+	with(2, "other")
+	// The API server has a later one.
+	w.live = fake.NewClientBuilder().WithScheme(scheme.Scheme).WithObjects(ports("web", "other")).Build()
+	w.ready = false
+	w.look()
+	w.shut(2, "it is not known what listeners there are")
+	w.ready = true
+	w.look()
+	w.shut(1, "listener 80 does not have it yet")
+	w.shut(2, "listener 443 does not have it yet")
+	w.register(443, 2)
+	w.look()
+	w.open(2, lb.GateHealthy)
+	with(3, "none")
+	w.register(80, 1)
+	w.sick[80][addressOf(1)] = "abnormal"
+	w.look()
+	w.shut(1, "it is not healthy on 80")
+	w.open(3, lb.GateNoPort)
+	delete(w.sick[80], addressOf(1))
+	w.look()
+	w.open(1, lb.GateHealthy)
+}
+
+// The cache keeps of a pod which ports it has, those of sidecars, too.
+func TestCachedPodsKeepPorts(t *testing.T) {
+	always := corev1.ContainerRestartPolicyAlways
+	pod := &corev1.Pod{Spec: corev1.PodSpec{
+		Containers:     []corev1.Container{{Name: "c", Image: "i", Ports: []corev1.ContainerPort{{Name: "web"}}}},
+		InitContainers: []corev1.Container{{Ports: []corev1.ContainerPort{{Name: "init"}}}, {Ports: []corev1.ContainerPort{{Name: "sidecar"}}, RestartPolicy: &always}},
+	}}
+	cached := keep(pod).(*corev1.Pod)
+	for _, name := range []string{"web", "sidecar", "init"} {
+		port := &corev1.ServicePort{TargetPort: intstr.FromString(name)}
+		if is, want := lb.HasPort(cached, port), lb.HasPort(pod, port); is != want || want != (name != "init") {
+			t.Errorf("%s: cached %v, the pod %v", name, is, want)
+		}
+	}
 }
 
 // A gate that the pod does not need opens with the reason, also before the containers are ready; but not on the word

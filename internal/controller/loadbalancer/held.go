@@ -23,6 +23,8 @@ func (r *Reconciler) Held(a netip.Addr) (held, known bool) {
 type Member struct {
 	API      cloud.BalancerAPI
 	Listener cloud.Listener
+	// Port is the Service's port that it is for.
+	Port int32
 	// Checked: the load balancer checks the backends' health.
 	Checked  bool
 	Backends []cloud.Backend

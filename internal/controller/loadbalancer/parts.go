@@ -263,7 +263,7 @@ func (w *work) publish() {
 			}
 			found = true
 			if !slices.ContainsFunc(members, func(m Member) bool { return m.Listener.Port == l.Port && m.Listener.Protocol == l.Protocol }) {
-				members = append(members, Member{API: w.api, Listener: l, Checked: w.checked(x, l)})
+				members = append(members, Member{API: w.api, Listener: l, Port: x.Port, Checked: w.checked(x, l)})
 			}
 		}
 		if found || w.want.OwnListeners && x.Wrong {
@@ -273,7 +273,7 @@ func (w *work) publish() {
 			unused = append(unused, fmt.Sprintf("port %d: no listener of load balancer %s has server group %s: create one, or set the annotation %sforce-override-listeners", x.Port, w.balancer.ID, group, lb.Prefix))
 		}
 		// It will come.
-		members = append(members, Member{API: w.api, Listener: cloud.Listener{Balancer: w.balancer.ID, Port: int(x.Port), Protocol: string(x.Protocol)}, Checked: true})
+		members = append(members, Member{API: w.api, Listener: cloud.Listener{Balancer: w.balancer.ID, Port: int(x.Port), Protocol: string(x.Protocol)}, Port: x.Port, Checked: true})
 	}
 	var err error
 	if len(unused) > 0 {

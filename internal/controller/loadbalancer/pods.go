@@ -40,13 +40,19 @@ func keep(o any) any {
 	if !ok {
 		return o // what is left of one that is gone
 	}
+	spec := corev1.PodSpec{NodeName: p.Spec.NodeName, ReadinessGates: p.Spec.ReadinessGates}
+	for _, c := range lb.Serving(p) {
+		if len(c.Ports) > 0 {
+			spec.Containers = append(spec.Containers, corev1.Container{Ports: c.Ports})
+		}
+	}
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion,
 			Labels: p.Labels, Annotations: p.Annotations, DeletionTimestamp: p.DeletionTimestamp,
 			DeletionGracePeriodSeconds: p.DeletionGracePeriodSeconds,
 		},
-		Spec:   corev1.PodSpec{NodeName: p.Spec.NodeName, ReadinessGates: p.Spec.ReadinessGates},
+		Spec:   spec,
 		Status: corev1.PodStatus{Phase: p.Status.Phase, Conditions: p.Status.Conditions, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs},
 	}
 }
