@@ -78,6 +78,7 @@ type BalancerAPI interface {
 // security group, which an NLB joins.
 type AccessList struct {
 	ID      string
+	Tags    map[string]string
 	Sources []netip.Prefix
 }
 

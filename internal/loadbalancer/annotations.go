@@ -202,7 +202,7 @@ var Annotations = []Annotation{
 	{"request-timeout", number(1, 180), listener("RequestTimeout", "60", HTTP), no(noHTTPNLB)},
 	{"resource-group-id", id, lb("ResourceGroupId", ""), lb("ResourceGroupId", "")},
 	{"scheduler", words("wrr", "wlc", "rr", "sch", "tch", "qch"), listener("Scheduler", "wrr"), group("Scheduler", "Wrr")},
-	{"security-group-ids", anyText, no(onlyNLB), code("`ID,…`: it joins these and leaves others")},
+	{"security-group-ids", anyText, no(onlyNLB), code("`ID,…`: it joins these, and leaves those of them that the annotation no longer has")},
 	{"server-group-type", words("Instance", "Ip"), no(onlyNLB), no("groups have ENIs or instances, type Instance")},
 	{"slave-zoneid", id, lb("SlaveZoneId", ""), no(perZone)},
 	{"spec", text("such as slb.s1.small", 40, func(v string) bool { return strings.HasPrefix(v, "slb.") }), lb("LoadBalancerSpec", ""), no(onlyCLB)},

@@ -337,7 +337,7 @@ func (p clb) FindAccess(ctx context.Context, _, key, value string) ([]cloud.Acce
 			if a.text("AclId") == "" {
 				return nil, 0, p.bad(action, "an access control list without AclId")
 			}
-			all = append(all, cloud.AccessList{ID: a.text("AclId")})
+			all = append(all, cloud.AccessList{ID: a.text("AclId"), Tags: a.allTags("Tags.Tag")})
 		}
 		total, err := o.number("TotalCount")
 		if err != nil {

@@ -337,7 +337,7 @@ func (p nlb) FindAccess(ctx context.Context, vpc, key, value string) ([]cloud.Ac
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, cloud.AccessList{ID: g.ID, Sources: sources})
+		all = append(all, cloud.AccessList{ID: g.ID, Tags: g.Tags, Sources: sources})
 	}
 	return all, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -464,6 +465,95 @@ func TestSweepAfterForce(t *testing.T) {
 			t.Errorf("held %v, known %v", held, known)
 		}
 	})
+}
+
+// A sweep that was killed after it had deleted the load balancer, and before its access list, leaves the list to the next.
+func TestSweepOfAccessAlone(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		svc, stays := g.service("web", class, nil, 80), g.service("stays", class, nil, 80)
+		for _, name := range []string{"web", "stays"} {
+			g.change(name, func(s *corev1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"10.0.0.0/8"} })
+		}
+		g.run(20 * time.Second)
+		g.Must(g.api(class).DeleteBalancer(t.Context(), g.balancers(class, svc)[0].ID))
+		g.change("web", func(s *corev1.Service) { s.Finalizers = nil })
+		g.remove(svc)
+		if lists := g.accessLists(class, svc); len(lists) != 1 {
+			t.Fatalf("access lists %+v", lists)
+		}
+		g.restart()
+		s := &sweeper{Reconciler: g.r}
+		g.Must(s.sweep(t.Context()))
+		g.Must(s.sweep(t.Context()))
+		g.nothing(svc)
+		g.wantSources(class, stays, "10.0.0.0/8")
+	})
+}
+
+// An NLB leaves the security groups that Terway has made it join, and no others, whoever has made it join those and whatever
+// the controller lives through.
+func TestSecurityGroupsOfOthers(t *testing.T) {
+	ctx := t.Context()
+	g := newRig(t)
+	group := func(name string) string {
+		id, err := g.API.CreateSecurityGroup(ctx, cloud.CreateSecurityGroupRequest{Token: name, VPCID: g.vpc, Name: name, Type: cloud.SecurityGroupEnterprise})
+		g.Must(err)
+		return id
+	}
+	first, second, theirs := group("first"), group("second"), group("theirs")
+	svc := g.service("web", lb.ClassNLB, map[string]string{lb.Prefix + "security-group-ids": first}, 80)
+	g.run(20 * time.Second)
+	g.Must(g.API.NLB().SetSecurityGroups(ctx, g.balancers(lb.ClassNLB, svc)[0].ID, []string{theirs}, nil))
+	want := func(what string, ids ...string) {
+		t.Helper()
+		g.run(6 * time.Minute)
+		b := g.balancers(lb.ClassNLB, svc)[0]
+		if is := slices.Sorted(slices.Values(b.SecurityGroups)); !slices.Equal(is, slices.Sorted(slices.Values(ids))) {
+			t.Errorf("%s: security groups %v, want %v", what, is, ids)
+		}
+		others := slices.DeleteFunc(ids, func(id string) bool { return id == theirs })
+		if is := b.Tags[TagSecurityGroups]; is != strings.Join(others, ",") {
+			t.Errorf("%s: tag %q, want %q", what, is, others)
+		}
+		g.writes = 0
+		g.run(6 * time.Minute)
+		if g.writes > 0 {
+			t.Errorf("%s: %d writes at rest", what, g.writes)
+		}
+		g.restart()
+	}
+	annotate := func(ids string) {
+		g.change("web", func(s *corev1.Service) { s.Annotations = merged(s.Annotations, lb.Prefix+"security-group-ids", ids) })
+	}
+	want("one of ours", first, theirs)
+	annotate(second)
+	want("another one of ours", second, theirs)
+	annotate("")
+	want("none of ours", theirs)
+	if g.events.Has("OtherSecurityGroups") {
+		t.Errorf("%q", g.events.All())
+	}
+	g.change("web", func(s *corev1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"10.0.0.0/8"} })
+	g.run(20 * time.Second)
+	want("sources", g.accessLists(lb.ClassNLB, svc)[0].ID, theirs)
+	if g.events.Count("OtherSecurityGroups", theirs, "spec.loadBalancerSourceRanges") == 0 {
+		t.Errorf("%q", g.events.All())
+	}
+	g.change("web", func(s *corev1.Service) { s.Spec.LoadBalancerSourceRanges = nil })
+	want("no sources", theirs)
+	if lists := g.accessLists(lb.ClassNLB, svc); len(lists) > 0 {
+		t.Errorf("left: %+v", lists)
+	}
+	// What is killed between the joining, the leaving and their notes.
+	for calls := 1; calls < 10; calls++ {
+		ids := []string{first, second}[calls%2]
+		annotate(ids)
+		g.fuse.Light(calls, calls%3 > 0)
+		want(fmt.Sprint("killed at call ", calls), ids, theirs)
+	}
+	g.remove(svc)
+	g.run(20 * time.Second)
+	g.nothing(svc)
 }
 
 // Readiness gates wait for all listeners of the user's that have the group of the user's, whatever their port.

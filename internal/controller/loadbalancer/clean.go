@@ -213,7 +213,7 @@ func (w *work) preserve(ctx context.Context, api cloud.BalancerAPI, p lb.Product
 	if err := api.SetBalancer(ctx, id, off); err != nil {
 		return err
 	}
-	if err := api.SetTags(ctx, id, nil, []string{claims.TagCreator, claims.TagCluster, TagVPC, TagServiceName, TagService}); err != nil {
+	if err := api.SetTags(ctx, id, nil, []string{claims.TagCreator, claims.TagCluster, TagVPC, TagServiceName, TagSecurityGroups, TagService}); err != nil {
 		return err
 	}
 	w.Events.Eventf(w.svc, nil, corev1.EventTypeNormal, "PreservedLoadBalancer", "Reconcile", "load balancer %s stays, as the annotation preserve-lb-on-delete says", id)

@@ -59,13 +59,54 @@ func (w *work) attributes(ctx context.Context) error {
 		}
 		b.Zones = want
 	}
-	join, leave := missingFrom(w.want.SecurityGroups, b.SecurityGroups), missingFrom(b.SecurityGroups, w.want.SecurityGroups)
+	return w.securityGroups(ctx)
+}
+
+// securityGroups makes an NLB join the security groups that are wanted, and leave those that it has joined for the Service
+// and that are not wanted any more. Those that somebody else has made it join are left alone.
+func (w *work) securityGroups(ctx context.Context) error {
+	b := w.balancer
+	joined := strings.Split(b.Tags[TagSecurityGroups], ",")
+	if w.access != nil {
+		joined = append(joined, w.access.ID)
+	}
+	ours := slices.DeleteFunc(slices.Clone(b.SecurityGroups), func(id string) bool { return !slices.Contains(joined, id) })
+	join, leave := missingFrom(w.want.SecurityGroups, b.SecurityGroups), missingFrom(ours, w.want.SecurityGroups)
+	if err := w.tagJoined(ctx, append(slices.Clone(ours), join...)); err != nil {
+		return err
+	}
 	if len(join)+len(leave) > 0 {
 		if err := w.api.SetSecurityGroups(ctx, b.ID, join, leave); err != nil {
 			return w.reread(err)
 		}
-		b.SecurityGroups = slices.Clone(w.want.SecurityGroups)
+		b.SecurityGroups = append(missingFrom(b.SecurityGroups, leave), join...)
+		if err := w.tagJoined(ctx, append(missingFrom(ours, leave), join...)); err != nil {
+			return err
+		}
 	}
+	var err error
+	if others := missingFrom(b.SecurityGroups, w.want.SecurityGroups); len(w.want.Sources) > 0 && len(others) > 0 {
+		err = fmt.Errorf("load balancer %s is in the security groups %s, too, whose rules let in others than spec.loadBalancerSourceRanges: make it leave them, as Terway has not made it join them", b.ID, strings.Join(others, ", "))
+	}
+	w.warn("OtherSecurityGroups", err)
+	return nil
+}
+
+// tagJoined notes on an NLB, before and after it joins and leaves, which security groups are ours to leave.
+func (w *work) tagJoined(ctx context.Context, joined []string) error {
+	slices.Sort(joined)
+	value := strings.Join(slices.Compact(joined), ",")
+	if w.balancer.Tags[TagSecurityGroups] == value {
+		return nil
+	}
+	add, remove := map[string]string{TagSecurityGroups: value}, []string(nil)
+	if value == "" {
+		add, remove = nil, []string{TagSecurityGroups}
+	}
+	if err := w.api.SetTags(ctx, w.balancer.ID, add, remove); err != nil {
+		return w.reread(err)
+	}
+	w.balancer.Tags[TagSecurityGroups] = value
 	return nil
 }
 

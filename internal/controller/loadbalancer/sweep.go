@@ -46,13 +46,15 @@ func (s *sweeper) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	clb, err := s.CLB.FindBalancers(ctx, claims.TagCluster, cluster)
-	if err != nil {
-		return err
-	}
-	nlb, err := s.NLB.FindBalancers(ctx, claims.TagCluster, cluster)
-	if err != nil {
-		return err
+	apis := []cloud.BalancerAPI{s.CLB, s.NLB}
+	balancers, lists := map[cloud.BalancerAPI][]cloud.Balancer{}, map[cloud.BalancerAPI][]cloud.AccessList{}
+	for _, api := range apis {
+		if balancers[api], err = api.FindBalancers(ctx, claims.TagCluster, cluster); err != nil {
+			return err
+		}
+		if lists[api], err = api.FindAccess(ctx, vpc, claims.TagCluster, cluster); err != nil {
+			return err
+		}
 	}
 	groups, err := s.NLB.ListGroups(ctx, "", claims.TagCluster, cluster)
 	if err != nil {
@@ -77,27 +79,33 @@ func (s *sweeper) sweep(ctx context.Context) error {
 		return was[uid]
 	}
 	deleted := map[string]error{}
-	for api, found := range map[cloud.BalancerAPI][]cloud.Balancer{s.CLB: clb, s.NLB: nlb} {
-		for _, b := range found {
+	done := func(tags map[string]string, err error) {
+		deleted[tags[TagService]] = errors.Join(deleted[tags[TagService]], err)
+	}
+	// What a load balancer has is of one that stays: the user's, or a Service's that said so.
+	unused := func(err error) error {
+		switch cloud.Explain(err).Reason {
+		case "LoadBalancerPartInUse", "StillInUse":
+			return nil
+		}
+		return err
+	}
+	for _, api := range apis {
+		for _, b := range balancers[api] {
 			if orphan(b.Tags) {
 				s.Log.Warn("deleting the load balancer of a Service that does not exist", "id", b.ID, "service", b.Tags[TagServiceName])
-				deleted[b.Tags[TagService]] = errors.Join(deleted[b.Tags[TagService]], api.DeleteBalancer(ctx, b.ID))
+				done(b.Tags, api.DeleteBalancer(ctx, b.ID))
 			}
 		}
-	}
-	for uid, err := range deleted { // a load balancer that stays has its access list
-		if err == nil {
-			deleted[uid] = s.sweepAccess(ctx, uid)
+		for _, l := range lists[api] {
+			if orphan(l.Tags) && deleted[l.Tags[TagService]] == nil {
+				done(l.Tags, unused(api.DeleteAccess(ctx, l.ID)))
+			}
 		}
 	}
 	for _, g := range groups {
 		if orphan(g.Tags) {
-			// One that a listener has is of a load balancer that stays: the user's, or a Service's that said so.
-			err := s.NLB.DeleteGroup(ctx, g.ID)
-			if err != nil && cloud.Explain(err).Reason == "LoadBalancerPartInUse" {
-				err = nil
-			}
-			deleted[g.Tags[TagService]] = errors.Join(deleted[g.Tags[TagService]], err)
+			done(g.Tags, unused(s.NLB.DeleteGroup(ctx, g.ID)))
 		}
 	}
 	s.absent = absent
@@ -106,26 +114,6 @@ func (s *sweeper) sweep(ctx context.Context) error {
 		return !absent[uid] || done && err == nil
 	})
 	return errors.Join(slices.Collect(maps.Values(deleted))...)
-}
-
-// sweepAccess deletes the access lists of a Service that does not exist.
-func (s *sweeper) sweepAccess(ctx context.Context, uid string) error {
-	vpc, err := s.inVPC(ctx)
-	if err != nil {
-		return err
-	}
-	for _, api := range []cloud.BalancerAPI{s.CLB, s.NLB} {
-		lists, err := api.FindAccess(ctx, vpc, TagService, uid)
-		if err != nil {
-			return err
-		}
-		for _, l := range lists {
-			if err := api.DeleteAccess(ctx, l.ID); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // release frees the addresses of the Services that are gone and of which the cloud has nothing any more.

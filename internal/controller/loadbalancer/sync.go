@@ -25,6 +25,8 @@ const (
 	TagService = "terway.dev/service"
 	// TagVPC has the cluster's VPC: only there is the cluster's id its own, and a CLB with a public address is in none.
 	TagVPC = "terway.dev/vpc"
+	// TagSecurityGroups has the security groups that Terway has made an NLB join, separated by commas: it leaves no others.
+	TagSecurityGroups = "terway.dev/security-groups"
 	// TagServiceName has its namespace and name, for people.
 	TagServiceName = "terway.dev/service-name"
 )
@@ -277,6 +279,9 @@ func (w *work) create(ctx context.Context) error {
 		return err
 	}
 	want := cloud.NewBalancer{VPC: vpc, Tags: w.tags(vpc), SecurityGroups: w.want.SecurityGroups, Zones: zones(w.want.New.Zones), Settings: maps.Clone(w.want.Attributes)}
+	if len(w.want.SecurityGroups) > 0 {
+		want.Tags[TagSecurityGroups] = strings.Join(w.want.SecurityGroups, ",")
+	}
 	if len(w.want.Zones) > 0 {
 		want.Zones = zones(w.want.Zones)
 	}
