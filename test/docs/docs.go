@@ -1,0 +1,154 @@
+// Package docs reads the project's pages and their commands. Its tests check links, run the commands that need
+// only the simulated cloud, and compare the pages of other languages with the English ones; test/e2e runs the
+// commands that need the lab.
+//
+// A command for a shell is in a fenced block whose info string is "sh" and a mark, which says where it can be run:
+//
+//	simulator  by this package's tests, in order, with the simulated cloud
+//	lab        by test/e2e, in order, in the lab
+//	cloud      nowhere here: it needs an account, or machines of the real cloud
+//	cluster    nowhere here: it needs a cluster with objects that have the names in the command, or a shell on a node
+//	slow       by people: it takes minutes or hours, or changes the machine
+//	synopsis   it is not one command but a form of many: [optional], this|that, NAME…
+//
+// A block "console" shows a command after "$ " and its output.
+package docs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Marks are the valid marks.
+var Marks = []string{"simulator", "lab", "cloud", "cluster", "slow", "synopsis"}
+
+// Page is a page of the documentation.
+type Page struct {
+	Path   string // from the root of the repository
+	Lines  []string
+	Blocks []Block
+}
+
+// Block is a block of code.
+type Block struct {
+	Line int // of its first line of code; the page's first line is 1
+	// Info is the info string, "" for an indented block.
+	Info     string
+	Indented bool
+	Code     []string
+}
+
+// Mark returns the mark of a block of commands, "" if it has none.
+func (b *Block) Mark() string {
+	lang, mark, _ := strings.Cut(b.Info, " ")
+	if lang != "sh" {
+		return ""
+	}
+	return mark
+}
+
+// Pages returns all pages of the repository in the folder root.
+func Pages(root string) ([]Page, error) {
+	var paths []string
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md"} {
+		found, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil {
+			return nil, err
+		}
+		paths = append(paths, found...)
+	}
+	slices.Sort(paths)
+	var pages []Page
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		short, err := filepath.Rel(root, path)
+		if err != nil {
+			return nil, err
+		}
+		p := Page{Path: filepath.ToSlash(short), Lines: strings.Split(string(text), "\n")}
+		if p.Blocks, err = blocks(p.Lines); err != nil {
+			return nil, fmt.Errorf("%s: %w", p.Path, err)
+		}
+		pages = append(pages, p)
+	}
+	return pages, nil
+}
+
+var fence = regexp.MustCompile("^ *```(.*)$")
+
+// blocks finds fenced blocks and, outside lists, indented ones.
+func blocks(lines []string) ([]Block, error) {
+	var found []Block
+	list := false // indented lines belong to an item
+	for i := 0; i < len(lines); i++ {
+		line := lines[i]
+		if m := fence.FindStringSubmatch(line); m != nil {
+			b := Block{Line: i + 2, Info: strings.TrimSpace(m[1])}
+			for i++; ; i++ {
+				if i == len(lines) {
+					return nil, fmt.Errorf("line %d: the block has no end", b.Line-1)
+				}
+				if strings.TrimSpace(lines[i]) == "```" {
+					break
+				}
+				b.Code = append(b.Code, lines[i])
+			}
+			found = append(found, b)
+			continue
+		}
+		switch code, indented := strings.CutPrefix(line, "    "); {
+		case line == "":
+		case indented && !list:
+			if last := len(found) - 1; last >= 0 && found[last].Indented && found[last].Line+len(found[last].Code) == i+1 {
+				found[last].Code = append(found[last].Code, code)
+			} else {
+				found = append(found, Block{Line: i + 1, Indented: true, Code: []string{code}})
+			}
+		case !strings.HasPrefix(line, " "):
+			list = item.MatchString(line)
+		}
+	}
+	return found, nil
+}
+
+var item = regexp.MustCompile(`^([-*]|[0-9]+\.) `)
+
+// Script returns a shell script of the page's blocks with a mark. Its lines have the numbers of the page's, so that the
+// shell's messages name the page's line; nil if there are no such blocks.
+func (p *Page) Script(mark string) []string {
+	var script []string
+	for i := range p.Blocks {
+		if b := &p.Blocks[i]; b.Mark() == mark {
+			if script == nil {
+				script = make([]string, len(p.Lines))
+			}
+			copy(script[b.Line-1:], b.Code)
+		}
+	}
+	return script
+}
+
+// Translated reports whether the page is a translation, whose commands are those of the English page.
+func (p *Page) Translated() bool {
+	return strings.HasPrefix(p.Path, "docs/zh/") || strings.HasSuffix(p.Path, ".zh-CN.md")
+}
+
+// Section returns the lines between a heading of the second level and the next.
+func (p *Page) Section(heading string) []string {
+	start := slices.Index(p.Lines, "## "+heading)
+	if start < 0 {
+		return nil
+	}
+	section := p.Lines[start+1:]
+	if end := slices.IndexFunc(section, func(line string) bool { return strings.HasPrefix(line, "## ") }); end >= 0 {
+		section = section[:end]
+	}
+	return section
+}

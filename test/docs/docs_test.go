@@ -1,0 +1,404 @@
+package docs
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unicode"
+)
+
+const root = "../.."
+
+func pages(t *testing.T) []Page {
+	t.Helper()
+	pages, err := Pages(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(pages) < 20 {
+		t.Fatalf("only %d pages found", len(pages))
+	}
+	return pages
+}
+
+// TestLinks: relative links lead to files of the repository, and to headings that exist.
+func TestLinks(t *testing.T) {
+	all := pages(t)
+	anchors := map[string]map[string]bool{}
+	for i := range all {
+		anchors[all[i].Path] = headings(&all[i])
+	}
+	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	checked := 0
+	for i := range all {
+		p := &all[i]
+		for n, line := range prose(p) {
+			for _, m := range link.FindAllStringSubmatch(line, -1) {
+				if strings.Contains(m[1], "://") {
+					continue
+				}
+				checked++
+				file, anchor, _ := strings.Cut(m[1], "#")
+				target := p.Path
+				if file != "" {
+					target = path.Join(path.Dir(p.Path), file)
+				}
+				if _, err := os.Stat(filepath.Join(root, target)); err != nil {
+					t.Errorf("%s:%d: %s: no such file", p.Path, n+1, m[1])
+				} else if anchor != "" && !anchors[target][anchor] {
+					t.Errorf("%s:%d: %s: %s has no such heading", p.Path, n+1, m[1], target)
+				}
+			}
+		}
+	}
+	if checked < 100 {
+		t.Errorf("only %d links were found", checked)
+	}
+}
+
+// prose returns the page's lines with those of code empty.
+func prose(p *Page) []string {
+	lines := slices.Clone(p.Lines)
+	for _, b := range p.Blocks {
+		for i := range b.Code {
+			lines[b.Line-1+i] = ""
+		}
+	}
+	return lines
+}
+
+// headings returns the anchors that GitHub makes of a page's headings.
+func headings(p *Page) map[string]bool {
+	found := map[string]bool{}
+	for _, line := range prose(p) {
+		level := len(line) - len(strings.TrimLeft(line, "#"))
+		if level == 0 || !strings.HasPrefix(line[level:], " ") {
+			continue
+		}
+		anchor := strings.Map(func(r rune) rune {
+			switch {
+			case unicode.IsLetter(r), unicode.IsDigit(r), r == '-', r == '_':
+				return unicode.ToLower(r)
+			case r == ' ':
+				return '-'
+			}
+			return -1
+		}, strings.TrimSpace(line[level:]))
+		unique := anchor
+		for i := 1; found[unique]; i++ {
+			unique = fmt.Sprint(anchor, "-", i)
+		}
+		found[unique] = true
+	}
+	return found
+}
+
+// command is a line that a person would give to a shell.
+var command = regexp.MustCompile(`^(\$ )?(sudo )?([A-Z_]+=\S+ )*(terwayctl|terwayd|(bin/)?terway-lab|kubectl|helm|make|curl|aliyun|kubeadm|export|eval|docker|systemctl|nft|bpftool|tc|ip|crictl)( |$)`)
+
+// TestEveryCommandHasAMark: a command is in a block that says where it can be run. The output of a
+// program may begin with a command, and planning.md's commands are run by internal/cli/plan.
+func TestEveryCommandHasAMark(t *testing.T) {
+	marked := 0
+	for _, p := range pages(t) {
+		if p.Path == "README.md" { // test/e2e runs its indented blocks
+			continue
+		}
+		for _, b := range p.Blocks {
+			if lang, _, _ := strings.Cut(b.Info, " "); lang == "sh" {
+				marked++
+				if !slices.Contains(Marks, b.Mark()) {
+					t.Errorf("%s:%d: ```%s: want sh and one of %q", p.Path, b.Line-1, b.Info, Marks)
+				}
+				continue
+			}
+			for i, line := range b.Code {
+				elsewhere := b.Info == "console" || p.Path == "docs/planning.md" && strings.HasPrefix(line, "$ terwayctl plan") || regexp.MustCompile(`^([A-Z_]+=\S+ )*make [a-z-]+, 20`).MatchString(line)
+				if command.MatchString(line) && !elsewhere && !(p.Path == "docs/planning.md" && strings.HasPrefix(line, "terwayctl: ")) {
+					t.Errorf("%s:%d: %q: want it in a block \"```sh MARK\" with one of the marks %q", p.Path, b.Line+i, line, Marks)
+				}
+			}
+		}
+	}
+	if marked < 30 {
+		t.Errorf("only %d blocks of commands were found", marked)
+	}
+}
+
+// TestCommandsExist: the subcommands, flags, make's targets and files of this repository that commands name exist, also in
+// those that no test runs.
+func TestCommandsExist(t *testing.T) {
+	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	help := helps{}
+	inline := regexp.MustCompile("`((?:bin/)?(?:terwayctl|terway-lab) [^`]*)`")
+	target := regexp.MustCompile(`(?:^|\s)make ((?:[A-Z]+=\S+ )*)([a-z-]+)`)
+	file := regexp.MustCompile(`(?:^|[ ="])((?:deploy|docs|test|internal|hack)/[\w./-]+)`)
+	checked := 0
+	check := func(where, line string) {
+		checked++
+		for _, problem := range help.problems(line) {
+			t.Errorf("%s: %s: %s", where, strings.TrimSpace(line), problem)
+		}
+	}
+	for _, p := range pages(t) {
+		for _, b := range p.Blocks {
+			if b.Mark() == "" && b.Info != "console" {
+				continue
+			}
+			for i, line := range b.Code {
+				where := fmt.Sprintf("%s:%d", p.Path, b.Line+i)
+				if b.Info == "console" {
+					var ok bool
+					if line, ok = strings.CutPrefix(line, "$ "); !ok {
+						continue
+					}
+				}
+				line, _, _ = strings.Cut(line, " #")
+				check(where, line)
+				for _, m := range target.FindAllStringSubmatch(line, -1) {
+					if !strings.Contains(string(makefile), "\n"+m[2]+":") {
+						t.Errorf("%s: make has no target %s", where, m[2])
+					}
+				}
+				for _, m := range file.FindAllStringSubmatch(line, -1) {
+					if _, err := os.Stat(filepath.Join(root, m[1])); err != nil {
+						t.Errorf("%s: no such file: %s", where, m[1])
+					}
+				}
+			}
+		}
+		for n, line := range prose(&p) {
+			for _, m := range inline.FindAllStringSubmatch(line, -1) {
+				check(fmt.Sprintf("%s:%d", p.Path, n+1), m[1])
+			}
+		}
+	}
+	if checked < 100 {
+		t.Errorf("only %d commands were found", checked)
+	}
+	// The check itself.
+	for line, want := range map[string]string{
+		"terwayctl plan --zone x | terwayctl vpc apply - --nosuch": "--nosuch",
+		"terwayctl vpc aply plan.yaml":                             "aply",
+		"eval $(bin/terway-lab env) && terway-lab verifi":          "verifi",
+		"terway-lab status [-q json]":                              "-q",
+	} {
+		if got := strings.Join(help.problems(line), "; "); !strings.Contains(got, want) {
+			t.Errorf("%s: problems %q, want one with %s", line, got, want)
+		}
+	}
+}
+
+// helps has the programs' texts of --help by command line.
+type helps map[string]string
+
+func (h helps) text(words ...string) string {
+	key := strings.Join(words, " ")
+	if _, known := h[key]; !known {
+		out, err := exec.Command(filepath.Join(bin, words[0]), append(slices.Clone(words[1:]), "--help")...).CombinedOutput()
+		if err != nil {
+			out = fmt.Appendf(nil, "%v: %s", err, out)
+		}
+		h[key] = string(out)
+	}
+	return h[key]
+}
+
+var (
+	ours = regexp.MustCompile(`(?:^|[\s(/"])((?:terwayctl|terway-lab)(?: [^|;&>)]*)?)`)
+	// subcommands are the lines below "Available Commands:".
+	subcommand = regexp.MustCompile(`(?m)^  ([a-z][a-z-]*) +\S`)
+	word       = regexp.MustCompile(`^[a-z][a-z-]*$`)
+)
+
+// problems returns what is wrong with our programs' names in a command line.
+func (h helps) problems(line string) []string {
+	var problems []string
+	// Alternatives and optional parts of a synopsis.
+	line = strings.NewReplacer("[", " ", "]", " ").Replace(line)
+	for _, m := range ours.FindAllStringSubmatch(line, -1) {
+		words := strings.Fields(m[1])
+		at := words[:1]
+		flags := false
+		for _, w := range words[1:] {
+			if name, isFlag := strings.CutPrefix(w, "-"); isFlag && name != "" {
+				flags = true
+				name, _, _ = strings.Cut(w, "=")
+				if !regexp.MustCompile(`(?m)(^|\s)` + regexp.QuoteMeta(name) + `($|[ ,])`).MatchString(h.text(at...)) {
+					problems = append(problems, fmt.Sprintf("%q has no flag %s", strings.Join(at, " "), name))
+				}
+				continue
+			}
+			_, list, group := strings.Cut(h.text(at...), "\nAvailable Commands:\n")
+			if flags || !group {
+				continue
+			}
+			list, _, _ = strings.Cut(list, "\n\n")
+			known := false
+			for _, s := range subcommand.FindAllStringSubmatch(list, -1) {
+				known = known || s[1] == w
+			}
+			if known {
+				at = append(slices.Clone(at), w)
+				if w == "shell" { // the rest is another program's
+					break
+				}
+			} else if word.MatchString(w) {
+				problems = append(problems, fmt.Sprintf("%q has no command %s", strings.Join(at, " "), w))
+				break
+			}
+		}
+	}
+	return problems
+}
+
+// bin has terwayctl and terway-lab.
+var bin string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		var err error
+		if bin, err = os.MkdirTemp("", "docs"); err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(bin)
+		build := exec.Command("go", "build", "-buildvcs=false", "-ldflags=-s -w", "-o", bin+"/", "./cmd/terwayctl", "./cmd/terway-lab")
+		build.Dir = root
+		if out, err := build.CombinedOutput(); err != nil {
+			panic("build: " + string(out))
+		}
+		return m.Run()
+	}())
+}
+
+// TestSimulatorCommands runs the blocks "sh simulator" of each page in one shell and an empty folder, with the files of
+// testdata/PAGE in it, and a simulated cloud.
+func TestSimulatorCommands(t *testing.T) {
+	ran := 0
+	for _, p := range pages(t) {
+		script := p.Script("simulator")
+		if script == nil || p.Translated() { // compared with the English page
+			continue
+		}
+		ran++
+		t.Run(p.Path, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			fixtures(t, "testdata/"+strings.TrimSuffix(path.Base(p.Path), ".md"), dir)
+			for _, shared := range []string{"deploy", "docs"} {
+				from, err := filepath.Abs(filepath.Join(root, shared))
+				if err == nil {
+					err = os.Symlink(from, filepath.Join(dir, shared))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			env := cloud(t)
+			if out, err := shell(dir, env, script); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			} else if len(out) == 0 {
+				t.Error("the commands print nothing")
+			}
+		})
+	}
+	if ran < 5 {
+		t.Errorf("only %d pages have commands for the simulator", ran)
+	}
+}
+
+// shell runs a script whose first line is empty and returns its output. What the script leaves in the background is ended.
+func shell(dir string, env, script []string) (string, error) {
+	c := exec.Command("bash", "-eEuo", "pipefail", "-c",
+		`trap 'echo "line $LINENO: $BASH_COMMAND: exit status $?" >&2' ERR;`+strings.Join(script, "\n"))
+	c.Dir = dir
+	c.Env = append([]string{"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + dir}, env...)
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	out, err := os.CreateTemp(dir, ".output")
+	if err != nil {
+		return "", err
+	}
+	defer out.Close()
+	c.Stdout, c.Stderr = out, out
+	err = c.Run()
+	// An error means that nothing is left.
+	_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL)
+	text, readErr := os.ReadFile(out.Name())
+	if err == nil {
+		err = readErr
+	}
+	return string(text), err
+}
+
+// TestShellSaysWhere: a failed command is an error with its line, in a pipe too, and what runs on in the background is ended.
+func TestShellSaysWhere(t *testing.T) {
+	dir := t.TempDir()
+	out, err := shell(dir, nil, []string{"", "", "false | cat"})
+	if err == nil || !strings.Contains(out, "line 3: ") {
+		t.Errorf("%v, %q", err, out)
+	}
+	if out, err = shell(dir, nil, []string{"", "sleep 1000 &", "echo $!"}); err != nil {
+		t.Fatalf("%v, %q", err, out)
+	}
+	for stat := "/proc/" + strings.TrimSpace(out) + "/stat"; ; time.Sleep(10 * time.Millisecond) {
+		if b, err := os.ReadFile(stat); err != nil || strings.Contains(string(b), ") Z ") {
+			return // or the test's time limit is over
+		}
+	}
+}
+
+// cloud runs a simulated cloud until the test ends, and returns the environment of its users.
+func cloud(t *testing.T) []string {
+	t.Helper()
+	c := exec.Command(filepath.Join(bin, "terway-lab"), "vpcsim", "serve", "--listen", "127.0.0.1:0", "--no-fabric", "--timing", "zero", "-o", "json")
+	c.Stderr = io.Discard
+	out, err := c.StdoutPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = c.Process.Kill()
+		_ = c.Wait()
+	})
+	line, err := bufio.NewReader(out).ReadBytes('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	var started struct{ Endpoint, AccessKeyID, AccessKeySecret string }
+	if err := json.Unmarshal(line, &started); err != nil || started.Endpoint == "" || started.AccessKeyID == "" {
+		t.Fatalf("%v: %s", err, line)
+	}
+	return []string{
+		"ECS_ENDPOINT=" + started.Endpoint, "VPC_ENDPOINT=" + started.Endpoint,
+		"ALIBABA_CLOUD_ACCESS_KEY_ID=" + started.AccessKeyID, "ALIBABA_CLOUD_ACCESS_KEY_SECRET=" + started.AccessKeySecret,
+	}
+}
+
+// fixtures copies a folder, if it exists, into another.
+func fixtures(t *testing.T, from, to string) {
+	t.Helper()
+	if _, err := os.Stat(from); err != nil {
+		return
+	}
+	if err := os.CopyFS(to, os.DirFS(from).(fs.ReadDirFS)); err != nil {
+		t.Fatal(err)
+	}
+}
