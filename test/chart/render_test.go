@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -181,7 +182,7 @@ func leaves(values map[string]any, prefix string) []string {
 	for k, v := range values {
 		path := prefix + k
 		m, isMap := v.(map[string]any)
-		if isMap && len(m) > 0 && k != "resources" {
+		if isMap && len(m) > 0 && !slices.Contains([]string{"resources", "affinity", "updateStrategy"}, k) {
 			out = append(out, leaves(m, path+".")...)
 			continue
 		}
@@ -195,6 +196,8 @@ func leaves(values map[string]any, prefix string) []string {
 func TestEachValueCounts(t *testing.T) {
 	const terway, flannel = "terway", "flannel"
 	resources := map[string]any{"requests": map[string]any{"cpu": "7m"}}
+	env := []any{map[string]any{"name": "A", "value": "b"}}
+	label := map[string]any{"a": "b"}
 	type change struct {
 		to   any
 		base map[string]any // what else is set, so that the value counts, where it does
@@ -204,7 +207,11 @@ func TestEachValueCounts(t *testing.T) {
 	changes := map[string]change{
 		"image.repository":            {to: "r.example/terway"},
 		"image.tag":                   {to: "v9"},
+		"image.digest":                {to: "sha256:" + strings.Repeat("0", 64)},
 		"image.pullPolicy":            {to: "Always"},
+		"image.pullSecrets":           {to: []any{"registry"}},
+		"apiServer.host":              {to: "10.0.0.1"},
+		"apiServer.port":              {to: 443, base: map[string]any{"apiServer.host": "10.0.0.1"}},
 		"credentials.source":          {to: "ecs-role"},
 		"credentials.existingSecret":  {to: "mine"},
 		"credentials.accessKeyID":     {to: "id", base: map[string]any{"credentials.existingSecret": "", "credentials.accessKeyID": "x", "credentials.accessKeySecret": "s"}},
@@ -226,22 +233,43 @@ func TestEachValueCounts(t *testing.T) {
 		"controller.extraArgs":        {to: []any{"--verbose"}},
 		"controller.nodeSelector":     {to: map[string]any{"a": "b"}},
 		"controller.resources":        {to: resources},
-		"admission.enabled":           {to: false, same: flannel},
-		"admission.port":              {to: 10366, off: flannel},
-		"policy.enabled":              {to: true, off: flannel},
-		"policy.port":                 {to: 10367, base: map[string]any{"policy.enabled": true}, off: flannel},
-		"flannel.image.repository":    {to: "r.example/flannel", off: terway},
-		"flannel.image.tag":           {to: "v9", off: terway},
-		"flannel.nftables":            {to: false, off: terway},
-		"flannel.extraArgs":           {to: []any{"--v=3"}, off: terway},
-		"flannel.resources":           {to: resources, off: terway},
-		"agent.cniConfDir":            {to: "/etc/cni/other"},
-		"agent.cniBinDir":             {to: "/opt/cni/other"},
-		"agent.kubeletDir":            {to: "/data/kubelet", off: flannel},
-		"agent.netnsDir":              {to: "/run/netns", off: flannel},
-		"agent.hostDropIns":           {to: false, off: flannel},
-		"agent.extraArgs":             {to: []any{"--cni-version=1.0.0"}},
-		"agent.resources":             {to: resources, off: flannel},
+		"controller.extraEnv":         {to: env},
+		"controller.podAnnotations":   {to: label},
+		"controller.podLabels":        {to: label},
+		"controller.affinity":         {to: map[string]any{"podAffinity": map[string]any{"requiredDuringSchedulingIgnoredDuringExecution": []any{map[string]any{"topologyKey": "a"}}}}},
+		"controller.tolerations":      {to: []any{}},
+		"controller.updateStrategy":   {to: map[string]any{"rollingUpdate": map[string]any{"maxUnavailable": 2}}},
+
+		"controller.topologySpreadConstraints":          {to: []any{}},
+		"controller.serviceAccount.annotations":         {to: label},
+		"controller.podDisruptionBudget.maxUnavailable": {to: "50%"},
+
+		"admission.enabled":        {to: false, same: flannel},
+		"admission.port":           {to: 10366, off: flannel},
+		"policy.enabled":           {to: true, off: flannel},
+		"policy.port":              {to: 10367, base: map[string]any{"policy.enabled": true}, off: flannel},
+		"flannel.image.repository": {to: "r.example/flannel", off: terway},
+		"flannel.image.tag":        {to: "v9", off: terway},
+		"flannel.nftables":         {to: false, off: terway},
+		"flannel.extraArgs":        {to: []any{"--v=3"}, off: terway},
+		"flannel.resources":        {to: resources, off: terway},
+		"agent.cniConfDir":         {to: "/etc/cni/other"},
+		"agent.cniBinDir":          {to: "/opt/cni/other"},
+		"agent.kubeletDir":         {to: "/data/kubelet", off: flannel},
+		"agent.netnsDir":           {to: "/run/netns", off: flannel},
+		"agent.hostDropIns":        {to: false, off: flannel},
+		"agent.extraArgs":          {to: []any{"--cni-version=1.0.0"}},
+		"agent.extraEnv":           {to: env},
+		"agent.podAnnotations":     {to: label},
+		"agent.podLabels":          {to: label},
+		"agent.nodeSelector":       {to: label},
+		"agent.affinity":           {to: map[string]any{"podAffinity": map[string]any{"requiredDuringSchedulingIgnoredDuringExecution": []any{map[string]any{"topologyKey": "a"}}}}},
+		"agent.tolerations":        {to: []any{map[string]any{"key": "a", "operator": "Exists"}}},
+		"agent.updateStrategy":     {to: map[string]any{"rollingUpdate": map[string]any{"maxUnavailable": 2}}},
+
+		"agent.serviceAccount.annotations": {to: label},
+
+		"agent.resources": {to: resources, off: flannel},
 	}
 	var defaults map[string]any
 	read(t, dir+"values.yaml", func(b []byte, v any) error { return yaml.Unmarshal(b, v) }, &defaults)
@@ -286,8 +314,7 @@ func TestEachValueCounts(t *testing.T) {
 	}
 }
 
-// The controller's replicas do not run on nodes that Terway ignores, like the agents, and a
-// drain evicts one replica at a time.
+// The controller's replicas do not run on nodes that Terway ignores, like the agents.
 func TestControllerKeepsOffNodesLeftAlone(t *testing.T) {
 	got := objects(t, with("terway", nil))
 	affinity := func(name string) any {
@@ -319,9 +346,6 @@ func TestControllerKeepsOffNodesLeftAlone(t *testing.T) {
 		if !strings.Contains(string(policy), fmt.Sprintf("['%s', '%s']", label, value)) {
 			t.Errorf("a kubelet may set label %s=%s: %s", label, value, policy)
 		}
-	}
-	if got["PodDisruptionBudget terway-controller"] == nil {
-		t.Error("no PodDisruptionBudget")
 	}
 }
 

@@ -1,10 +1,17 @@
 {{- define "terway.labels" -}}
+{{ include "terway.podLabels" . }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+{{- /* Without the chart's version: it must not restart pods by itself. */ -}}
+{{- define "terway.podLabels" -}}
 app.kubernetes.io/name: terway
+app.kubernetes.io/part-of: terway
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 {{- define "terway.image" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag }}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ with .Values.image.digest }}@{{ . }}{{ end }}
 {{- end }}
 {{- define "terway.network" -}}
 {{ .Values.eniConfig.network | default "terway" }}
@@ -12,14 +19,51 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- define "terway.admission" -}}
 {{ and .Values.admission.enabled (ne (include "terway.network" .) "flannel") }}
 {{- end }}
-{{- define "terway.nodeAffinity" -}}
-nodeAffinity:
-  requiredDuringSchedulingIgnoredDuringExecution:
-    nodeSelectorTerms:
-      - matchExpressions:
-          - {key: type, operator: NotIn, values: [virtual-kubelet]}
-          - {key: network.terway.dev/ignore, operator: NotIn, values: ["true"]}
-          - {key: k8s.aliyun.com/ignore-by-terway, operator: NotIn, values: ["true"]}
+{{- /* Of every node on which pods of Terway run: not a virtual one, not one that is left alone, and of an architecture
+that the image has. */ -}}
+{{- define "terway.nodes" -}}
+- {key: type, operator: NotIn, values: [virtual-kubelet]}
+- {key: network.terway.dev/ignore, operator: NotIn, values: ["true"]}
+- {key: k8s.aliyun.com/ignore-by-terway, operator: NotIn, values: ["true"]}
+- {key: kubernetes.io/arch, operator: In, values: [amd64, arm64]}
+{{- end }}
+{{- /* An affinity of the values, to which terway.nodes is added: terms are alternatives, so each gets it. */ -}}
+{{- define "terway.affinity" -}}
+{{- $affinity := deepCopy . }}
+{{- $node := get $affinity "nodeAffinity" | default dict }}
+{{- $terms := list }}
+{{- range dig "requiredDuringSchedulingIgnoredDuringExecution" "nodeSelectorTerms" (list dict) $node }}
+{{- $terms = append $terms (set . "matchExpressions" (concat (include "terway.nodes" $ | fromYamlArray) (get . "matchExpressions" | default list))) }}
+{{- end }}
+{{- $_ := set $node "requiredDuringSchedulingIgnoredDuringExecution" (dict "nodeSelectorTerms" $terms) }}
+{{- set $affinity "nodeAffinity" $node | toYaml }}
+{{- end }}
+{{- define "terway.nodeSelector" -}}
+{{ merge (dict "kubernetes.io/os" "linux") . | toYaml }}
+{{- end }}
+{{- /* What the values say of the pods of controller and agents alike: dict "root" $ "of" .Values.controller. */ -}}
+{{- define "terway.podSpec" -}}
+{{- with .root.Values.image.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+  - name: {{ . }}
+{{- end }}
+{{- end }}
+nodeSelector: {{- include "terway.nodeSelector" .of.nodeSelector | nindent 2 }}
+affinity: {{- include "terway.affinity" .of.affinity | nindent 2 }}
+{{- with .of.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- /* The address of the API server, if it is not that of the Service, and .of.extraEnv. */ -}}
+{{- define "terway.env" -}}
+{{- with .root.Values.apiServer.host }}
+- {name: KUBERNETES_SERVICE_HOST, value: {{ . | quote }}}
+- {name: KUBERNETES_SERVICE_PORT, value: {{ $.root.Values.apiServer.port | quote }}}
+{{- end }}
+{{- with .of.extraEnv }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 {{- define "terway.flannelNetConf" -}}
 {{ dict "Network" .Values.eniConfig.pod_cidr "EnableNFTables" .Values.flannel.nftables "Backend" (dict "Type" "alloc") | toPrettyJson }}
