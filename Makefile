@@ -65,7 +65,7 @@ test-in-turn:
 	@$(MAKE) --no-print-directory e2e
 
 unit:
-	go test -count=1 ./...
+	go test -count=1 -timeout 30m ./...
 	go test -C internal/lab/modules/kube/sctp -count=1 .
 
 # Comparisons with other implementations: selectors with Calico's parser, NetworkPolicies with
