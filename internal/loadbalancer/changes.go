@@ -12,6 +12,10 @@ import (
 type Limits struct {
 	PerCall  int // backends in one call, at least 1
 	PerGroup int
+	// PerBalancer is for the groups of a load balancer together, each backend counted in each group; 0: there is none.
+	PerBalancer int
+	// full: the load balancer has left PerGroup for the group.
+	full bool
 }
 
 // LimitsOf returns a product's limits, as their documentation has them. An account may have higher ones.
@@ -19,7 +23,7 @@ func LimitsOf(p Product) Limits {
 	if p == CLB {
 		return Limits{PerCall: 20, PerGroup: 200}
 	}
-	return Limits{PerCall: 200, PerGroup: 400}
+	return Limits{PerCall: 200, PerGroup: 400, PerBalancer: 400}
 }
 
 // Verb is what is done with backends.
@@ -52,6 +56,118 @@ type Left struct {
 	Why string
 }
 
+// Part is a listener's part of a load balancer: its group, with what it has and what it should have.
+type Part struct {
+	// Group identifies the group; two listeners may have one.
+	Group string
+	// Owner is the owner of the listener's backends: see Changes.
+	Owner           string
+	Current, Wanted []cloud.Backend
+}
+
+// PartChange is the change of a listener's group.
+type PartChange struct {
+	// Part is the index of the listener's part.
+	Part int
+	Change
+}
+
+// ChangesOfAll returns how the groups of a load balancer get what is wanted, in the order in which the changes are to be
+// made: those that give room come first. If not all fits the load balancer, what drains goes first; then each listener gets
+// as many backends as the others, or all that it wants, and the rest is Left.
+func ChangesOfAll(parts []Part, limits Limits) (all []PartChange) {
+	now, total := map[string][]cloud.Backend{}, 0
+	own, active, draining := make([]int, len(parts)), make([]int, len(parts)), make([]int, len(parts))
+	order, share := make([]int, len(parts)), make([]int, len(parts))
+	for i, p := range parts {
+		if _, counted := now[p.Group]; !counted {
+			now[p.Group] = p.Current
+			total += len(p.Current)
+		}
+		own[i] = p.own(p.Current)
+		for _, b := range p.Wanted {
+			if b.Weight > 0 {
+				active[i]++
+			} else {
+				draining[i]++
+			}
+		}
+		order[i], share[i] = i, len(p.Wanted)
+	}
+	room := limits.PerBalancer - total + sum(own)
+	full := limits.PerBalancer > 0 && sum(share) > room
+	if full {
+		share = split(active, room)
+		for i, n := range split(draining, room-sum(share)) {
+			share[i] += n
+		}
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(share[a]-own[a], share[b]-own[b]) })
+	for _, i := range order {
+		p, mine := parts[i], limits
+		p.Current = now[p.Group]
+		if limits.PerBalancer > 0 {
+			most := limits.PerBalancer - total + len(p.Current)
+			if full {
+				most = min(most, len(p.Current)-p.own(p.Current)+share[i])
+			}
+			if most < mine.PerGroup {
+				mine.PerGroup, mine.full = most, true
+			}
+		}
+		c := Changes(p.Owner, p.Current, p.Wanted, mine)
+		now[p.Group] = c.after(p.Current)
+		total += len(now[p.Group]) - len(p.Current)
+		all = append(all, PartChange{i, c})
+	}
+	return all
+}
+
+// own returns how many of the backends of the part's group are the listener's.
+func (p *Part) own(list []cloud.Backend) (n int) {
+	for _, b := range list {
+		if !foreign(p.Owner, b) {
+			n++
+		}
+	}
+	return n
+}
+
+func sum(list []int) (n int) {
+	for _, x := range list {
+		n += x
+	}
+	return n
+}
+
+// split returns what each gets of room: all get the same, but none more than it wants.
+func split(wants []int, room int) []int {
+	got := make([]int, len(wants))
+	for gave := true; gave; {
+		gave = false
+		for i, want := range wants {
+			if got[i] < want && room > 0 {
+				got[i], room, gave = got[i]+1, room-1, true
+			}
+		}
+	}
+	return got
+}
+
+// after returns what a group has after the change.
+func (c *Change) after(list []cloud.Backend) []cloud.Backend {
+	list = slices.Clone(list)
+	for _, batch := range c.Batches {
+		for _, b := range batch.Backends {
+			list = slices.DeleteFunc(list, func(is cloud.Backend) bool { return is.Key() == b.Key() })
+			if batch.Verb != Remove {
+				list = append(list, b)
+			}
+		}
+	}
+	return list
+}
+
 // Changes returns how a group with the current backends gets the wanted ones. Backends that have another
 // description than owner are not ours and are never touched; with an owner of "" all are ours (see Owner).
 //
@@ -71,7 +187,7 @@ func Changes(owner string, current, wanted []cloud.Backend, limits Limits) Chang
 		}
 		now[b.Key()] = b
 	}
-	kept := c.keep(now, others, wanted, limits.PerGroup-len(others))
+	kept := c.keep(now, others, wanted, limits)
 
 	var drain, raise, add, remove []cloud.Backend
 	stays := map[cloud.BackendKey]bool{}
@@ -121,7 +237,7 @@ func Changes(owner string, current, wanted []cloud.Backend, limits Limits) Chang
 }
 
 // keep returns those of the wanted backends that fit. The others are left, unless they drain.
-func (c *Change) keep(now map[cloud.BackendKey]cloud.Backend, others map[cloud.BackendKey]bool, wanted []cloud.Backend, room int) []cloud.Backend {
+func (c *Change) keep(now map[cloud.BackendKey]cloud.Backend, others map[cloud.BackendKey]bool, wanted []cloud.Backend, limits Limits) []cloud.Backend {
 	kept := slices.Clone(wanted)
 	kept = slices.DeleteFunc(kept, func(b cloud.Backend) bool {
 		if others[b.Key()] {
@@ -142,13 +258,17 @@ func (c *Change) keep(now map[cloud.BackendKey]cloud.Backend, others map[cloud.B
 		}
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), compareBackends(a, b))
 	})
-	room = max(room, 0)
+	room := max(limits.PerGroup-len(others), 0)
 	if len(kept) <= room {
 		return kept
 	}
+	why := fmt.Sprintf("the group is full: it may have %d of the %d backends that are wanted: have a higher quota, or fewer pods", room, len(kept))
+	if limits.full {
+		why = fmt.Sprintf("the load balancer is full, which may have %d backends in all its groups: this one may have %d of the %d that are wanted: have a higher quota, fewer pods, or fewer spec.ports in one Service", limits.PerBalancer, room, len(kept))
+	}
 	for _, b := range kept[room:] {
 		if b.Weight > 0 {
-			c.Left = append(c.Left, Left{b, fmt.Sprintf("the group is full: it may have %d of the %d backends that are wanted: have a higher quota, or fewer pods", room, len(kept))})
+			c.Left = append(c.Left, Left{b, why})
 		}
 	}
 	return kept[:room]

@@ -182,3 +182,119 @@ func wantsAny(goal map[cloud.BackendKey]cloud.Backend) bool {
 	}
 	return false
 }
+
+// part is a listener's part with so many backends of its own, and some that drain; it wants what has a weight in wanted.
+func part(group string, current, wanted []int) Part {
+	list := func(weights []int) (all []cloud.Backend) {
+		for n, w := range weights {
+			if w >= 0 {
+				all = append(all, backend(n, w, "me"))
+			}
+		}
+		return all
+	}
+	return Part{Group: group, Current: list(current), Wanted: list(wanted)}
+}
+
+func TestChangesOfAll(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		parts []Part
+		want  string
+	}{
+		{"all fit", []Part{part("a", nil, []int{100, 100}), part("b", nil, []int{100, 100, 100})}, "0: add 0=100, add 1=100; 1: add 0=100, add 1=100, add 2=100"},
+		{"what gives room comes first", []Part{part("a", []int{100, 100}, []int{100, 100, 100, 100}), part("b", []int{100, 100, 100, 100}, []int{100})},
+			"1: remove 1=100, remove 2=100, remove 3=100; 0: add 2=100, add 3=100"},
+		{"what drains goes first, and old ones before new ones", []Part{part("a", []int{0, 100, 100}, []int{0, 100, 100, 100}), part("b", []int{100, 0, 100}, []int{100, -1, 100, 100})},
+			"0: remove 0=0, add 3=100; 1: remove 1=0, add 3=100"},
+		{"too many: each gets as much", []Part{part("a", nil, []int{100, 100, 100, 100, 100}), part("b", []int{-1, 100, 100, 100}, []int{100, 100, 100, 100, 100})},
+			"1: left 0, left 4; 0: add 0=100, add 1=100, add 2=100, left 3, left 4"},
+		{"too many: who wants less gets it", []Part{part("a", nil, []int{100, 100, 100, 100, 100, 100}), part("b", nil, []int{100})},
+			"1: add 0=100; 0: add 0=100, add 1=100, add 2=100, add 3=100, add 4=100, left 5"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var all []string
+			for _, x := range ChangesOfAll(c.parts, Limits{PerCall: 2, PerGroup: 6, PerBalancer: 6}) {
+				all = append(all, fmt.Sprintf("%d: %s", x.Part, shown(x.Change)))
+				for _, l := range x.Left {
+					if !strings.Contains(l.Why, "may have 6 backends in all its groups") || !strings.Contains(l.Why, "spec.ports") {
+						t.Errorf("left because %s", l.Why)
+					}
+				}
+			}
+			if got := strings.Join(all, "; "); got != c.want {
+				t.Errorf("%s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+// Whatever the groups have and should have, none of the calls makes a group or the load balancer have more than it may, and
+// what is neither told nor drains is in its group at the end.
+func TestChangesOfAllProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		limits := Limits{PerCall: rapid.IntRange(1, 4).Draw(t, "per call"), PerGroup: rapid.IntRange(1, 12).Draw(t, "per group"), PerBalancer: rapid.IntRange(0, 16).Draw(t, "per load balancer")}
+		weights := rapid.SampledFrom([]int{-1, 0, 1, 100})
+		groups, total := map[string]map[cloud.BackendKey]cloud.Backend{}, 0
+		var parts []Part
+		for i := range rapid.IntRange(1, 3).Draw(t, "listeners") {
+			p := Part{Group: fmt.Sprint(i)}
+			p.Owner = rapid.SampledFrom([]string{"", "me"}).Draw(t, "owner")
+			groups[p.Group] = map[cloud.BackendKey]cloud.Backend{}
+			for n := range 10 {
+				if w := weights.Draw(t, "current"); w >= 0 && len(p.Current) < limits.PerGroup && (total < limits.PerBalancer || limits.PerBalancer == 0) {
+					b := backend(n, w, rapid.SampledFrom([]string{"me", "other"}).Draw(t, "description"))
+					p.Current, total = append(p.Current, b), total+1
+					groups[p.Group][b.Key()] = b
+				}
+				if w := weights.Draw(t, "wanted"); w >= 0 {
+					p.Wanted = append(p.Wanted, backend(n, w, "me"))
+				}
+			}
+			parts = append(parts, p)
+		}
+		changes := ChangesOfAll(parts, limits)
+		if len(changes) != len(parts) {
+			t.Fatalf("%d changes", len(changes))
+		}
+		for _, c := range changes {
+			group := groups[parts[c.Part].Group]
+			for _, b := range c.Batches {
+				before := len(group)
+				if err := apply(group, b); err != nil {
+					t.Fatal(err)
+				}
+				total += len(group) - before
+				if len(group) > limits.PerGroup || limits.PerBalancer > 0 && total > limits.PerBalancer {
+					t.Fatalf("%d in the group, %d in all, of %+v", len(group), total, limits)
+				}
+			}
+		}
+		for _, c := range changes {
+			left := map[cloud.BackendKey]bool{}
+			for _, l := range c.Left {
+				left[l.Key()] = true
+			}
+			p := parts[c.Part]
+			for _, b := range p.Wanted {
+				if is, in := groups[p.Group][b.Key()]; !left[b.Key()] && b.Weight > 0 && (!in || is.Weight != b.Weight) {
+					t.Fatalf("listener %d: %v is not in the group, and nothing says so", c.Part, b)
+				}
+			}
+		}
+		for _, c := range ChangesOfAll(func() (again []Part) {
+			for _, p := range parts {
+				p.Current = nil
+				for _, b := range groups[p.Group] {
+					p.Current = append(p.Current, b)
+				}
+				again = append(again, p)
+			}
+			return again
+		}(), limits) {
+			if len(c.Batches) > 0 {
+				t.Fatalf("a second time: listener %d: %s", c.Part, shown(c.Change))
+			}
+		}
+	})
+}

@@ -105,23 +105,27 @@ func (w *work) problems(t lb.Targets) {
 
 // backends makes the groups have their targets. A group or call that fails stops no other group.
 func (w *work) backends(ctx context.Context, t lb.Targets) {
-	limits := lb.LimitsOf(w.want.Product)
 	var left []string
+	var at []int // the listener of each part
+	var parts []lb.Part
 	for i, l := range w.want.Listeners {
 		id := w.group(l)
 		if id == "" {
 			continue
 		}
-		var wanted []cloud.Backend
+		p := lb.Part{Group: id, Owner: lb.Owner(w.svc.UID, l), Current: w.has(l)}
 		for _, target := range t.Listeners[i] {
-			wanted = append(wanted, target.Backend)
+			p.Wanted = append(p.Wanted, target.Backend)
 		}
+		at, parts = append(at, i), append(parts, p)
 		w.terminating(ctx, id, t.Listeners[i])
-		change := lb.Changes(lb.Owner(w.svc.UID, l), w.has(l), wanted, limits)
+	}
+	for _, change := range lb.ChangesOfAll(parts, lb.LimitsOf(w.want.Product)) {
+		l, id := w.want.Listeners[at[change.Part]], parts[change.Part].Group
 		for _, x := range change.Left {
 			left = append(left, fmt.Sprintf("listener %d: %s: %s", l.Port, x.Address, x.Why))
 		}
-		w.fail(w.applyChange(ctx, l, id, change))
+		w.fail(w.applyChange(ctx, l, id, change.Change))
 		if len(change.Left) > 0 && l.GroupID != "" { // others may take theirs out of the user's group
 			w.mu.Lock()
 			w.stale[id] = true

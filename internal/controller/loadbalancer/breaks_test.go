@@ -556,6 +556,50 @@ func TestSecurityGroupsOfOthers(t *testing.T) {
 	g.nothing(svc)
 }
 
+// An NLB that has as many backends as it may in all its groups takes others for those that leave, tells once which stay out,
+// and no call is refused.
+func TestFullNLB(t *testing.T) {
+	g := newRig(t)
+	var ports []int32
+	for p := range int32(23) {
+		ports = append(ports, 80+p)
+	}
+	svc := g.service("web", lb.ClassNLB, nil, ports...)
+	pods := len(g.free) // 18 of them make 414 backends
+	name := func(n int) string { return fmt.Sprint("pod", n) }
+	for n := range pods - 1 {
+		g.pod("web", name(n), true, false, false)
+	}
+	count := func() (all int) {
+		t.Helper()
+		listeners := g.listeners(lb.ClassNLB, svc)
+		if n := strings.Count(listeners, "TCP"); n != len(ports) {
+			t.Fatalf("%d listeners", n)
+		}
+		return strings.Count(listeners, "pod")
+	}
+	g.run(3 * time.Minute)
+	if n := count(); n != 391 || g.events.Has("BackendsLeftOut") {
+		t.Errorf("%d backends; %q", n, g.events.All())
+	}
+	g.pod("web", name(pods-1), true, false, false)
+	g.run(time.Minute)
+	if n := count(); n != 400 || g.events.Count("BackendsLeftOut", "may have 400 backends in all its groups", "spec.ports") != 1 {
+		t.Errorf("%d backends; %q", n, g.events.All())
+	}
+	// One that leaves gives room at once, and another one takes it.
+	g.pod("web", name(0), true, true, false)
+	g.run(time.Minute)
+	if n := count(); n != 400 || strings.Contains(g.listeners(lb.ClassNLB, svc), name(0)+":8080 100") {
+		t.Errorf("%d backends", n)
+	}
+	g.pod("web", name(0), true, false, true)
+	g.run(time.Minute)
+	if n := count(); n != 391 || g.events.Has("SyncLoadBalancerFailed") {
+		t.Errorf("%d backends; %q", n, g.events.All())
+	}
+}
+
 // Readiness gates wait for all listeners of the user's that have the group of the user's, whatever their port.
 func TestMembersOfUsersGroup(t *testing.T) {
 	each(t, func(t *testing.T, g *rig, class string) {

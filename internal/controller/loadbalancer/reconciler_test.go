@@ -10,7 +10,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/config"
@@ -498,6 +501,34 @@ func TestSlowDrain(t *testing.T) {
 	g.run(time.Minute)
 	if n := g.events.Count("SlowDrain", g.at["b"].String(), lb.AnnotationDrainSeconds); n != 1 {
 		t.Errorf("%d of %q", n, g.events.All())
+	}
+}
+
+// A pod that has told itself says since when it terminates and for how long its containers wait: not the moment when its
+// endpoint says so, and not the Service, which may have changed.
+func TestSlowDrainByThePod(t *testing.T) {
+	for added, want := range map[string]int{"8": 1, "15": 0} {
+		g := newRig(t)
+		g.service("web", lb.ClassCLB, map[string]string{lb.AnnotationDrainSeconds: "60"}, 80)
+		g.pod("web", "a", true, false, false)
+		g.pod("web", "b", true, false, false)
+		g.run(20 * time.Second)
+		// It was deleted 10 s ago.
+		grace := int64(30)
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "a", UID: "uid-a", Annotations: map[string]string{claims.AnnotationDrainAdded: added},
+			DeletionTimestamp: &metav1.Time{Time: g.Clock.Now().Add(20 * time.Second)}, DeletionGracePeriodSeconds: &grace}}
+		g.r.Client = interceptor.NewClient(g.kube, interceptor.Funcs{Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+			if p, ok := o.(*corev1.Pod); ok && key == client.ObjectKeyFromObject(pod) {
+				pod.DeepCopyInto(p)
+				return nil
+			}
+			return c.Get(ctx, key, o, opts...)
+		}})
+		g.pod("web", "a", true, true, false)
+		g.run(2 * time.Second)
+		if n := g.events.Count("SlowDrain", g.at["a"].String(), "("+added+"s)"); n != want || g.events.Has("SlowDrain") != (want > 0) {
+			t.Errorf("containers that wait for %s s: %d of %q", added, n, g.events.All())
+		}
 	}
 }
 
