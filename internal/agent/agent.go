@@ -83,7 +83,7 @@ type Datapath interface {
 	AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error)
 	DelPod(ctx context.Context, pod datapath.Pod) error
 	CheckPod(ctx context.Context, node datapath.Node, pod datapath.Pod) error
-	Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) (repairs []string, err error)
+	Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) (repairs []datapath.Repair, err error)
 	// Alive reports whether a wired pod still has its device. The device may exist while the path
 	// of the pod's namespace is hidden from the agent.
 	Alive(pod datapath.Pod) (bool, error)

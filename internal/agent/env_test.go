@@ -31,6 +31,8 @@ type fakeDatapath struct {
 	synced  datapath.Node // the argument of the last Sync
 	choices []string
 	lacking map[string]error
+	// repairs are what Sync returns.
+	repairs []datapath.Repair
 	// capacity has Capacity's results, by kind.
 	capacity map[string]string
 	// alive reports whether a pod has a device.
@@ -117,12 +119,12 @@ func (f *fakeDatapath) CheckPod(_ context.Context, _ datapath.Node, p datapath.P
 	return nil
 }
 
-func (f *fakeDatapath) Sync(_ context.Context, node datapath.Node, _ []datapath.Pod) ([]string, error) {
+func (f *fakeDatapath) Sync(_ context.Context, node datapath.Node, _ []datapath.Pod) ([]datapath.Repair, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.syncs++
 	f.synced = node
-	return nil, f.failSync
+	return f.repairs, f.failSync
 }
 
 type env struct {

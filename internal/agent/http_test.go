@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath"
 )
 
 func TestPages(t *testing.T) {
@@ -28,6 +29,10 @@ func TestPages(t *testing.T) {
 		return w.Code, w.Body.String()
 	}
 	e.mustAdd("a")
+	e.dp.repairs = []datapath.Repair{{Kind: "fake", Piece: datapath.PiecePods, What: "one"}, {Kind: "fake", Piece: datapath.PiecePods, What: "another"}}
+	if err := e.a.Repair(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	e.dead["/run/netns/b"] = true
 	if _, err := e.add("b"); err == nil {
 		t.Fatal("ADD without a namespace succeeded")
@@ -37,6 +42,7 @@ func TestPages(t *testing.T) {
 		`terway_node_addresses{state="used"} 1`, `terway_node_addresses{state="free"} 1`, `terway_node_pods_waiting 0`, `terway_node_ready 1`,
 		`terway_node_address_limit 2`, `terway_node_datapath_info{datapath="fake"} 1`, `terway_node_datapath_info{datapath="exclusive"} 0`,
 		`terway_node_pods{datapath="fake"} 1`,
+		`terway_datapath_repairs_total{datapath="fake",piece="pods"} 2`,
 		`terway_cni_calls_total{code="0",verb="ADD"} 1`, `terway_cni_calls_total{code="8",verb="ADD"} 1`,
 	} {
 		if !strings.Contains(body, want+"\n") {

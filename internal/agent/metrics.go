@@ -12,6 +12,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/agent/request"
+	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 )
 
@@ -21,7 +22,7 @@ type Metrics struct {
 	took    *prometheus.HistogramVec
 	wait    prometheus.Histogram
 	sync    *prometheus.HistogramVec
-	repairs prometheus.Counter
+	repairs *prometheus.CounterVec
 	reports *prometheus.CounterVec
 }
 
@@ -43,9 +44,10 @@ func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 		sync: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "terway_datapath_sync_duration_seconds", Help: "How long it took to compare the kernel with the desired state, by result.", Buckets: seconds,
 		}, []string{"result"}),
-		repairs: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "terway_datapath_repairs_total", Help: "Pieces of the datapath that were missing or wrong and were repaired.",
-		}),
+		repairs: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "terway_datapath_repairs_total",
+			Help: "What was missing or wrong in the kernel and was corrected, by the datapath whose it is and by piece: routing, nftables, firewall (other programs' rules), enis (programs and devices on ENIs), pods (all that belongs to one pod), remains (of deleted pods), or a feature (bandwidth limits, network priorities, network policies).",
+		}, []string{"datapath", "piece"}),
 		reports: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "terway_status_reports_total", Help: "Writes of NodeNetwork's status, by result.",
 		}, []string{"result"}),
@@ -80,10 +82,12 @@ func (m *Metrics) waited(d time.Duration) {
 	}
 }
 
-func (m *Metrics) synced(d time.Duration, repairs int, err error) {
+func (m *Metrics) synced(d time.Duration, repairs []datapath.Repair, err error) {
 	if m != nil {
 		m.sync.WithLabelValues(outcome(err)).Observe(d.Seconds())
-		m.repairs.Add(float64(repairs))
+		for _, r := range repairs {
+			m.repairs.WithLabelValues(r.Kind, r.Piece).Inc()
+		}
 	}
 }
 

@@ -205,9 +205,9 @@ func (a *Agent) sync(ctx context.Context) error {
 	})
 	start := a.Now()
 	repairs, err := a.Datapath.Sync(ctx, node, pods)
-	a.Metrics.synced(a.Now().Sub(start), len(repairs), err)
+	a.Metrics.synced(a.Now().Sub(start), repairs, err)
 	for _, r := range repairs {
-		a.Log.Info("repaired", "datapath", node.Kind, "what", r)
+		a.Log.Info("repaired", "datapath", r.Kind, "piece", r.Piece, "what", r.What)
 	}
 	single, obstacles, err := datapath.Sort(err)
 	if err != nil {

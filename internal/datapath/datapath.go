@@ -142,6 +142,26 @@ type Wiring struct {
 	Gateways []netip.Addr
 }
 
+// Repair is something missing or wrong that node.Node.Sync corrected.
+type Repair struct {
+	// Kind is the kind whose object it is: that of the pod, or of the node's new pods for what serves all.
+	Kind string
+	// Piece is one of the Piece constants, or the name of a feature of pods.
+	Piece string
+	// What is a sentence for people.
+	What string
+}
+
+// The pieces of a node.
+const (
+	PieceRouting  = "routing"  // rules, routing tables, sysctls and the ENIs' devices
+	PieceNFTables = "nftables" // the tables of pods' sources and of masquerading
+	PieceFirewall = "firewall" // that other programs' rules let pods' packets pass
+	PieceENIs     = "enis"     // a kind's programs and devices on ENIs
+	PiecePods     = "pods"     // all that belongs to one pod
+	PieceRemains  = "remains"  // of deleted pods
+)
+
 // PodError is a problem of node.Node.Sync with one pod. The node itself is programmed and can serve
 // other pods.
 type PodError struct {

@@ -276,7 +276,7 @@ func (n *Node) ready(ctx context.Context, h *netlink.Handle, node datapath.Node)
 	}
 	repairs, err := n.ensureNode(ctx, h, node, false)
 	for _, r := range repairs {
-		n.log.Info("node prepared for pods", "repair", r)
+		n.log.Info("node prepared for pods", "repair", r.What)
 	}
 	return n.state(), err
 }
@@ -284,11 +284,13 @@ func (n *Node) ready(ctx context.Context, h *netlink.Handle, node datapath.Node)
 // ensureNode brings the node-wide objects to the desired state: rules, tables and ENIs, the
 // nftables tables, and those of kinds and features; with prune it also removes those of other ENIs.
 // It continues after an error with one ENI. The caller holds nodeMu.
-func (n *Node) ensureNode(ctx context.Context, h *netlink.Handle, node datapath.Node, prune bool) ([]string, error) {
-	var repairs []string
+func (n *Node) ensureNode(ctx context.Context, h *netlink.Handle, node datapath.Node, prune bool) ([]datapath.Repair, error) {
+	var repairs []datapath.Repair
 	var errs []error
-	note := func(r []string, err error) {
-		repairs = append(repairs, r...)
+	note := func(kind, piece string, what []string, err error) {
+		for _, x := range what {
+			repairs = append(repairs, datapath.Repair{Kind: kind, Piece: piece, What: x})
+		}
 		errs = append(errs, err)
 	}
 	for _, k := range n.kinds {
@@ -296,11 +298,12 @@ func (n *Node) ensureNode(ctx context.Context, h *netlink.Handle, node datapath.
 	}
 	features := func(links []netlink.Link, enis []routing.ENI) {
 		for _, f := range n.features {
-			note(f.Sync(n.site(ctx, h), node, links, enis))
+			what, err := f.Sync(n.site(ctx, h), node, links, enis)
+			note(node.Kind, f.Name(), what, err)
 		}
 	}
 	seen, err := n.routing.Ensure(ctx, h, node, n.state().enis, n.receivers, prune)
-	note(seen.Repairs, err)
+	note(node.Kind, datapath.PieceRouting, seen.Repairs, err)
 	if seen.ENIs == nil {
 		features(nil, nil) // it is not known which ENIs there are
 		return repairs, errors.Join(errs...)
@@ -309,10 +312,10 @@ func (n *Node) ensureNode(ctx context.Context, h *netlink.Handle, node datapath.
 	if err == nil {
 		var differs string
 		if differs, err = n.tables.Ensure(rs, n.pods.Elements()); differs != "" {
-			note([]string{"wrote the nftables tables: " + differs}, nil)
+			note(node.Kind, datapath.PieceNFTables, []string{"wrote the nftables tables: " + differs}, nil)
 		}
 	}
-	note(nil, err)
+	errs = append(errs, err)
 
 	links := seen.Links
 	if !prune {
@@ -323,7 +326,8 @@ func (n *Node) ensureNode(ctx context.Context, h *netlink.Handle, node datapath.
 		enis = append(enis, seen.ENIs[mac])
 	}
 	for _, k := range n.kinds {
-		note(k.Sync(h, links, enis))
+		what, err := k.Sync(h, links, enis)
+		note(k.Name(), datapath.PieceENIs, what, err)
 	}
 	features(links, enis)
 

@@ -56,6 +56,39 @@ func TestCounterSurvivesRebuild(t *testing.T) {
 	}
 }
 
+// A repair names the piece that was wrong, and the kind of pods whose it is.
+func TestRepairsNamePieces(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	p, other := n.AddPod(1), n.AddPod(1)
+	for _, c := range []struct {
+		piece string
+		spoil func()
+		pods  []datapath.Pod
+	}{
+		{datapath.PieceNFTables, func() { n.NFT("flush chain inet terway exit") }, []datapath.Pod{p.Spec, other.Spec}},
+		{datapath.PieceRouting, func() { n.IP("route flush table " + n.Table(1)) }, []datapath.Pod{p.Spec, other.Spec}},
+		{datapath.PiecePods, func() { n.IP("link set " + claims.HostIfName(p.Spec.Sandbox, p.Spec.IfName) + " down") }, []datapath.Pod{p.Spec, other.Spec}},
+		{datapath.PieceRemains, func() {}, []datapath.Pod{p.Spec}},
+	} {
+		c.spoil()
+		repairs, err := n.DP.Sync(t.Context(), n.Desired, c.pods)
+		if err != nil || len(repairs) == 0 {
+			t.Errorf("%s: repairs %v, error %v", c.piece, repairs, err)
+		}
+		for _, r := range repairs {
+			kind := n.Desired.Kind
+			if c.piece == datapath.PiecePods {
+				kind = p.Spec.Kind
+			}
+			if r.Piece != c.piece || r.Kind != kind || r.What == "" {
+				t.Errorf("%s of %q: repair %+v", c.piece, kind, r)
+			}
+		}
+	}
+}
+
 // An ENI keeps its slot over restarts, whatever the order of the ENIs, and a detached ENI's slot is
 // cleaned up.
 func TestSlots(t *testing.T) {

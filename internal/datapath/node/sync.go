@@ -18,14 +18,14 @@ import (
 )
 
 // Sync makes the kernel agree with the whole desired state: node-wide objects, each ENI's, each
-// pod's. It removes objects of pods and ENIs that are not desired. It returns one line for each
-// repair. It does not touch what is not the node's own: pods of unknown kinds may be in the list
+// pod's. It removes objects of pods and ENIs that are not desired. It returns what it
+// corrected. It does not touch what is not the node's own: pods of unknown kinds may be in the list
 // and are left alone. So are those that are not wired (datapath.Pod.State): a call works on them.
 //
 // It reads everything once, writes only what differs, and continues after an error with one pod or
 // ENI (datapath.Sort). The list of pods may be out of date: what AddPod and DelPod did since has
 // precedence (see package tracker).
-func (n *Node) Sync(ctx context.Context, want datapath.Node, pods []datapath.Pod) ([]string, error) {
+func (n *Node) Sync(ctx context.Context, want datapath.Node, pods []datapath.Pod) ([]datapath.Repair, error) {
 	n.syncMu.Lock()
 	defer n.syncMu.Unlock()
 	var errs []error
@@ -60,7 +60,9 @@ func (n *Node) Sync(ctx context.Context, want datapath.Node, pods []datapath.Pod
 	errs = append(errs, err)
 	s.repairs = repairs
 	passing, err := n.firewall.Ensure()
-	s.repairs = append(s.repairs, passing...)
+	for _, what := range passing {
+		s.repaired(want.Kind, datapath.PieceFirewall, "%s", what)
+	}
 	if err != nil {
 		// Other programs' rules that cannot be read or changed do not stop the node from serving
 		// pods.
@@ -99,7 +101,7 @@ type syncing struct {
 	others  map[string]bool
 	began   map[string]int
 	view    *object.View
-	repairs []string
+	repairs []datapath.Repair
 	// tampered are what pods have removed.
 	tampered []error
 }
@@ -113,8 +115,8 @@ type desired struct {
 	err error
 }
 
-func (s *syncing) repaired(format string, args ...any) {
-	s.repairs = append(s.repairs, fmt.Sprintf(format, args...))
+func (s *syncing) repaired(kind, piece, format string, args ...any) {
+	s.repairs = append(s.repairs, datapath.Repair{Kind: kind, Piece: piece, What: fmt.Sprintf(format, args...)})
 }
 
 // describe lists the objects of all wired pods, and reads their sysctls in one visit to the
@@ -172,7 +174,7 @@ func (s *syncing) pod(ctx context.Context, name string) error {
 		}
 		for i := first; i < done; i++ {
 			if problems[i] != "" {
-				s.repaired("pod %s/%s: %s: repaired", d.pod.Namespace, d.pod.Name, problems[i])
+				s.repaired(d.pod.Kind, datapath.PiecePods, "pod %s/%s: %s: repaired", d.pod.Namespace, d.pod.Name, problems[i])
 			}
 		}
 	}
@@ -193,7 +195,7 @@ func (s *syncing) removeSurplus(site *object.Site, d *desired) error {
 	if err := errors.Join(object.Del(site, object.WithAddresses(s.n.objects(&other)))...); err != nil {
 		return err
 	}
-	s.repaired("pod %s/%s: removed addresses %v that are not its own", d.pod.Namespace, d.pod.Name, surplus)
+	s.repaired(d.pod.Kind, datapath.PiecePods, "pod %s/%s: removed addresses %v that are not its own", d.pod.Namespace, d.pod.Name, surplus)
 	return nil
 }
 
@@ -258,7 +260,7 @@ func (s *syncing) removeLeftover(ctx context.Context, name string) error {
 	if link != nil {
 		what = "device "
 	}
-	s.repaired("removed %s%s: no pod of this node", what, name)
+	s.repaired(s.want.Kind, datapath.PieceRemains, "removed %s%s: no pod of this node", what, name)
 	return nil
 }
 

@@ -22,7 +22,7 @@ type Subject interface {
 	AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error)
 	DelPod(ctx context.Context, pod datapath.Pod) error
 	CheckPod(ctx context.Context, node datapath.Node, pod datapath.Pod) error
-	Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) (repairs []string, err error)
+	Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) (repairs []datapath.Repair, err error)
 	Teardown(ctx context.Context) error
 	// Settle waits for the background work of DelPod.
 	Settle(ctx context.Context) error

@@ -334,7 +334,12 @@ func (n *Node) TrySync(pods ...*Pod) ([]string, error) {
 	for _, p := range pods {
 		list = append(list, p.Spec)
 	}
-	return n.DP.Sync(context.Background(), n.Desired, list)
+	done, err := n.DP.Sync(context.Background(), n.Desired, list)
+	var repairs []string
+	for _, r := range done {
+		repairs = append(repairs, r.What)
+	}
+	return repairs, err
 }
 
 // Forget flushes the node's connection tracking, as if its entries had expired.
