@@ -402,3 +402,118 @@ func fixtures(t *testing.T, from, to string) {
 		t.Fatal(err)
 	}
 }
+
+// TestTranslations: a translated page has the English page's headings, tables and blocks; what is in a block differs at most in
+// comments.
+func TestTranslations(t *testing.T) {
+	byPath := map[string]*Page{}
+	all := pages(t)
+	for i := range all {
+		byPath[all[i].Path] = &all[i]
+	}
+	compared := 0
+	for _, p := range all {
+		if !p.Translated() {
+			continue
+		}
+		compared++
+		english := byPath[strings.Replace(strings.Replace(p.Path, "docs/zh/", "docs/", 1), ".zh-CN.md", ".md", 1)]
+		if english == nil {
+			t.Errorf("%s translates no page", p.Path)
+			continue
+		}
+		want, got := outline(english), outline(&p)
+		for i := range max(len(want), len(got)) {
+			w, g := at(want, i), at(got, i)
+			if w.text != g.text {
+				t.Errorf("%s:%d has %q where %s:%d has %q", p.Path, g.line, g.text, english.Path, w.line, w.text)
+				break
+			}
+		}
+	}
+	if compared < 3 {
+		t.Errorf("only %d translated pages were found", compared)
+	}
+}
+
+// part is what a translation has in common with its page.
+type part struct {
+	line int
+	text string
+}
+
+func at(parts []part, i int) part {
+	if i < len(parts) {
+		return parts[i]
+	}
+	return part{}
+}
+
+// outline returns a page's headings (their levels), rows of tables (their number of columns), and blocks without comments.
+func outline(p *Page) []part {
+	var parts []part
+	code := map[int]string{}
+	for _, b := range p.Blocks {
+		for i, line := range b.Code {
+			line, _, _ = strings.Cut(line, " #")
+			code[b.Line+i] = b.Info + ": " + strings.TrimRight(line, " ")
+		}
+	}
+	for i, line := range prose(p) {
+		if text, ok := code[i+1]; ok {
+			parts = append(parts, part{i + 1, text})
+		} else if level := len(line) - len(strings.TrimLeft(line, "#")); level > 0 {
+			parts = append(parts, part{i + 1, line[:level]})
+		} else if strings.HasPrefix(line, "|") {
+			parts = append(parts, part{i + 1, fmt.Sprint("row of ", strings.Count(line, "|"))})
+		}
+	}
+	return parts
+}
+
+// TestTrustPolicy: the RAM role of the installation page trusts the service account and the audience that the chart has.
+func TestTrustPolicy(t *testing.T) {
+	chart, err := os.ReadFile(filepath.Join(root, "deploy/chart/templates/controller.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	find := func(pattern string) string {
+		m := regexp.MustCompile(pattern).FindSubmatch(chart)
+		if m == nil {
+			t.Fatalf("the chart has no %s", pattern)
+		}
+		return string(m[1])
+	}
+	audience, account := find(`serviceAccountToken: {audience: ([a-z.]+)`), find(`serviceAccountName: ([a-z-]+)`)
+	found := 0
+	for _, p := range pages(t) {
+		for _, b := range p.Blocks {
+			text := strings.Join(b.Code, "\n")
+			if b.Info != "json" || !strings.Contains(text, "oidc:sub") {
+				continue
+			}
+			found++
+			var policy struct {
+				Version   string
+				Statement []struct {
+					Effect, Action string
+					Principal      struct{ Federated []string }
+					Condition      struct{ StringEquals map[string][]string }
+				}
+			}
+			if err := json.Unmarshal([]byte(text), &policy); err != nil || len(policy.Statement) != 1 {
+				t.Fatalf("%s:%d: %v", p.Path, b.Line, err)
+			}
+			equals := policy.Statement[0].Condition.StringEquals
+			if got, want := equals["oidc:sub"], []string{"system:serviceaccount:kube-system:" + account}; !slices.Equal(got, want) {
+				t.Errorf("%s:%d: oidc:sub %q, want %q", p.Path, b.Line, got, want)
+			}
+			if got := equals["oidc:aud"]; !slices.Equal(got, []string{audience}) {
+				t.Errorf("%s:%d: oidc:aud %q, want %q", p.Path, b.Line, got, audience)
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("no page has the trust policy for RRSA")
+	}
+}
