@@ -517,3 +517,18 @@ func TestTrustPolicy(t *testing.T) {
 		t.Error("no page has the trust policy for RRSA")
 	}
 }
+
+// TestPlainEnglish: words that the pages once used in meanings of their own do not come back.
+func TestPlainEnglish(t *testing.T) {
+	private := regexp.MustCompile(`(?i)\b(made anew|makes anew|any wish|cannot be had|ends first)\b`)
+	for _, p := range pages(t) {
+		if p.Translated() {
+			continue
+		}
+		for i, line := range prose(&p) {
+			if m := private.FindString(line); m != "" {
+				t.Errorf("%s:%d: %q: say it in the field's usual words", p.Path, i+1, m)
+			}
+		}
+	}
+}
