@@ -6,4 +6,4 @@
 // +groupName=network.terway.dev
 package v1alpha1
 
-//go:generate go run sigs.k8s.io/controller-tools/cmd/controller-gen object paths=. crd output:crd:dir=../../deploy/chart/crds
+//go:generate go run sigs.k8s.io/controller-tools/cmd/controller-gen object paths=. crd output:crd:dir=../../deploy/chart/kinds

@@ -17,7 +17,7 @@ func TestGeneratedFilesAreCurrent(t *testing.T) {
 		t.Fatalf("controller-gen: %v\n%s", err, out)
 	}
 	for _, committed := range []string{
-		"../../deploy/chart/crds/network.terway.dev_nodenetworks.yaml",
+		"../../deploy/chart/kinds/network.terway.dev_nodenetworks.yaml",
 		"zz_generated.deepcopy.go",
 	} {
 		want, err := os.ReadFile(filepath.Join(dir, filepath.Base(committed)))

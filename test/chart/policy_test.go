@@ -33,21 +33,27 @@ func crd(name, release string) map[string]any {
 	}
 }
 
-// The kinds of policies are installed on request, as generated, and stay when the chart is
-// uninstalled: deleting a kind deletes all its objects.
-func TestPolicyKinds(t *testing.T) {
+// Kinds are installed as generated, those of policies on request. They are templates, so that an upgrade updates them,
+// and stay when the chart is uninstalled: deleting a kind deletes all its objects.
+func TestKinds(t *testing.T) {
 	for name := range objects(t, with("terway", nil)) {
-		if strings.HasPrefix(name, "CustomResourceDefinition ") {
+		if strings.HasPrefix(name, "CustomResourceDefinition ") && !strings.HasSuffix(name, ".network.terway.dev") {
 			t.Errorf("without policy.enabled there is %s", name)
 		}
 	}
-	on := with("terway", map[string]any{"policy.enabled": true})
-	got := objects(t, on)
+	if _, err := os.Stat(dir + "crds"); err == nil {
+		t.Error("Helm does not update what is in the folder crds")
+	}
+	got := objects(t, with("terway", map[string]any{"policy.enabled": true}))
+	own, err := filepath.Glob(dir + "kinds/*.yaml")
+	if err != nil || len(own) != 1 {
+		t.Fatal(own, err)
+	}
 	files, err := filepath.Glob(dir + "policy/*.yaml")
 	if err != nil || len(files) < 11 {
 		t.Fatal(files, err)
 	}
-	for _, file := range files {
+	for _, file := range append(files, own...) {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -113,6 +119,7 @@ func TestPolicyHub(t *testing.T) {
 			group, resource, name string
 			verbs                 []string
 		}{
+			{cluster.Rules, "apiregistration.k8s.io", "apiservices", "v3.projectcalico.org", []string{"get"}},
 			{cluster.Rules, calico, "tiers", "", []string{"list", "watch", "create"}},
 			{cluster.Rules, calico, "tiers/status", "", []string{"patch"}},
 			{cluster.Rules, calico, "networkpolicies", "", []string{"list", "watch"}},

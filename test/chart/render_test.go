@@ -125,6 +125,9 @@ func parsed(t *testing.T, files map[string]string) map[string]*unstructured.Unst
 	t.Helper()
 	out := map[string]*unstructured.Unstructured{}
 	for name, text := range files {
+		if strings.HasSuffix(name, "/NOTES.txt") {
+			continue
+		}
 		for _, doc := range strings.Split(text, "\n---") {
 			var o map[string]any
 			if err := yaml.UnmarshalStrict([]byte(doc), &o); err != nil {
@@ -210,6 +213,7 @@ func TestEachValueCounts(t *testing.T) {
 		"image.digest":                {to: "sha256:" + strings.Repeat("0", 64)},
 		"image.pullPolicy":            {to: "Always"},
 		"image.pullSecrets":           {to: []any{"registry"}},
+		"kinds.install":               {to: false},
 		"apiServer.host":              {to: "10.0.0.1"},
 		"apiServer.port":              {to: 443, base: map[string]any{"apiServer.host": "10.0.0.1"}},
 		"credentials.source":          {to: "ecs-role"},

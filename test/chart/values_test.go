@@ -129,3 +129,28 @@ func TestRefusedBeforeItRuns(t *testing.T) {
 		}
 	}
 }
+
+// After an installation people are told what to do next, and with an access key in the values that it is in the release.
+func TestNotes(t *testing.T) {
+	const file, release = "terway/templates/NOTES.txt", "The access key is in Helm's release too"
+	for _, c := range []struct {
+		values  map[string]any
+		has, no []string
+	}{
+		{with("terway", nil), []string{"kubectl -n kube-system rollout status deployment/terway-controller daemonset/terwayd", "terwayctl status\n"}, []string{release}},
+		{with("flannel", nil), []string{"daemonset/kube-flannel"}, []string{"terwayctl status"}},
+		{with("terway", map[string]any{"credentials.existingSecret": "", "credentials.accessKeyID": "id", "credentials.accessKeySecret": "hidden"}), []string{release}, []string{"hidden"}},
+	} {
+		files, problem := helm.render(t, c.values)
+		for _, s := range c.has {
+			if !strings.Contains(files[file], s) {
+				t.Errorf("%q is not in the notes: %s%s", s, files[file], problem)
+			}
+		}
+		for _, s := range c.no {
+			if strings.Contains(files[file], s) {
+				t.Errorf("%q is in the notes: %s", s, files[file])
+			}
+		}
+	}
+}

@@ -314,9 +314,9 @@ func (w *work) again(d time.Duration) {
 	}
 }
 
-// crdOutdated: without these fields a leader does not find what its predecessor recorded. Helm
-// installs CRDs but does not upgrade them.
-const crdOutdated = "the API server does not store spec.takenAway, which addresses are held or status.controllerConditions, because the CustomResourceDefinition of NodeNetworks is older than terway-controller; until it is upgraded, addresses that were taken away may be offered again after a restart, addresses that load balancers still have may be given to other pods, dead agents may not be detected, and it is not visible why a node gets no addresses: kubectl apply --server-side --force-conflicts -f the chart's folder crds"
+// crdOutdated: without these fields a leader does not find what its predecessor recorded. The chart updates
+// its CRD, unless kinds.install is false.
+const crdOutdated = "the API server does not store spec.takenAway, which addresses are held or status.controllerConditions, because the CustomResourceDefinition of NodeNetworks is older than terway-controller; until it is upgraded, addresses that were taken away may be offered again after a restart, addresses that load balancers still have may be given to other pods, dead agents may not be detected, and it is not visible why a node gets no addresses: kubectl apply --server-side --force-conflicts -f the chart's folder kinds"
 
 // save writes the spec if it has changed, on the condition that it is still the one we know. The
 // status, which the agent writes often, is not part of the condition: with the object's resource

@@ -110,7 +110,7 @@ func newCluster(t testing.TB, s settings) *cluster {
 
 // fill creates the objects that helm and the kubelets would create.
 func (c *cluster) fill(ctx context.Context, s settings) error {
-	raw, err := os.ReadFile("../../../deploy/chart/crds/network.terway.dev_nodenetworks.yaml")
+	raw, err := os.ReadFile("../../../deploy/chart/kinds/network.terway.dev_nodenetworks.yaml")
 	if err != nil {
 		return err
 	}

@@ -119,7 +119,7 @@ func TestOwners(t *testing.T) {
 	}
 
 	// The former version's CRD.
-	raw, err = os.ReadFile("../../../deploy/chart/crds/network.terway.dev_nodenetworks.yaml")
+	raw, err = os.ReadFile("../../../deploy/chart/kinds/network.terway.dev_nodenetworks.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
