@@ -258,6 +258,9 @@ func run(ctx context.Context, f flags) error {
 		if cfg.Network == claims.NetworkFlannel {
 			return fmt.Errorf("--policy-port %d: not with network: flannel, whose pods Terway does not wire", f.policyPort)
 		}
+		if err := tiers.CheckOwner(ctx, mgr.GetAPIReader()); err != nil {
+			return fmt.Errorf("--policy-port %d: %w", f.policyPort, err)
+		}
 		if err := mgr.Add(&tiers.Keeper{Live: mgr.GetAPIReader(), Client: mgr.GetClient(), Log: log, Period: time.Minute, Retry: 2 * time.Second}); err != nil {
 			return err
 		}

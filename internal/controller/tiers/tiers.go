@@ -13,6 +13,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v3 "terway.dev/terway/api/calico/v3"
@@ -27,6 +28,23 @@ type Keeper struct {
 	Log    *slog.Logger
 	// Period is how often the tiers are looked at, Retry how soon after an error.
 	Period, Retry time.Duration
+}
+
+// CheckOwner returns an error if another Calico's API server serves projectcalico.org/v3: then the chart's kinds are not what
+// the API server serves, and both would own the policies.
+func CheckOwner(ctx context.Context, live client.Reader) error {
+	name := v3.GroupVersion.Version + "." + v3.GroupVersion.Group
+	service := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService"}}
+	if err := live.Get(ctx, client.ObjectKey{Name: name}, service); apierrors.IsNotFound(err) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("read APIService %s: %w", name, err)
+	}
+	// For a kind, the API server makes an APIService without a Service.
+	if of, found, err := unstructured.NestedMap(service.Object, "spec", "service"); err == nil && found {
+		return fmt.Errorf("the API projectcalico.org/v3 is served by Service %s/%s: another Calico owns it. Remove that one (its API server and the APIService %s) first, or set policy.enabled: false", of["namespace"], of["name"], name)
+	}
+	return nil
 }
 
 // Start looks at the tiers until ctx ends.
