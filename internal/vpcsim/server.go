@@ -117,7 +117,7 @@ func New(o Options) (*Server, error) {
 	if s.Fabric != nil {
 		s.planes = append(s.planes, s.Fabric, newGuests(s))
 		if b := newBalancers(s); b != nil {
-			s.planes = append(s.planes, b)
+			s.planes = append(s.planes, b, &names{at: b.at, log: s.Log, open: map[string]*resolver{}})
 			s.checksHealth = true
 		}
 	}

@@ -39,6 +39,8 @@ type Balancer struct {
 	// VpcId is the VPC of the backends; "" as long as a public one has none.
 	VpcId     string
 	Addresses []BalancerAddress
+	// DNSName resolves to the public addresses, or to the private ones if there are none; only an NLB has one.
+	DNSName string `json:",omitempty"`
 	// SecurityGroupIds are the groups that judge what comes to the addresses; none: no group
 	// does.
 	SecurityGroupIds []string `json:",omitempty"`

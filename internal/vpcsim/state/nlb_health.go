@@ -107,7 +107,7 @@ func (s *State) appendNLBs(list []Balancer) []Balancer {
 		if b.LoadBalancerStatus == NLBProvisioning {
 			continue
 		}
-		seen := Balancer{LoadBalancerId: id, Product: ProductNLB, VpcId: b.VpcId, SecurityGroupIds: slices.Clone(b.SecurityGroupIds)}
+		seen := Balancer{LoadBalancerId: id, Product: ProductNLB, VpcId: b.VpcId, DNSName: b.DNSName, SecurityGroupIds: slices.Clone(b.SecurityGroupIds)}
 		for _, z := range b.ZoneMappings {
 			if z.Pending {
 				continue
