@@ -106,6 +106,9 @@ var agnhostNames = []string{
 const passwd = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"
 const group = "root:x:0:\nnogroup:x:65534:\n"
 
+// wgetrc has wget try once, as busybox's in the original image does. The static busybox of this machine resolves no names.
+const wgetrc = "tries = 1\n"
+
 // agnhostImage has agnhost and common small tools of this machine.
 func (o *Options) agnhostImage(ctx context.Context) (image, error) {
 	cert, key, err := o.serverCertificate()
@@ -116,12 +119,12 @@ func (o *Options) agnhostImage(ctx context.Context) (image, error) {
 		file: "agnhost", ref: ImageAgnhost, also: agnhostNames, entrypoint: []string{"/agnhost"}, cmd: []string{"pause"},
 		files: map[string]string{"/agnhost": o.Bin("agnhost"), "/localhost.crt": cert, "/localhost.key": key},
 		links: map[string]string{},
-		text:  map[string]string{"/etc/passwd": passwd, "/etc/group": group, "/etc/nsswitch.conf": "hosts: files dns\n"},
+		text:  map[string]string{"/etc/passwd": passwd, "/etc/group": group, "/etc/nsswitch.conf": "hosts: files dns\n", "/etc/wgetrc": wgetrc},
 	}
 	// The shell is dash: busybox's sh prefers its own applets to PATH.
 	tools := map[string]string{
 		"curl": "/usr/local/bin/curl", "ip": "/usr/local/bin/ip", "ss": "/usr/local/bin/ss", "dash": "/bin/sh", "bash": "/bin/bash",
-		"dig": "/usr/local/bin/dig", "getent": "/usr/local/bin/getent", "nc.openbsd": "/usr/local/bin/nc",
+		"dig": "/usr/local/bin/dig", "getent": "/usr/local/bin/getent", "nc.openbsd": "/usr/local/bin/nc", "wget": "/usr/local/bin/wget",
 	}
 	for name, to := range tools {
 		if err := img.addProgram(ctx, name, to); err != nil {

@@ -13,7 +13,7 @@ var packages = []struct{ program, name string }{
 	{"runc", "runc"}, {"nft", "nftables"}, {"ip", "iproute2"}, {"conntrack", "conntrack"},
 	{"curl", "curl"}, {"busybox", "busybox-static"}, {"dash", "dash"}, {"bpftool", "bpftool"}, {"ldd", "libc-bin"},
 	// In the image of agnhost, for suites of others (package conformance).
-	{"bash", "bash"}, {"dig", "bind9-dnsutils"}, {"nc.openbsd", "netcat-openbsd"},
+	{"bash", "bash"}, {"dig", "bind9-dnsutils"}, {"nc.openbsd", "netcat-openbsd"}, {"wget", "wget"},
 }
 
 // cgoPackages are the packages to build Flannel with, with a program of them.
