@@ -3,7 +3,6 @@ package admit
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"reflect"
 	"strings"
@@ -150,6 +149,7 @@ func FuzzPodsForLoadBalancers(f *testing.F) {
 	f.Add([]byte(`{"metadata":{"labels":{"app":"x"}},"spec":{"containers":[{"name":"a"}]}}`))
 	f.Add([]byte(`{"metadata":{"labels":{"app":"x"},` + added15 + `},"spec":{"containers":[{"lifecycle":null},{"lifecycle":{"preStop":null}}],"terminationGracePeriodSeconds":9223372036854775800}}`))
 	f.Add([]byte(`{"metadata":{"labels":{"app":"x"},"annotations":{"network.terway.dev/drain-added-seconds":"99999999999"}},"spec":{"containers":[{"lifecycle":null}],"terminationGracePeriodSeconds":0,"readinessGates":[null]}}`))
+	f.Add([]byte(`{"metadata":{"labels":{"app":"x"}},"speC":{"ContAiners":[{}]},"spec":{}}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		out, err := withGates(raw, needs15)
 		if err != nil || bytes.Equal(out, raw) {
@@ -160,10 +160,11 @@ func FuzzPodsForLoadBalancers(f *testing.F) {
 			t.Fatalf("a second call makes %s of %s (%v)", again, out, err)
 		}
 		var before, pod corev1.Pod
-		if json.Unmarshal(raw, &before) != nil {
+		// As the API server reads them: fields of another case are others.
+		if utiljson.Unmarshal(raw, &before) != nil {
 			return // the API server does not call with such
 		}
-		if err := json.Unmarshal(out, &pod); err != nil {
+		if err := utiljson.Unmarshal(out, &pod); err != nil {
 			t.Fatalf("%s: %v", out, err)
 		}
 		gates := map[corev1.PodConditionType]bool{}
