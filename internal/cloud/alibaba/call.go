@@ -61,6 +61,7 @@ func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c
 		if err != nil {
 			return none, credentialError(action, err)
 		}
+		c.metrics.signed(cred)
 		// A new request for each attempt: the SDK leaves the parameters of the last signature
 		// in it.
 		req, rsp := newRequest(), newResponse()

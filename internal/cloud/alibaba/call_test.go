@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -338,6 +339,7 @@ func TestMetrics(t *testing.T) {
 		"terway_cloud_errors_total{CreateNetworkInterface,Throttled}",
 		"terway_cloud_errors_total{CreateNetworkInterface,Refused}", // the code itself is not a label
 		"terway_cloud_rate_limit{CreateNetworkInterface}",
+		"terway_cloud_credential_expiry_timestamp_seconds{}",
 	} {
 		if !got[want] {
 			t.Errorf("%s is missing", want)
@@ -413,3 +415,39 @@ func TestRegionalEndpoints(t *testing.T) {
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// The gauge has when the credential in use expires.
+func TestCredentialExpiry(t *testing.T) {
+	expiry := time.Unix(1_800_000_000, 0)
+	for _, c := range []struct {
+		cred Credential
+		want float64
+	}{
+		{Credential{AccessKeyID: testKey, AccessKeySecret: testSecret, SecurityToken: "t", Expires: expiry}, 1_800_000_000},
+		{Credential{AccessKeyID: testKey, AccessKeySecret: testSecret}, math.Inf(1)},
+	} {
+		f := newFakeCloud(t, in(ok(createdBody)))
+		client := newTestClient(t, f, func(cfg *Config) { cfg.Credentials = staticSource{c.cred} })
+		value := func() float64 {
+			families, err := client.metrics.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, fam := range families {
+				if fam.GetName() == "terway_cloud_credential_expiry_timestamp_seconds" {
+					return fam.Metric[0].GetGauge().GetValue()
+				}
+			}
+			return 0
+		}
+		if before := value(); !math.IsInf(before, 1) {
+			t.Errorf("before the first call: %v, want +Inf", before)
+		}
+		if _, err := client.CreateENI(t.Context(), createRequest); err != nil {
+			t.Fatal(err)
+		}
+		if got := value(); got != c.want {
+			t.Errorf("expiry %v, want %v", got, c.want)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package alibaba
 
 import (
 	"errors"
+	"math"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,6 +18,7 @@ type metrics struct {
 	errors   *prometheus.CounterVec
 	rate     *prometheus.GaugeVec
 	deferred *prometheus.CounterVec
+	expiry   prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -48,14 +50,28 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		Name: "terway_cloud_deferred_total",
 		Help: "Calls that were deferred because too many calls were queued.",
 	}, []string{"action"})
+	m.expiry = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "terway_cloud_credential_expiry_timestamp_seconds",
+		Help: "When the credential of the last call expires; it is renewed five minutes before, or after four fifths of its life. +Inf: it does not expire, or there was no call.",
+	})
+	m.expiry.Set(math.Inf(1))
 	if reg == nil {
 		return m, nil
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.duration, m.wait, m.retries, m.errors, m.rate, m.deferred} {
+	for _, c := range []prometheus.Collector{m.duration, m.wait, m.retries, m.errors, m.rate, m.deferred, m.expiry} {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)
+}
+
+// signed records with which credential a request is sent.
+func (m *metrics) signed(c Credential) {
+	if c.Expires.IsZero() {
+		m.expiry.Set(math.Inf(1))
+		return
+	}
+	m.expiry.Set(float64(c.Expires.UnixMilli()) / 1000)
 }
 
 // attempt records one HTTP request.

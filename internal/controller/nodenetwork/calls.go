@@ -147,6 +147,15 @@ func (w *work) rememberRefusal(what string, err error) {
 	x := cloud.Explain(err)
 	w.mem.refused[what] = refusal{x, w.Now().Add(w.Park)}
 	w.Log.Info("refused by the cloud; not tried again for a while", "node", w.name, "what", what, "reason", x.Reason, "for", w.Park)
+	if w.node != nil {
+		w.once("ENIRefused", fmt.Sprintf("%v: %s", what, x), func(string) {
+			message := "the cloud refused an ENI: " + x.String()
+			if e := w.spec(what); e != nil {
+				message = fmt.Sprintf("the cloud refused addresses for ENI %s: %s", e.ID, x)
+			}
+			w.warn(w.node, "ENIRefused", message)
+		})
+	}
 }
 
 // refused returns the cloud's refusal while it is remembered.

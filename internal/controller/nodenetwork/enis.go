@@ -74,6 +74,7 @@ func (w *work) move(ctx context.Context) error {
 			return false
 		}
 		w.vswitches.giveBack(e.VSwitchID, len(e.Addresses))
+		w.tell("ENIReleased", "ENI %s is given back, with %d addresses of vSwitch %s", e.ID, len(e.Addresses), e.VSwitchID)
 		return true
 	})
 	return errors.Join(append(errs, w.save(ctx))...)
@@ -100,6 +101,9 @@ func (w *work) create(ctx context.Context) error {
 		groups := w.cfg.SecurityGroups
 		if len(groups) == 0 {
 			groups = w.facts.instance.SecurityGroups
+		}
+		if w.mem.making[intent.Token] == nil {
+			w.mem.making[intent.Token] = &making{created: w.Now()}
 		}
 		c, err := w.Cloud.CreateENI(w.wanted(ctx), cloud.CreateENIRequest{
 			Token: intent.Token, VSwitchID: intent.VSwitchID, SecurityGroups: groups, SecondaryCount: intent.RequestedAddresses - 1,
@@ -159,6 +163,14 @@ func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error 
 		at = &attaching{since: now}
 		w.mem.attaching[e.Token] = at
 	}
+	made := w.mem.making[e.Token]
+	if made == nil {
+		made = &making{available: true} // by an earlier process
+	}
+	if !made.available && c.Status != cloud.ENICreating {
+		made.available = true
+		w.metrics.creation.Observe(now.Sub(made.created).Seconds())
+	}
 	switch c.Status {
 	case cloud.ENIInUse:
 		if c.InstanceID != w.nn.Spec.InstanceID {
@@ -169,7 +181,11 @@ func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error 
 			return nil
 		}
 		delete(w.mem.attaching, e.Token)
+		if delete(w.mem.making, e.Token); !made.attached.IsZero() {
+			w.metrics.attachment.Observe(now.Sub(made.attached).Seconds())
+		}
 		e.Phase = v1alpha1.ENIReady
+		w.tell("ENIAttached", "ENI %s is attached, with %d addresses of vSwitch %s", e.ID, len(e.Addresses), e.VSwitchID)
 		if len(c.Addresses) != len(e.Addresses) {
 			w.mem.needsCompare.Store(true)
 		}
@@ -187,6 +203,9 @@ func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error 
 			return err
 		}
 		if err == nil {
+			if made.attached.IsZero() {
+				made.attached = now
+			}
 			w.again(soon)
 			w.mem.made(w.Now(), e.ID)
 			return nil

@@ -46,6 +46,13 @@ func (r *Reconciler) warn(obj client.Object, reason, message string) {
 	r.Events.Eventf(obj, nil, corev1.EventTypeWarning, reason, "Reconcile", "%s", message)
 }
 
+// tell records an event on the Node, if it exists.
+func (w *work) tell(reason, format string, args ...any) {
+	if w.node != nil {
+		w.Events.Eventf(w.node, nil, corev1.EventTypeNormal, reason, "Reconcile", format, args...)
+	}
+}
+
 // maxWarned bounds the number of remembered warnings of a node.
 const maxWarned = 100
 

@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/vpcsim/faults"
 )
 
 // A datapath that the kernel lacks causes an event of the Node, once for each change.
@@ -48,5 +49,35 @@ func TestDatapathEvents(t *testing.T) {
 	}
 	if n := g.events.Count("NodeNetwork", " Datapath"); n != all() {
 		t.Errorf("%d events of the NodeNetwork, %d of the Node", n, all())
+	}
+}
+
+// The Node's events tell which ENIs it got, which it gave back, and what was refused, each once.
+func TestENIEvents(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/19"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	node := func(parts ...string) int { return g.events.Count(append(parts, "*v1.Node ", "(n1)")...) }
+	first := g.nn("n1").Spec.ENIs[0].ID
+	if n := node("Normal ENIAttached ENI " + first + " is attached, with 2 addresses of vSwitch " + g.vswitch[1]); n != 1 {
+		t.Errorf("%d events of the first ENI: %v", n, g.events.All())
+	}
+	g.startPods("n1", 12)
+	g.settle("n1", 5*minute)
+	enis := len(g.nn("n1").Spec.ENIs)
+	if n := node("ENIAttached"); n != enis || n < 2 {
+		t.Errorf("%d events of attached ENIs, want %d: %v", n, enis, g.events.All())
+	}
+	g.stopPods("n1", 12)
+	g.settle("n1", 60*minute)
+	if n, left := node("Normal ENIReleased"), len(g.nn("n1").Spec.ENIs); n != enis-left || n == 0 {
+		t.Errorf("%d events of ENIs given back, want %d: %v", n, enis-left, g.events.All())
+	}
+
+	g.Fault(faults.Rule{Name: "refused", Action: "CreateNetworkInterface", Error: &faults.Error{Code: "EniPerInstanceLimitExceeded", Status: 403}})
+	g.startPods("n1", 12)
+	g.settle("n1", 10*minute)
+	if n := node("Warning ENIRefused the cloud refused an ENI: "); n != 1 {
+		t.Errorf("%d events of a refused ENI, want 1: %v", n, g.events.All())
 	}
 }

@@ -259,6 +259,7 @@ func (w *work) remove(ctx context.Context) (ctrl.Result, error) {
 	w.Log.Info("all ENIs of the node are given back", "node", w.name)
 	for _, e := range w.nn.Spec.ENIs {
 		w.vswitches.giveBack(e.VSwitchID, len(e.Addresses))
+		w.tell("ENIReleased", "ENI %s is given back, with %d addresses of vSwitch %s", e.ID, len(e.Addresses), e.VSwitchID)
 	}
 	w.forget()
 	return ctrl.Result{}, nil

@@ -27,6 +27,8 @@ type counters struct {
 	actions     *prometheus.CounterVec
 	differences prometheus.Counter
 	orphans     *prometheus.GaugeVec
+	creation    prometheus.Histogram
+	attachment  prometheus.Histogram
 }
 
 func newCounters(reg prometheus.Registerer, c client.Reader, leads func() bool) *counters {
@@ -41,11 +43,19 @@ func newCounters(reg prometheus.Registerer, c client.Reader, leads func() bool) 
 			Name: "terway_controller_orphan_enis", Help: "ENIs with the cluster's tag that no node has, as of the last sweep: available (attached nowhere), attached (to an instance that is no node).",
 		}, []string{"state"}),
 	}
+	// From a fraction of a second to those that never end; an ENI that moves is looked at once a second.
+	buckets := []float64{.5, 1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 60, 120, 300, 600}
+	m.creation = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "terway_eni_creation_duration_seconds", Help: "From the first request to create an ENI until it can be attached, as polled once a second.", Buckets: buckets,
+	})
+	m.attachment = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "terway_eni_attachment_duration_seconds", Help: "From the first request to attach a new ENI until it is attached, as polled once a second.", Buckets: buckets,
+	})
 	if reg != nil {
 		unread := prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "terway_controller_unread_total", Help: "How often nodes, ENIs and addresses could not be counted because the cache was not available.",
 		})
-		reg.MustRegister(m.actions, m.differences, m.orphans, unread, &population{client: c, leads: leads, unread: unread, reasons: map[string]bool{}})
+		reg.MustRegister(m.actions, m.differences, m.orphans, m.creation, m.attachment, unread, &population{client: c, leads: leads, unread: unread, reasons: map[string]bool{}})
 		m.orphans.WithLabelValues(orphanAvailable)
 		m.orphans.WithLabelValues(orphanAttached)
 	}
@@ -176,5 +186,31 @@ func countAddresses(nn *v1alpha1.NodeNetwork, states map[string]int) {
 				states["free"]++
 			}
 		}
+	}
+}
+
+// freeAddresses tells of the free addresses of the configured vSwitches, of which there are few. Only the leader does:
+// the others know nothing of them.
+type freeAddresses struct{ *Reconciler }
+
+var (
+	freeDesc = prometheus.NewDesc("terway_vswitch_free_addresses",
+		"Free addresses of each configured Pod vSwitch, as read from the cloud at most 30 s before the last scrape that could read them, less what the controller has taken since. No series: not known yet, or it does not exist.",
+		[]string{"vswitch", "zone"}, nil)
+	sizeDesc = prometheus.NewDesc("terway_vswitch_address_limit", "How many addresses each configured Pod vSwitch has in all, used and free, without those that the cloud reserves.", []string{"vswitch", "zone"}, nil)
+)
+
+func (f freeAddresses) Describe(ch chan<- *prometheus.Desc) {
+	ch <- freeDesc
+	ch <- sizeDesc
+}
+
+func (f freeAddresses) Collect(ch chan<- prometheus.Metric) {
+	if !f.Leads() {
+		return
+	}
+	for _, s := range f.vswitches.configured(f.Config.Get().VSwitches) {
+		ch <- prometheus.MustNewConstMetric(freeDesc, prometheus.GaugeValue, float64(s.Available), s.ID, s.Zone)
+		ch <- prometheus.MustNewConstMetric(sizeDesc, prometheus.GaugeValue, float64(uint64(1)<<(32-s.CIDR.Bits())-reserved), s.ID, s.Zone)
 	}
 }

@@ -104,3 +104,40 @@ func TestAddressStates(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
+
+// Durations are those of the cloud's work, and a vSwitch's free addresses those of the cloud less what was taken.
+func TestENIDurationsAndFreeAddresses(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(freeAddresses{g.r}, g.r.metrics.creation, g.r.metrics.attachment)
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.startPods("n1", 1)
+	g.settle("n1", minute)
+	families, err := reg.Gather()
+	g.Must(err)
+	seen := 0
+	for _, f := range families {
+		m := f.Metric[0]
+		seen++
+		switch f.GetName() {
+		case "terway_eni_creation_duration_seconds", "terway_eni_attachment_duration_seconds":
+			took := map[bool]float64{true: 1, false: 3}[f.GetName() == "terway_eni_creation_duration_seconds"] // the rig's timing
+			if h := m.GetHistogram(); h.GetSampleCount() != 1 || h.GetSampleSum() < took || h.GetSampleSum() > took+2 {
+				t.Errorf("%s: %v, want one of %v s, polled once a second", f.GetName(), h, took)
+			}
+		case "terway_vswitch_free_addresses":
+			if got := m.GetGauge().GetValue(); got != 252-3 || m.Label[0].GetValue() != g.vswitch[1] || m.Label[1].GetValue() != zone {
+				t.Errorf("free addresses: %v", m)
+			}
+		case "terway_vswitch_address_limit":
+			if got := m.GetGauge().GetValue(); got != 252 {
+				t.Errorf("addresses of a /24: %v", got)
+			}
+		default:
+			t.Errorf("unexpected %s", f.GetName())
+		}
+	}
+	if seen != 4 {
+		t.Errorf("%d metrics, want 4", seen)
+	}
+}

@@ -55,6 +55,8 @@ type memory struct {
 	// attaching are ENIs that are being attached, by token; leaving are those being removed, by id.
 	attaching map[string]*attaching
 	leaving   map[string]*leaving
+	// making are the ENIs that this process creates and attaches, by token.
+	making map[string]*making
 	// config is the configuration with which the node was last reconciled.
 	config *config.Config
 	// refused is what the cloud refused a while ago: createOperation or an ENI's token.
@@ -101,6 +103,14 @@ type attaching struct {
 	next     time.Time // of the next AttachENI call
 }
 
+// making are the times of an ENI's creation and attachment.
+type making struct {
+	// created is when the creation was first requested, attached the attachment; zero: it was not yet.
+	created, attached time.Time
+	// available: the creation has ended.
+	available bool
+}
+
 // leaving is the removal of an ENI.
 type leaving struct {
 	status   cloud.ENIStatus // the status in which the calls were made
@@ -118,7 +128,7 @@ func newMemory(now time.Time) *memory {
 	m := &memory{
 		born: now, calls: map[string]time.Time{}, lacking: map[string]bool{}, leaving: map[string]*leaving{},
 		firstSeen: map[string]time.Time{}, unknown: map[string]int{}, assigns: map[string]assignCall{},
-		attaching: map[string]*attaching{}, refused: map[string]refusal{}, warned: map[string]bool{}, pauses: map[string]*pause{},
+		attaching: map[string]*attaching{}, making: map[string]*making{}, refused: map[string]refusal{}, warned: map[string]bool{}, pauses: map[string]*pause{},
 	}
 	m.needsCompare.Store(true)
 	return m
@@ -153,6 +163,7 @@ func (m *memory) forgetGone(enis []v1alpha1.ENI) {
 	}
 	maps.DeleteFunc(m.assigns, func(token string, _ assignCall) bool { return gone(token) })
 	maps.DeleteFunc(m.attaching, func(token string, _ *attaching) bool { return gone(token) })
+	maps.DeleteFunc(m.making, func(token string, _ *making) bool { return gone(token) })
 	maps.DeleteFunc(m.refused, func(what string, _ refusal) bool { return what != createOperation && gone(what) })
 	maps.DeleteFunc(m.pauses, func(operation string, _ *pause) bool {
 		_, token, of := strings.Cut(operation, " ")

@@ -111,6 +111,9 @@ func New(o Options) *Reconciler {
 		cluster:         o.Config.Get().ClusterID,
 	}
 	r.vswitches = newVSwitches(&o, r.look)
+	if o.Metrics != nil {
+		o.Metrics.MustRegister(freeAddresses{r})
+	}
 	o.Config.OnChange(r.configChanged)
 	r.list = newLister(&r.Options, r.tags("", ""))
 	return r

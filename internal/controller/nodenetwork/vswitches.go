@@ -3,6 +3,7 @@ package nodenetwork
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -123,6 +124,38 @@ func (v *vswitches) useless(vpc string, ids []string, zone string) []string {
 	return out
 }
 
+// configured returns those of the vSwitches, by zone, that are known. Figures that are old are read again
+// beside this call.
+func (v *vswitches) configured(zones map[string][]string) (out []cloud.VSwitch) {
+	vpcs := map[string]bool{}
+	v.mu.Lock()
+	for _, ids := range zones {
+		for _, id := range ids {
+			if s, ok := v.known[id]; ok {
+				vpcs[s.VPCID] = true
+			}
+		}
+	}
+	v.mu.Unlock()
+	listed := map[string]bool{}
+	for vpc := range vpcs {
+		if l, ok := v.vpcs.Peek(vpc); ok {
+			maps.Copy(listed, l.ids)
+		}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, ids := range zones {
+		for _, id := range ids {
+			if listed[id] {
+				out = append(out, v.known[id])
+				delete(listed, id) // a series has its labels once
+			}
+		}
+	}
+	return out
+}
+
 // ranges returns a vSwitch's ranges and gateways, IPv4 first.
 func (v *vswitches) ranges(ctx context.Context, vpc, id string) (cidrs, gateways []string, err error) {
 	s, ok := v.vSwitch(id)
@@ -225,8 +258,11 @@ func (v *vswitches) full(id string) {
 	v.vpcs.Expire(vpc) // read again before it is used
 }
 
-// gateway returns the vSwitch's gateway: the third address from the end (VPC documentation: the
-// first and the last three addresses are reserved).
+// reserved is how many addresses of a vSwitch serve nobody: the first and the last three (VPC
+// documentation).
+const reserved = 4
+
+// gateway returns the vSwitch's gateway, the third address from the end.
 func gateway(p netip.Prefix) netip.Addr {
 	b := p.Masked().Addr().As4()
 	n := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
