@@ -113,9 +113,6 @@ var command = regexp.MustCompile(`^(\$ )?(sudo )?([A-Z_]+=\S+ )*(terwayctl|terwa
 func TestEveryCommandHasAMark(t *testing.T) {
 	marked := 0
 	for _, p := range pages(t) {
-		if p.Path == "README.md" { // test/e2e runs its indented blocks
-			continue
-		}
 		for _, b := range p.Blocks {
 			if lang, _, _ := strings.Cut(b.Info, " "); lang == "sh" {
 				marked++
