@@ -11,7 +11,7 @@
 //	slow       by people: it takes minutes or hours, or changes the machine
 //	synopsis   it is not one command but a form of many: [optional], this|that, NAME…
 //
-// A block "console" shows a command after "$ " and its output.
+// A block "console" and a mark shows commands, each after "$ ", with their output; only the commands are run.
 package docs
 
 import (
@@ -42,13 +42,24 @@ type Block struct {
 	Code     []string
 }
 
-// Mark returns the mark of a block of commands, "" if it has none.
-func (b *Block) Mark() string {
+// Mark returns the mark of a block of commands, and whether it is one.
+func (b *Block) Mark() (mark string, commands bool) {
 	lang, mark, _ := strings.Cut(b.Info, " ")
-	if lang != "sh" {
-		return ""
+	return mark, lang == "sh" || lang == "console"
+}
+
+// Commands returns the block's code without what programs print; their lines are empty.
+func (b *Block) Commands() []string {
+	code := slices.Clone(b.Code)
+	if strings.HasPrefix(b.Info, "console") {
+		for i, line := range code {
+			code[i], _ = strings.CutPrefix(line, "$ ")
+			if code[i] == line {
+				code[i] = ""
+			}
+		}
 	}
-	return mark
+	return code
 }
 
 // Pages returns all pages of the repository in the folder root.
@@ -125,11 +136,12 @@ var item = regexp.MustCompile(`^([-*]|[0-9]+\.) `)
 func (p *Page) Script(mark string) []string {
 	var script []string
 	for i := range p.Blocks {
-		if b := &p.Blocks[i]; b.Mark() == mark {
+		b := &p.Blocks[i]
+		if where, commands := b.Mark(); commands && where == mark {
 			if script == nil {
 				script = make([]string, len(p.Lines))
 			}
-			copy(script[b.Line-1:], b.Code)
+			copy(script[b.Line-1:], b.Commands())
 		}
 	}
 	return script

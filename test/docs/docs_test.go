@@ -114,15 +114,15 @@ func TestEveryCommandHasAMark(t *testing.T) {
 	marked := 0
 	for _, p := range pages(t) {
 		for _, b := range p.Blocks {
-			if lang, _, _ := strings.Cut(b.Info, " "); lang == "sh" {
+			if mark, commands := b.Mark(); commands {
 				marked++
-				if !slices.Contains(Marks, b.Mark()) {
-					t.Errorf("%s:%d: ```%s: want sh and one of %q", p.Path, b.Line-1, b.Info, Marks)
+				if !slices.Contains(Marks, mark) {
+					t.Errorf("%s:%d: ```%s: want a mark, one of %q", p.Path, b.Line-1, b.Info, Marks)
 				}
 				continue
 			}
 			for i, line := range b.Code {
-				elsewhere := b.Info == "console" || p.Path == "docs/planning.md" && strings.HasPrefix(line, "$ terwayctl plan") || regexp.MustCompile(`^([A-Z_]+=\S+ )*make [a-z-]+, 20`).MatchString(line)
+				elsewhere := p.Path == "docs/planning.md" && strings.HasPrefix(line, "$ terwayctl plan") || regexp.MustCompile(`^([A-Z_]+=\S+ )*make [a-z-]+, 20`).MatchString(line)
 				if command.MatchString(line) && !elsewhere && !(p.Path == "docs/planning.md" && strings.HasPrefix(line, "terwayctl: ")) {
 					t.Errorf("%s:%d: %q: want it in a block \"```sh MARK\" with one of the marks %q", p.Path, b.Line+i, line, Marks)
 				}
@@ -154,17 +154,11 @@ func TestCommandsExist(t *testing.T) {
 	}
 	for _, p := range pages(t) {
 		for _, b := range p.Blocks {
-			if b.Mark() == "" && b.Info != "console" {
+			if _, commands := b.Mark(); !commands {
 				continue
 			}
-			for i, line := range b.Code {
+			for i, line := range b.Commands() {
 				where := fmt.Sprintf("%s:%d", p.Path, b.Line+i)
-				if b.Info == "console" {
-					var ok bool
-					if line, ok = strings.CutPrefix(line, "$ "); !ok {
-						continue
-					}
-				}
 				line, _, _ = strings.Cut(line, " #")
 				check(where, line)
 				for _, m := range target.FindAllStringSubmatch(line, -1) {
