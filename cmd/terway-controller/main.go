@@ -27,6 +27,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/selection"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -56,6 +57,7 @@ import (
 	"terway.dev/terway/internal/policy/compile"
 	"terway.dev/terway/internal/policy/hub"
 	"terway.dev/terway/internal/policy/translate"
+	"terway.dev/terway/internal/scrape"
 )
 
 // leader is the Lease of the leading replica.
@@ -109,7 +111,7 @@ func main() {
 	fl.StringVar(&f.nlbEndpoint, "nlb-endpoint", os.Getenv("NLB_ENDPOINT"), "endpoint of NLB, host:port or URL (default: the region's)")
 	fl.StringVar(&f.network, "endpoint-network", "vpc", "which of the region's endpoints: vpc or public")
 	fl.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of the ConfigMap eni-config and of the leader election lease (default: $POD_NAMESPACE)")
-	fl.StringVar(&f.metricsAddress, "metrics-address", ":10363", "address of /metrics; 0 turns it off")
+	fl.StringVar(&f.metricsAddress, "metrics-address", ":10363", "address of /metrics; 0 turns it off. On an address that only the node itself reaches it is plain HTTP, else TLS, with a token of a user whom Kubernetes allows to get /metrics")
 	fl.StringVar(&f.healthAddress, "health-address", ":10364", "address of /healthz and /readyz")
 	fl.IntVar(&f.webhookPort, "webhook-port", 0, "port of the admission webhook, by which pods request an exclusive ENI with the annotation "+claims.AnnotationExclusiveENI+", and get what load balancers need in namespaces with the label "+claims.LabelInjectGates+"="+claims.GatesEnabled+"; 0 turns it off")
 	fl.IntVar(&f.policyPort, "policy-port", 0, "port of the policy hub, from which nodes get what network policies say; also makes the tiers default, kube-admin and kube-baseline of Calico's API projectcalico.org/v3, whose kinds the cluster has; 0 turns both off: policies are not read")
@@ -157,11 +159,11 @@ func run(ctx context.Context, f flags) error {
 	if err := cnpv1.Install(scheme); err != nil {
 		return err
 	}
-	rest, err := ctrl.GetConfig()
+	cluster, err := ctrl.GetConfig()
 	if err != nil {
 		return fmt.Errorf("no kubeconfig and no service account: %w", err)
 	}
-	rest.QPS = -1 // the API server's latency limits the rate, see requestsAtOnce
+	cluster.QPS = -1 // the API server's latency limits the rate, see requestsAtOnce
 	// The controller reads no other ConfigMap, and has no permission to.
 	cached := map[client.Object]cache.ByObject{&corev1.ConfigMap{}: {
 		Namespaces: map[string]cache.Config{f.namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", config.ConfigMapName)}},
@@ -178,12 +180,12 @@ func run(ctx context.Context, f flags) error {
 	options := ctrl.Options{
 		Scheme:                  scheme,
 		Cache:                   cache.Options{ByObject: cached},
-		Metrics:                 metricsserver.Options{BindAddress: f.metricsAddress},
+		Metrics:                 metricsOptions(f.metricsAddress, log),
 		HealthProbeBindAddress:  "0", // serveHealth: it is needed before the manager runs
 		LeaderElection:          true,
 		LeaderElectionID:        leader,
 		LeaderElectionNamespace: f.namespace,
-		LeaderElectionConfig:    rest, // the Lease waits for no other request
+		LeaderElectionConfig:    cluster, // the Lease waits for no other request
 		// The process exits right after: a successor need not wait for the lease to expire.
 		LeaderElectionReleaseOnCancel: true,
 		LeaseDuration:                 &f.leaseDuration,
@@ -196,7 +198,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	mgr, err := ctrl.NewManager(bounded(rest), options)
+	mgr, err := ctrl.NewManager(bounded(cluster), options)
 	if err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
@@ -277,6 +279,23 @@ func run(ctx context.Context, f flags) error {
 		return err
 	}
 	return nil
+}
+
+// metricsOptions are those of /metrics on an address.
+func metricsOptions(address string, log *slog.Logger) metricsserver.Options {
+	o := metricsserver.Options{BindAddress: address}
+	if address == "0" || scrape.Local(address) {
+		return o
+	}
+	o.SecureServing = true
+	o.FilterProvider = func(cfg *rest.Config, _ *http.Client) (metricsserver.Filter, error) {
+		guard, err := scrape.New(cfg, log)
+		if err != nil {
+			return nil, err
+		}
+		return func(_ logr.Logger, next http.Handler) (http.Handler, error) { return guard.Handler(next), nil }, nil
+	}
+	return o
 }
 
 // attempts is how often a call is made at most. A node's calls are repeated by its next reconcile,

@@ -29,6 +29,7 @@ import (
 	"terway.dev/terway/internal/cli/version"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/kinds"
+	"terway.dev/terway/internal/scrape"
 )
 
 type flags struct {
@@ -40,7 +41,8 @@ type flags struct {
 	wait                             time.Duration
 	repairPeriod                     time.Duration
 	cniVersion                       string
-	metricsAddress, debugSocket      string
+	metricsAddress, scrapeAddress    string
+	debugSocket                      string
 	policyHub, policyDir             string
 	policyToken, askSocket           string
 	verbose                          bool
@@ -71,7 +73,8 @@ func main() {
 	fl.DurationVar(&f.wait, "address-wait", 25*time.Second, "how long a pod waits for an address before the attempt fails with the reason")
 	fl.DurationVar(&f.repairPeriod, "repair-period", 5*time.Second, "how often the kernel is compared with the desired state")
 	fl.StringVar(&f.cniVersion, "cni-version", "1.1.0", "CNI version of the configuration that is written (1.0.0 for a runtime that does not know 1.1.0)")
-	fl.StringVar(&f.metricsAddress, "metrics-address", "127.0.0.1:10362", "address of /metrics, /healthz and /readyz; off to serve none")
+	fl.StringVar(&f.metricsAddress, "metrics-address", "127.0.0.1:10362", "address of /metrics, /healthz and /readyz, which only the node itself reaches; off to serve none")
+	fl.StringVar(&f.scrapeAddress, "scrape-address", "off", "address of /metrics for others, for example :10367: by TLS, with a token of a user whom Kubernetes allows to get /metrics; off to serve none")
 	fl.StringVar(&f.debugSocket, "debug-socket", "", "unix socket for profiles (/debug/pprof/); empty to serve none")
 	fl.StringVar(&f.policyHub, "policy-hub", "", "Service of the policy hub in --namespace, with a ConfigMap of the same name that has the certificates to trust; empty: policy is off")
 	fl.StringVar(&f.policyDir, "policy-dir", "/var/lib/terway", "directory of what the policy hub said last; should outlive the node's boot")
@@ -187,7 +190,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	pages, err := pages(f, a, registry)
+	pages, err := pages(f, a, registry, cfg, log)
 	if err != nil {
 		return err
 	}
@@ -242,13 +245,27 @@ type page struct {
 }
 
 // pages serves the agent's HTTP pages.
-func pages(f flags, a *agent.Agent, g prometheus.Gatherer) (out []page, err error) {
+func pages(f flags, a *agent.Agent, g prometheus.Gatherer, cfg *rest.Config, log *slog.Logger) (out []page, err error) {
 	if f.metricsAddress != "off" && f.metricsAddress != "" {
+		if !scrape.Local(f.metricsAddress) {
+			return nil, fmt.Errorf("--metrics-address %s: want an address of the node alone, such as 127.0.0.1:10362; --scrape-address serves others", f.metricsAddress)
+		}
 		l, err := net.Listen("tcp", f.metricsAddress)
 		if err != nil {
 			return nil, fmt.Errorf("--metrics-address: %w", err)
 		}
 		out = append(out, page{l, agent.Handler(a, g)})
+	}
+	if f.scrapeAddress != "off" && f.scrapeAddress != "" {
+		guard, err := scrape.New(cfg, log)
+		if err != nil {
+			return nil, fmt.Errorf("--scrape-address: %w", err)
+		}
+		l, err := scrape.Listen(f.scrapeAddress)
+		if err != nil {
+			return nil, fmt.Errorf("--scrape-address: %w", err)
+		}
+		out = append(out, page{l, guard.Handler(agent.MetricsHandler(g))})
 	}
 	if f.debugSocket != "" {
 		l, err := agent.Listen(f.debugSocket)

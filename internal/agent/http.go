@@ -24,7 +24,7 @@ const stuck = 2 * time.Minute
 // pods can be wired).
 func Handler(a *Agent, g prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(g, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", MetricsHandler(g))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		if !a.Healthy(stuck) {
 			http.Error(w, fmt.Sprintf("the repair loop has completed no round for %v", stuck), http.StatusServiceUnavailable)
@@ -40,6 +40,11 @@ func Handler(a *Agent, g prometheus.Gatherer) http.Handler {
 		fmt.Fprintln(w, "ok")
 	})
 	return mux
+}
+
+// MetricsHandler serves metrics on every path.
+func MetricsHandler(g prometheus.Gatherer) http.Handler {
+	return promhttp.HandlerFor(g, promhttp.HandlerOpts{})
 }
 
 // AskHandler answers what terwayctl asks about pods (package podapi). It belongs on a socket that only root can open.

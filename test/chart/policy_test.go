@@ -134,13 +134,15 @@ func TestPolicyHub(t *testing.T) {
 			{cluster.Rules, "networking.k8s.io", "networkpolicies", "", []string{"get", "list", "watch"}},
 			{cluster.Rules, "", "namespaces", "", []string{"list", "watch"}},
 			{cluster.Rules, "", "serviceaccounts", "", []string{"list", "watch"}},
-			{cluster.Rules, "authentication.k8s.io", "tokenreviews", "", []string{"create"}},
 			{role.Rules, "", "secrets", policyhub.Name, []string{"get", "update"}},
 			{role.Rules, "", "configmaps", policyhub.Name, []string{"get", "patch"}},
 		} {
 			if got := may(c.rules, c.group, c.resource, c.name, c.verbs...); got != on {
 				t.Errorf("policy.enabled: %v: the controller may %v %s.%s: %v", on, c.verbs, c.resource, c.group, got)
 			}
+		}
+		if !may(cluster.Rules, "authentication.k8s.io", "tokenreviews", "", "create") {
+			t.Errorf("policy.enabled: %v: the controller may not review tokens, which scrapers of metrics have too", on)
 		}
 		if !may(cluster.Rules, "", "pods", "", "list", "watch") {
 			t.Errorf("policy.enabled: %v: the controller may not list and watch pods, which have bandwidth limits too", on)

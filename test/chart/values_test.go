@@ -93,8 +93,9 @@ func TestRefusedBeforeItRuns(t *testing.T) {
 		{network: terway, path: "controller.surplusAfter", good: []any{"0s", "5m"}, bad: []any{"", "soon"}},
 		{network: terway, path: "controller.ecsEndpoint", good: []any{"", "ecs.example:443", "http://10.0.0.1"}, bad: []any{"ftp://x", "a b", "http://x/y"}},
 		{network: terway, path: "controller.nodeSelector", good: []any{map[string]any{"kubernetes.io/os": "linux", "a": "b"}}, bad: []any{map[string]any{"kubernetes.io/os": "windows"}, map[string]any{"a": 1}}},
-		{network: terway, path: "admission.port", good: []any{443, 10366}, bad: []any{0, 65536, 10362, 10363, 10364}},
-		{network: terway, path: "policy.port", good: []any{10367}, bad: []any{0, 10365, 10364}, beside: map[string]any{"policy.enabled": true}},
+		{network: terway, path: "admission.port", good: []any{443, 10366}, bad: []any{0, 65536, 10362, 10363, 10364, 10367}},
+		{network: terway, path: "metrics.agentPort", good: []any{10368}, bad: []any{0, 10362, 10365}},
+		{network: terway, path: "policy.port", good: []any{10368}, bad: []any{0, 10365, 10364, 10367}, beside: map[string]any{"policy.enabled": true}},
 	} {
 		section, key, _ := strings.Cut(c.path, ".")
 		check := func(v any, good bool) {

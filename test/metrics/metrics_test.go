@@ -30,8 +30,8 @@ const (
 
 // programs are those that serve metrics, with where.
 var programs = []struct{ name, title, where string }{
-	{"terwayd", "`terwayd`, the agent of a node", "`/metrics` on `--metrics-address`, which is 127.0.0.1:10362 by default. They are about that node alone: the scraper's label `instance` says which."},
-	{"terway-controller", "`terway-controller`", "`/metrics` on `--metrics-address`, which is :10363 by default, together with controller-runtime's metrics (queues, reconciles, requests to the API server, leader election). What counts nodes, ENIs, addresses, vSwitches and pods comes from the replica that leads, so a sum over replicas is right. No label has the name of a node."},
+	{"terwayd", "`terwayd`, the agent of a node", "`/metrics` on `--metrics-address`, which is 127.0.0.1:10362 by default, and, [for others](configuration.md#scraping-metrics), on `--scrape-address`. They are about that node alone: the scraper's label `instance` says which."},
+	{"terway-controller", "`terway-controller`", "`/metrics` on `--metrics-address`, which is :10363 by default ([who may read it](configuration.md#scraping-metrics)), together with controller-runtime's metrics (queues, reconciles, requests to the API server, leader election). What counts nodes, ENIs, addresses, vSwitches and pods comes from the replica that leads, so a sum over replicas is right. No label has the name of a node."},
 	{"terway-lab", "The simulated VPC", "`/_admin/metrics` on the simulator's endpoint (`terway-lab vpcsim`)."},
 }
 
