@@ -15,6 +15,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"terway.dev/terway/internal/product"
+	"terway.dev/terway/internal/version"
 )
 
 // kubeVersion is the Kubernetes release in modules/kube.
@@ -41,19 +44,14 @@ type target struct {
 	test bool
 }
 
-// buildFlags are the same for all programs: other flags would make Go compile all dependencies
-// again.
-var buildFlags = []string{"-trimpath", "-buildvcs=false"}
-
-// strip leaves out what only a debugger reads.
-var strip = []string{"-ldflags=-s -w"}
+var strip = []string{product.Strip}
 
 // kubeFlags are the flags of programs that say which Kubernetes release they are of.
 func kubeFlags() []string {
 	major, minor, _ := strings.Cut(strings.TrimPrefix(kubeVersion, "v"), ".")
 	minor, _, _ = strings.Cut(minor, ".")
 	var ld strings.Builder
-	ld.WriteString("-ldflags=-s -w")
+	ld.WriteString(product.Strip)
 	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
 		fmt.Fprintf(&ld, " -X %s.gitVersion=%s -X %[1]s.gitMajor=%[3]s -X %[1]s.gitMinor=%[4]s -X %[1]s.gitTreeState=clean", pkg, kubeVersion, major, minor)
 	}
@@ -75,7 +73,7 @@ func (o *Options) targets() []target {
 			packages: []string{containerd + "containerd", containerd + "containerd-shim-runc-v2", containerd + "ctr"},
 			out:      "bin/", made: []string{"bin/containerd", "bin/containerd-shim-runc-v2", "bin/ctr"},
 			flags: append([]string{"-tags=no_btrfs,no_devmapper,no_zfs,no_rdt,no_tracing,nri_no_wasm"}, strip...)},
-		{name: "CNI plugins", dir: modules + "containerd", stamped: true,
+		{name: "CNI plugins", dir: product.PluginModule, stamped: true,
 			packages: []string{plugins + "main/loopback", plugins + "main/ptp", plugins + "main/bridge", plugins + "ipam/host-local", plugins + "meta/portmap"},
 			out:      "cni/", made: []string{"cni/loopback", "cni/ptp", "cni/bridge", "cni/host-local", "cni/portmap"}, flags: strip},
 		{name: "CoreDNS", dir: modules + "coredns", stamped: true,
@@ -85,7 +83,7 @@ func (o *Options) targets() []target {
 		{name: "Terway", dir: ".",
 			packages: []string{"./cmd/terway", "./cmd/terwayd", "./cmd/terway-controller", "./cmd/terwayctl", "./internal/lab/pause", "./internal/lab/webserver"}, out: "terway/",
 			made:  []string{"terway/terway", "terway/terwayd", "terway/terway-controller", "terway/terwayctl", "terway/pause", "terway/webserver"},
-			flags: strip},
+			flags: []string{product.Stamped(version.Get())}},
 	}
 	if o.Network == NetworkFlannel {
 		list = append(list, flannelTarget(modules))
@@ -196,7 +194,7 @@ func (o *Options) stamp(ctx context.Context, t target) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("ask go for its version in %s: %w", dir, err)
 	}
-	fmt.Fprintf(h, "%s%q%q%q%q%q\n", version, runtime.GOARCH, buildFlags, t.flags, t.packages, t.out)
+	fmt.Fprintf(h, "%s%q%q%q%q%q\n", version, runtime.GOARCH, product.Flags, t.flags, t.packages, t.out)
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
@@ -212,7 +210,7 @@ func (o *Options) buildTarget(ctx context.Context, t target, stamp string) error
 	if t.test {
 		verb = []string{"test", "-c", "-vet=off"} // others' code is not ours to judge
 	}
-	args := slices.Concat(verb, buildFlags, t.flags, []string{"-o", out}, t.packages)
+	args := slices.Concat(verb, product.Flags, t.flags, []string{"-o", out}, t.packages)
 	cmd := goCommand(ctx, filepath.Join(o.Source, t.dir), t.cgo, args...)
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output

@@ -38,11 +38,11 @@ func flannelTarget(modules string) target {
 
 // flannelImage has the parts of upstream's image that the alloc backend uses: flanneld and nft.
 func (o *Options) flannelImage(ctx context.Context) (image, error) {
-	img := image{
-		file: "flannel", ref: ImageFlannel, entrypoint: []string{"/opt/bin/flanneld"},
-		files: map[string]string{"/opt/bin/flanneld": o.Bin("flanneld")}, links: map[string]string{},
-		text: map[string]string{"/etc/passwd": passwd, "/etc/group": group},
+	img, err := one("flannel", ImageFlannel, "/opt/bin/flanneld", o.Bin("flanneld"))
+	if err != nil {
+		return image{}, err
 	}
+	img.users()
 	for name, to := range map[string]string{"nft": "/usr/sbin/nft", "ip": "/usr/sbin/ip"} {
 		if err := img.addProgram(ctx, name, to); err != nil {
 			return image{}, err

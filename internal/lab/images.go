@@ -1,23 +1,17 @@
 package lab
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/hex"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -25,11 +19,10 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/static"
-	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"terway.dev/terway/internal/oci"
+	"terway.dev/terway/internal/product"
+	"terway.dev/terway/internal/version"
 )
 
 // The images of the lab's pods, by their usual names.
@@ -42,29 +35,37 @@ const (
 	ImageWebserver = "terway.local/webserver:dev"
 )
 
-// image is a container image of one layer.
+// image is a container image of the lab: a tree of files on this machine's architecture.
 type image struct {
 	file string // name of the archive in the cache
 	ref  string
 	// also are other names that the image has on the nodes.
-	also []string
-	// files maps a path in the image to a file of this machine.
-	files map[string]string
-	// links maps a path in the image to a link target.
-	links      map[string]string
-	text       map[string]string
+	also       []string
+	tree       oci.Tree
 	entrypoint []string
 	cmd        []string
 }
 
+// one is an image with a single program.
+func one(file, ref, program, from string, also ...string) (image, error) {
+	img := image{file: file, ref: ref, also: also, tree: oci.Tree{}, entrypoint: []string{program}}
+	return img, img.tree.Program(program, from)
+}
+
 // images writes the archives of all images whose contents have changed.
 func (o *Options) images(ctx context.Context) error {
-	list := []image{
-		{file: "pause", ref: ImagePause, also: []string{"registry.k8s.io/pause:3.10.2"}, files: map[string]string{"/pause": o.cached("terway/pause")}, entrypoint: []string{"/pause"}},
-		{file: "coredns", ref: ImageCoreDNS, files: map[string]string{"/coredns": o.Bin("coredns")}, entrypoint: []string{"/coredns"}},
-		{file: "webserver", ref: ImageWebserver, files: map[string]string{"/webserver": o.cached("terway/webserver")}, entrypoint: []string{"/webserver"}},
+	makers := []func(context.Context) (image, error){
+		func(context.Context) (image, error) {
+			return one("pause", ImagePause, "/pause", o.cached("terway/pause"), "registry.k8s.io/pause:3.10.2")
+		},
+		func(context.Context) (image, error) {
+			return one("coredns", ImageCoreDNS, "/coredns", o.Bin("coredns"))
+		},
+		func(context.Context) (image, error) {
+			return one("webserver", ImageWebserver, "/webserver", o.cached("terway/webserver"))
+		},
+		o.agnhostImage,
 	}
-	makers := []func(context.Context) (image, error){o.agnhostImage, o.terwayImage}
 	if o.Network == NetworkFlannel {
 		makers = append(makers, o.flannelImage)
 	}
@@ -73,14 +74,11 @@ func (o *Options) images(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		list = append(list, img)
-	}
-	for _, img := range list {
-		if err := o.archive(img); err != nil {
+		if err := o.assemble(img); err != nil {
 			return fmt.Errorf("assemble image %s: %w", img.ref, err)
 		}
 	}
-	return nil
+	return o.terwayImage(ctx)
 }
 
 // imageArchives returns the archives that a node loads, without those of other networks.
@@ -103,9 +101,6 @@ var agnhostNames = []string{
 	"registry.k8s.io/e2e-test-images/nginx:1.15-4",
 }
 
-const passwd = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"
-const group = "root:x:0:\nnogroup:x:65534:\n"
-
 // wgetrc has wget try once, as busybox's in the original image does. The static busybox of this machine resolves no names.
 const wgetrc = "tries = 1\n"
 
@@ -115,11 +110,14 @@ func (o *Options) agnhostImage(ctx context.Context) (image, error) {
 	if err != nil {
 		return image{}, err
 	}
-	img := image{
-		file: "agnhost", ref: ImageAgnhost, also: agnhostNames, entrypoint: []string{"/agnhost"}, cmd: []string{"pause"},
-		files: map[string]string{"/agnhost": o.Bin("agnhost"), "/localhost.crt": cert, "/localhost.key": key},
-		links: map[string]string{},
-		text:  map[string]string{"/etc/passwd": passwd, "/etc/group": group, "/etc/nsswitch.conf": "hosts: files dns\n", "/etc/wgetrc": wgetrc},
+	img := image{file: "agnhost", ref: ImageAgnhost, also: agnhostNames, tree: oci.Tree{}, entrypoint: []string{"/agnhost"}, cmd: []string{"pause"}}
+	img.users()
+	img.tree.Text("/etc/nsswitch.conf", "hosts: files dns\n")
+	img.tree.Text("/etc/wgetrc", wgetrc)
+	for name, from := range map[string]string{"/agnhost": o.Bin("agnhost"), "/localhost.crt": cert, "/localhost.key": key} {
+		if err := img.tree.Program(name, from); err != nil {
+			return image{}, err
+		}
 	}
 	// The shell is dash: busybox's sh prefers its own applets to PATH.
 	tools := map[string]string{
@@ -162,29 +160,31 @@ func (o *Options) serverCertificate() (cert, key string, err error) {
 	return cert, key, writeFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
 }
 
-// terwayImage has the product's programs and what its agent runs: nft, and a shell with tools
-// for debugging.
-func (o *Options) terwayImage(ctx context.Context) (image, error) {
-	img := image{
-		file: "terway", ref: ImageTerway, entrypoint: []string{"/usr/bin/terwayd"},
-		files: map[string]string{},
-		// The runtime passes namespaces by the old path.
-		links: map[string]string{"/var/run": "../run"},
-		text:  map[string]string{"/etc/passwd": passwd, "/etc/group": group},
+// terwayImage writes the archive of the product's image for this machine's architecture.
+func (o *Options) terwayImage(ctx context.Context) error {
+	base, err := o.debian().Base(ctx, runtime.GOARCH)
+	if err != nil {
+		return err
 	}
-	for _, name := range []string{"terway", "terwayd", "terway-controller"} {
-		img.files["/usr/bin/"+name] = o.cached("terway", name)
-	}
-	// With Flannel these are installed on the nodes.
-	for _, name := range []string{"bridge", "host-local", "portmap"} {
-		img.files["/usr/lib/cni/"+name] = o.cached("cni", name)
-	}
-	for name, to := range map[string]string{"nft": "/usr/sbin/nft", "ip": "/usr/sbin/ip", "conntrack": "/usr/sbin/conntrack"} {
-		if err := img.addProgram(ctx, name, to); err != nil {
-			return image{}, err
+	img, err := product.Image(runtime.GOARCH, version.Get(), base, func(name string) string {
+		if slices.Contains(product.Plugins, name) {
+			return o.cached("cni", name)
 		}
+		return o.cached("terway", name)
+	}, oci.Plain)
+	if err != nil {
+		return err
 	}
-	return img, img.addBusybox(ctx, "ip", "wget")
+	return o.archive("terway", img, ImageTerway)
+}
+
+// debian is where the files of the product's image come from.
+func (o *Options) debian() product.Debian { return product.Debian{Cache: o.cached("debian")} }
+
+// users adds what a program needs to know the image's users, and the folders that it expects.
+func (img *image) users() {
+	img.tree.Text("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")
+	img.tree.Text("/etc/group", "root:x:0:\nnogroup:x:65534:\n")
 }
 
 // addProgram adds a program of this machine and its libraries to the image.
@@ -193,7 +193,9 @@ func (img *image) addProgram(ctx context.Context, name, to string) error {
 	if err != nil {
 		return fmt.Errorf("image %s needs %s from this machine: %w", img.ref, name, err)
 	}
-	img.files[to] = from
+	if err := img.tree.Program(to, from); err != nil {
+		return err
+	}
 	out, err := exec.CommandContext(ctx, "ldd", from).Output()
 	if err != nil {
 		return fmt.Errorf("find the libraries of %s: %w", from, err)
@@ -203,7 +205,9 @@ func (img *image) addProgram(ctx context.Context, name, to string) error {
 			// The path of the loader is compiled into programs; other libraries are found by
 			// name. All keep the path that they have on this machine.
 			if strings.HasPrefix(word, "/") {
-				img.files[word] = word
+				if err := img.tree.Program(word, word); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -220,162 +224,56 @@ func (img *image) addBusybox(ctx context.Context, except ...string) error {
 	if err != nil {
 		return fmt.Errorf("list the applets of %s: %w", busybox, err)
 	}
-	img.files["/bin/busybox"] = busybox
+	if err := img.tree.Program("/bin/busybox", busybox); err != nil {
+		return err
+	}
 	for _, applet := range strings.Fields(string(out)) {
 		to := "/bin/" + applet
-		if _, taken := img.files[to]; taken || slices.Contains(except, applet) || applet == "busybox" {
+		if _, taken := img.tree[to]; taken || slices.Contains(except, applet) || applet == "busybox" {
 			continue
 		}
-		img.links[to] = "busybox"
+		img.tree.Link(to, "busybox")
 	}
 	return nil
 }
 
-// archive writes the image as an OCI archive, unless one with the same contents exists.
-func (o *Options) archive(img image) error {
-	to := o.cached("images", img.file+".tar")
-	layer, err := img.layer()
+// assemble writes the archive of an image of the lab.
+func (o *Options) assemble(img image) error {
+	// What a runtime or a program expects.
+	for _, dir := range []string{"/etc", "/proc", "/sys", "/dev", "/run", "/root"} {
+		img.tree.Dir(dir, 0o755)
+	}
+	img.tree.Dir("/tmp", 0o1777)
+	layer, err := img.tree.Layer()
 	if err != nil {
 		return err
 	}
-	h := sha256.New()
-	h.Write(layer)
-	fmt.Fprintf(h, "%q %q %q %q", img.ref, img.also, img.entrypoint, img.cmd)
-	stamp := hex.EncodeToString(h.Sum(nil))
-	stampFile := o.cached("images", img.file+".stamp")
+	built, err := oci.Image(runtime.GOARCH, v1.Config{Entrypoint: img.entrypoint, Cmd: img.cmd}, oci.Plain, layer)
+	if err != nil {
+		return err
+	}
+	return o.archive(img.file, built, append([]string{img.ref}, img.also...)...)
+}
+
+// archive writes an image as an OCI archive into the cache, unless the same one of the same names is there.
+func (o *Options) archive(file string, img v1.Image, names ...string) error {
+	digest, err := img.Digest()
+	if err != nil {
+		return err
+	}
+	to, stampFile := o.cached("images", file+".tar"), o.cached("images", file+".stamp")
+	stamp := fmt.Sprintf("%s %q", digest, names)
 	if old, err := os.ReadFile(stampFile); err == nil && string(old) == stamp {
 		if _, err := os.Stat(to); err == nil {
 			return nil
 		}
 	}
-	built, err := mutate.AppendLayers(mutate.MediaType(empty.Image, types.OCIManifestSchema1), static.NewLayer(layer, types.OCIUncompressedLayer))
+	b, err := oci.Archive(img, &v1.Platform{Architecture: runtime.GOARCH, OS: "linux"}, names...)
 	if err != nil {
-		return err
+		return fmt.Errorf("archive image %s: %w", names[0], err)
 	}
-	config, err := built.ConfigFile()
-	if err != nil {
-		return err
-	}
-	config.Architecture, config.OS = runtime.GOARCH, "linux"
-	config.Config = v1.Config{
-		Entrypoint: img.entrypoint, Cmd: img.cmd, WorkingDir: "/",
-		Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
-	}
-	if built, err = mutate.ConfigFile(built, config); err != nil {
-		return err
-	}
-	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
-	for _, name := range append([]string{img.ref}, img.also...) {
-		index = mutate.AppendManifests(index, mutate.IndexAddendum{
-			Add: built,
-			Descriptor: v1.Descriptor{
-				Platform:    &v1.Platform{Architecture: runtime.GOARCH, OS: "linux"},
-				Annotations: map[string]string{"io.containerd.image.name": name},
-			},
-		})
-	}
-	if err := writeOCIArchive(index, to); err != nil {
+	if err := writeFile(to, b, 0o644); err != nil {
 		return err
 	}
 	return writeFile(stampFile, []byte(stamp), 0o644)
-}
-
-// layer returns the tar archive of the image's files: the same files give the same bytes.
-func (img *image) layer() ([]byte, error) {
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	names := slices.Collect(func(yield func(string) bool) {
-		for _, m := range []map[string]string{img.files, img.links, img.text} {
-			for name := range m {
-				if !yield(name) {
-					return
-				}
-			}
-		}
-	})
-	// Directories that a runtime or a program expects.
-	names = append(names, "/tmp/", "/etc/", "/proc/", "/sys/", "/dev/", "/run/", "/root/")
-	slices.Sort(names)
-	made := map[string]bool{"": true, ".": true}
-	var mkdir func(dir string) error
-	mkdir = func(dir string) error {
-		if made[dir] {
-			return nil
-		}
-		if parent := path.Dir(dir); parent != "." {
-			if err := mkdir(parent); err != nil {
-				return err
-			}
-		}
-		made[dir] = true
-		mode := int64(0o755)
-		if dir == "tmp" {
-			mode = 0o1777
-		}
-		return w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: mode, ModTime: time.Unix(0, 0)})
-	}
-	for _, name := range names {
-		rel := strings.TrimPrefix(name, "/")
-		dir, isDir := strings.CutSuffix(rel, "/")
-		if !isDir {
-			dir = path.Dir(rel)
-		}
-		if err := mkdir(dir); err != nil {
-			return nil, err
-		}
-		if isDir {
-			continue
-		}
-		if err := img.add(w, name, rel); err != nil {
-			return nil, fmt.Errorf("put %s into the image: %w", name, err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return buf.Bytes(), nil
-}
-
-func (img *image) add(w *tar.Writer, name, rel string) error {
-	hdr := tar.Header{Typeflag: tar.TypeReg, Name: rel, Mode: 0o644, ModTime: time.Unix(0, 0)}
-	var content []byte
-	switch from, isFile := img.files[name]; {
-	case isFile:
-		var err error
-		if content, err = os.ReadFile(from); err != nil {
-			return err
-		}
-		hdr.Mode = 0o755
-	case img.links[name] != "":
-		hdr.Typeflag, hdr.Linkname, hdr.Mode = tar.TypeSymlink, img.links[name], 0o777
-	default:
-		content = []byte(img.text[name])
-	}
-	hdr.Size = int64(len(content))
-	if err := w.WriteHeader(&hdr); err != nil {
-		return err
-	}
-	_, err := w.Write(content)
-	return err
-}
-
-// writeOCIArchive packs an OCI image layout into one tar file.
-func writeOCIArchive(index v1.ImageIndex, to string) error {
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		return err
-	}
-	dir, err := os.MkdirTemp(filepath.Dir(to), ".layout-*")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	if _, err := layout.Write(dir, index); err != nil {
-		return err
-	}
-	var archive bytes.Buffer // its layer is in memory too
-	w := tar.NewWriter(&archive)
-	if err := errors.Join(w.AddFS(os.DirFS(dir)), w.Close()); err != nil {
-		return err
-	}
-	return writeFile(to, archive.Bytes(), 0o644)
 }

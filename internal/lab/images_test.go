@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+
+	"terway.dev/terway/internal/oci"
 )
 
 func TestArchiveIsAnOCIImageOfItsNames(t *testing.T) {
@@ -17,9 +19,13 @@ func TestArchiveIsAnOCIImageOfItsNames(t *testing.T) {
 	if err := os.WriteFile(program, []byte("binary"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	img := image{file: "x", ref: "example.org/x:1", also: []string{"example.org/y:2"}, entrypoint: []string{"/usr/bin/x"},
-		files: map[string]string{"/usr/bin/x": program}, links: map[string]string{"/bin/x": "../usr/bin/x"}, text: map[string]string{"/etc/passwd": passwd}}
-	if err := o.archive(img); err != nil {
+	img, err := one("x", "example.org/x:1", "/usr/bin/x", program, "example.org/y:2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	img.tree.Link("/bin/x", "../usr/bin/x")
+	img.users()
+	if err := o.assemble(img); err != nil {
 		t.Fatal(err)
 	}
 	dir := untar(t, o.cached("images", "x.tar"))
@@ -79,10 +85,10 @@ func TestArchiveIsAnOCIImageOfItsNames(t *testing.T) {
 
 func TestArchiveIsMadeAnewOnlyWhenItsContentsChange(t *testing.T) {
 	o := testOptions(t)
-	img := image{file: "x", ref: "example.org/x:1", text: map[string]string{"/a": "1"}}
+	img := image{file: "x", ref: "example.org/x:1", tree: oci.Tree{"/a": {Content: []byte("1")}}}
 	made := func() []byte {
 		t.Helper()
-		if err := o.archive(img); err != nil {
+		if err := o.assemble(img); err != nil {
 			t.Fatal(err)
 		}
 		b, err := os.ReadFile(o.cached("images", "x.tar"))
@@ -99,7 +105,7 @@ func TestArchiveIsMadeAnewOnlyWhenItsContentsChange(t *testing.T) {
 	if got := made(); string(got) != "mark" {
 		t.Error("the archive was written again although nothing changed")
 	}
-	img.text["/a"] = "2"
+	img.tree.Text("/a", "2")
 	if got := made(); bytes.Equal(got, first) || string(got) == "mark" {
 		t.Error("the archive was not written although its contents changed")
 	}
