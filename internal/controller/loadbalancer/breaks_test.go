@@ -272,6 +272,7 @@ func TestLookedAtEarly(t *testing.T) {
 		if _, known := g.r.Held(g.free[0]); known {
 			t.Error("it is known before the Services are")
 		}
+		g.Must(g.r.readPreserved(t.Context()))
 		g.Must(g.r.begin(t.Context()))
 		if _, known := g.r.Held(g.free[0]); !known {
 			t.Error("it is not known which addresses are held")
@@ -598,6 +599,58 @@ func TestFullNLB(t *testing.T) {
 	if n := count(); n != 391 || g.events.Has("SyncLoadBalancerFailed") {
 		t.Errorf("%d backends; %q", n, g.events.All())
 	}
+}
+
+// Nobody gets the address of a backend of a load balancer that stays, whatever the controller lives through, until it is
+// taken out of it, or the load balancer has the tag no more or is gone.
+func TestPreservedHolds(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		svc := g.service("web", class, map[string]string{lb.Prefix + "preserve-lb-on-delete": "true"}, 80, 81)
+		for _, name := range []string{"a", "b", "c"} {
+			g.pod("web", name, true, false, false)
+		}
+		g.run(20 * time.Second)
+		id := g.balancers(class, svc)[0].ID
+		want := func(when string, held ...string) {
+			t.Helper()
+			for _, name := range []string{"a", "b", "c"} {
+				if is, known := g.r.Held(g.at[name]); !known || is != slices.Contains(held, name) {
+					t.Errorf("%s: %s: held %v, known %v, want %v", when, name, is, known, held)
+				}
+			}
+		}
+		g.remove(svc)
+		g.fuse.Light(3, true) // between the tags
+		g.run(time.Minute)
+		if g.get("web") != nil {
+			t.Fatalf("the Service is still there: %q", g.events.All())
+		}
+		want("when the Service is gone", "a", "b", "c")
+		g.restart()
+		want("after a restart", "a", "b", "c")
+		listeners, err := g.api(class).ListListeners(t.Context(), id)
+		g.Must(err)
+		for _, l := range listeners {
+			list, err := g.api(class).ListBackends(t.Context(), l.Group)
+			g.Must(err)
+			g.Must(g.api(class).RemoveBackends(t.Context(), l.Group, slices.DeleteFunc(list, func(b cloud.Backend) bool { return b.Address != g.at["a"] })))
+			if l.Port == 80 {
+				g.Must(g.r.readPreserved(t.Context()))
+				want("in one group still", "a", "b", "c")
+			}
+		}
+		g.Must(g.r.readPreserved(t.Context()))
+		want("taken out", "b", "c")
+		g.Fault(faults.Rule{Name: "no", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
+		if err := g.r.readPreserved(t.Context()); err == nil {
+			t.Error("no error")
+		}
+		want("while nothing can be read", "b", "c")
+		g.Sim.RemoveFault("no")
+		g.Must(g.api(class).SetTags(t.Context(), id, nil, []string{TagPreserved}))
+		g.Must(g.r.readPreserved(t.Context()))
+		want("let go")
+	})
 }
 
 // Readiness gates wait for all listeners of the user's that have the group of the user's, whatever their port.

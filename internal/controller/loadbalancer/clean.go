@@ -204,7 +204,8 @@ func (w *work) deleteOwn(ctx context.Context) error {
 	return nil
 }
 
-// preserve takes protection and tags off a load balancer that stays. The tag by which it is found goes with the last call.
+// preserve takes protection and tags off a load balancer that stays, and holds its backends' addresses. The tag by which it
+// is found goes with the last call.
 func (w *work) preserve(ctx context.Context, api cloud.BalancerAPI, p lb.Product, id string) error {
 	off := map[string]string{"DeleteProtection": "off", "ModificationProtectionStatus": "NonProtection"}
 	if p == lb.NLB {
@@ -213,7 +214,13 @@ func (w *work) preserve(ctx context.Context, api cloud.BalancerAPI, p lb.Product
 	if err := api.SetBalancer(ctx, id, off); err != nil {
 		return err
 	}
-	if err := api.SetTags(ctx, id, nil, []string{claims.TagCreator, claims.TagCluster, TagVPC, TagServiceName, TagSecurityGroups, TagService}); err != nil {
+	if err := api.SetTags(ctx, id, map[string]string{TagPreserved: w.Config.Get().ClusterID}, nil); err != nil {
+		return err
+	}
+	if err := w.holdPreserved(ctx, api, id); err != nil {
+		return err
+	}
+	if err := api.SetTags(ctx, id, nil, []string{claims.TagCreator, claims.TagCluster, TagServiceName, TagSecurityGroups, TagService}); err != nil {
 		return err
 	}
 	w.Events.Eventf(w.svc, nil, corev1.EventTypeNormal, "PreservedLoadBalancer", "Reconcile", "load balancer %s stays, as the annotation preserve-lb-on-delete says", id)

@@ -254,6 +254,14 @@ func (g *rig) restart() {
 		Join: 500 * time.Millisecond, Poll: time.Second, Retry: time.Second, Park: 30 * time.Second, Resync: 5 * time.Minute,
 	})
 	g.Must(g.r.begin(context.Background()))
+	g.preserved()
+}
+
+// preserved has the controller read what stayed of Services that are gone, as long as it does not know it.
+func (g *rig) preserved() {
+	if g.r.unread[preservedKey] {
+		_ = g.r.readPreserved(context.Background()) // else the next time
+	}
 }
 
 // service makes a Service.
@@ -337,6 +345,7 @@ func (g *rig) run(d time.Duration) {
 	g.Helper()
 	due := map[string]time.Time{}
 	for end := g.Clock.Now().Add(d); g.Clock.Now().Before(end); {
+		g.preserved()
 		var list corev1.ServiceList
 		g.Must(g.kube.List(context.Background(), &list))
 		next := end

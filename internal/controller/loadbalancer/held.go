@@ -2,6 +2,7 @@ package loadbalancer
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -17,6 +18,82 @@ func (r *Reconciler) Held(a netip.Addr) (held, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.held[a] > 0, r.unread != nil && len(r.unread) == 0
+}
+
+// preservedKey stands for the load balancers that stayed among the Services whose groups are to be read.
+var preservedKey = types.NamespacedName{Name: "load balancers that stay"}
+
+// readPreserved reads what the load balancers have that stayed when their Services went. They are nobody's but for the tag:
+// whoever takes it off, or the backends out, lets go of the addresses.
+func (r *Reconciler) readPreserved(ctx context.Context) error {
+	vpc, err := r.inVPC(ctx)
+	if err != nil {
+		return err
+	}
+	cluster, there := r.Config.Get().ClusterID, map[string]bool{}
+	for _, api := range []cloud.BalancerAPI{r.CLB, r.NLB} {
+		found, err := api.FindBalancers(ctx, TagPreserved, cluster)
+		if err != nil {
+			return err
+		}
+		for _, b := range found {
+			if b.Tags[TagPreserved] != cluster || b.Tags[TagVPC] != vpc {
+				continue
+			}
+			there[b.ID] = true
+			if err := r.holdPreserved(ctx, api, b.ID); err != nil {
+				return err
+			}
+		}
+	}
+	r.mu.Lock()
+	var free []netip.Addr
+	for id, s := range r.preserved {
+		if !there[id] {
+			free = append(free, r.releaseLocked(s)...)
+			delete(r.preserved, id)
+		}
+	}
+	r.knownLocked(preservedKey)
+	r.mu.Unlock()
+	r.heldChanged(ctx, free)
+	return nil
+}
+
+// holdPreserved holds the addresses that a load balancer that stays has as backends.
+func (r *Reconciler) holdPreserved(ctx context.Context, api cloud.BalancerAPI, id string) error {
+	listeners, err := api.ListListeners(ctx, id)
+	if err != nil {
+		return fmt.Errorf("load balancer %s, which stays: %w", id, err)
+	}
+	now, touched := &service{contents: map[string]map[cloud.BackendKey]cloud.Backend{}}, map[netip.Addr]bool{}
+	for _, l := range listeners {
+		if l.Group == "" || now.contents[l.Group] != nil {
+			continue
+		}
+		list, err := api.ListBackends(ctx, l.Group)
+		if err != nil {
+			return fmt.Errorf("load balancer %s, which stays: %w", id, wrapGroup(l.Group, err))
+		}
+		now.contents[l.Group] = map[cloud.BackendKey]cloud.Backend{}
+		for _, b := range list {
+			now.contents[l.Group][b.Key()] = b
+		}
+	}
+	r.mu.Lock()
+	for _, group := range now.contents {
+		for k := range group {
+			r.countLocked(k.Address, 1, touched)
+		}
+	}
+	var free []netip.Addr
+	if was := r.preserved[id]; was != nil {
+		free = r.releaseLocked(was)
+	}
+	r.preserved[id] = now
+	r.mu.Unlock()
+	r.heldChanged(ctx, append(slices.Collect(maps.Keys(touched)), free...))
+	return nil
 }
 
 // Member is a listener of a Service with the backends that its group has.

@@ -73,6 +73,8 @@ type Reconciler struct {
 	// orphans are Services that went without being cleaned up after: somebody has removed their finalizer by force. What
 	// their groups have is held until a sweep has deleted them.
 	orphans map[types.UID]*service
+	// preserved are load balancers that stayed when their Services went, by id: only with what their groups have.
+	preserved map[string]*service
 	// held counts the groups that have, or may have, an address.
 	held map[netip.Addr]int
 	// unread are Services that had load balancers when this process began to lead, and whose groups have
@@ -87,7 +89,7 @@ type Reconciler struct {
 
 // New makes a reconciler.
 func New(o Options) *Reconciler {
-	r := &Reconciler{Options: o, metrics: newMetrics(o.Metrics), services: map[types.NamespacedName]*service{}, held: map[netip.Addr]int{}, early: map[types.NamespacedName]bool{}, orphans: map[types.UID]*service{},
+	r := &Reconciler{Options: o, metrics: newMetrics(o.Metrics), services: map[types.NamespacedName]*service{}, held: map[netip.Addr]int{}, early: map[types.NamespacedName]bool{}, orphans: map[types.UID]*service{}, preserved: map[string]*service{},
 		changed: make(chan event.GenericEvent, 1)}
 	o.Config.OnChange(func() {
 		select {
@@ -239,6 +241,9 @@ func (r *Reconciler) begin(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unread = map[types.NamespacedName]bool{}
+	if !r.early[preservedKey] {
+		r.unread[preservedKey] = true
+	}
 	for i := range list.Items {
 		if svc := &list.Items[i]; controllerutil.ContainsFinalizer(svc, Finalizer) && r.isOurs(svc) {
 			if key := client.ObjectKeyFromObject(svc); !r.early[key] {

@@ -27,6 +27,9 @@ const (
 	TagVPC = "terway.dev/vpc"
 	// TagSecurityGroups has the security groups that Terway has made an NLB join, separated by commas: it leaves no others.
 	TagSecurityGroups = "terway.dev/security-groups"
+	// TagPreserved has the cluster's id, on a load balancer that stays when its Service goes: by it and TagVPC the addresses
+	// of its backends are held.
+	TagPreserved = "terway.dev/preserved"
 	// TagServiceName has its namespace and name, for people.
 	TagServiceName = "terway.dev/service-name"
 )
