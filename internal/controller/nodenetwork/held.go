@@ -3,6 +3,7 @@ package nodenetwork
 import (
 	"context"
 	"net/netip"
+	"slices"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -80,7 +81,8 @@ func heldOnly(s *ipam.State) int {
 	return n
 }
 
-// ENIOf returns the ENI that has an address for pods, and keeps it; "" if there is none.
+// ENIOf returns the ENI that has an address for pods, and keeps it; "" if there is none. An address that a pod
+// took before its node saw that it should be given back stays as long as the pod.
 func (r *Reconciler) ENIOf(ctx context.Context, address netip.Addr) string {
 	var of v1alpha1.NodeNetworkList
 	if err := r.Client.List(ctx, &of, client.MatchingFields{indexAddress: address.String()}, client.UnsafeDisableDeepCopy); err != nil {
@@ -88,9 +90,11 @@ func (r *Reconciler) ENIOf(ctx context.Context, address netip.Addr) string {
 		return ""
 	}
 	for i := range of.Items {
-		for _, e := range of.Items[i].Spec.ENIs {
+		nn := &of.Items[i]
+		used := slices.ContainsFunc(nn.Status.Used, func(u v1alpha1.UsedAddress) bool { return u.Address == address.String() })
+		for _, e := range nn.Spec.ENIs {
 			for _, a := range e.Addresses {
-				if a.Address == address.String() && !a.Releasing && !a.Unassigning {
+				if a.Address == address.String() && (used || !a.Releasing) && !a.Unassigning {
 					return e.ID
 				}
 			}

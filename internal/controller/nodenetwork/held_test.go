@@ -77,6 +77,34 @@ func TestAddressesOfALoadBalancerStay(t *testing.T) {
 	g.rest("n1")
 }
 
+// An address that should be given back has its ENI only while a pod has it: one that took it before the agent
+// saw the mark must become a backend.
+func TestENIOfAnAddressOnItsWayBack(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	g.startPods("n1", 1)
+	g.settle("n1", minute)
+	nn := g.nn("n1")
+	pod, eni := nn.Status.Used[0].Address, &nn.Spec.ENIs[0]
+	for i := range eni.Addresses {
+		eni.Addresses[i].Releasing = true
+	}
+	g.Must(g.kube.Update(t.Context(), nn))
+	for _, a := range eni.Addresses {
+		want := ""
+		if a.Address == pod {
+			want = eni.ID
+		}
+		if got := g.r.ENIOf(t.Context(), parse(a.Address)); got != want {
+			t.Errorf("the ENI of %s is %q, want %q; the pod has %s", a.Address, got, want, pod)
+		}
+	}
+	if len(eni.Addresses) < 2 {
+		t.Errorf("%d addresses: no free one was tested", len(eni.Addresses))
+	}
+}
+
 // What a load balancer is known to have is marked, also while it is not known what all of them have.
 func TestHeldWhileOthersAreUnknown(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
