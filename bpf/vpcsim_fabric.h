@@ -279,9 +279,14 @@ struct {
 	__type(value, struct rule);
 } rules SEC(".maps");
 
+/*
+ * Connections that have ended stay until others need their place. When a map becomes full for the first
+ * time its oldest entries may still be in use, and the kernel then removes one of these: so this and conns
+ * are large enough for 900 new connections a second in the life of a pod.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 131072);
+	__uint(max_entries, 262144);
 	__type(key, struct flow_key);
 	__type(value, struct flow);
 } flows SEC(".maps");
@@ -353,7 +358,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 262144);
 	__type(key, struct conn_key);
 	__type(value, struct conn);
 } conns SEC(".maps");
