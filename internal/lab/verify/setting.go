@@ -6,8 +6,6 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/internal/config"
@@ -108,24 +106,4 @@ func (e *Env) forgetBefore(ctx context.Context) error {
 		delete(m.Annotations, beforeAnnotation)
 		return nil
 	})
-}
-
-// EditConfig changes the cluster's configuration, and retries if it was changed meanwhile.
-func (e *Env) EditConfig(ctx context.Context, edit func(*corev1.ConfigMap) error) error {
-	maps := e.Client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
-	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
-		m, err := maps.Get(ctx, config.ConfigMapName, metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		if err := edit(m); err != nil {
-			return err
-		}
-		_, err = maps.Update(ctx, m, metav1.UpdateOptions{})
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("change ConfigMap %s/%s: %w", metav1.NamespaceSystem, config.ConfigMapName, err)
-	}
-	return nil
 }
