@@ -44,9 +44,9 @@ verify: build
 compare: build
 	bin/terway-lab compare --out docs/comparison.md $(if $(OUT),--json $(OUT)) $(COMPARE)
 
-# Other projects' suites on a lab for each kind of pods: Kubernetes' specs of NetworkPolicy and of
-# sig-network conformance, network-policy-api's conformance suite. DOC=1 writes docs/conformance.md
-# and test/conformance. Three quarters of an hour for each kind.
+# Other projects' suites on a lab for each kind of pods: Kubernetes' specs of NetworkPolicy, of
+# sig-network conformance and of load balancers, network-policy-api's conformance suite. DOC=1 writes
+# docs/conformance.md and test/conformance. An hour and a quarter for each kind.
 test-conformance: build
 	bin/terway-lab conformance $(if $(DOC),--keep) $(CONFORMANCE)
 

@@ -27,14 +27,16 @@ func (c *Cloud) Balancers(ctx context.Context) ([]state.Balancer, error) {
 	return view.Balancers, nil
 }
 
-// Accept makes the security group of nodes and pods accept TCP from a range to a port.
+// Accept makes the security group of nodes and pods accept TCP from a range to a port; port 0 is
+// every port of every protocol.
 func (c *Cloud) Accept(from netip.Prefix, port int) error {
 	api, err := c.clients()
 	if err != nil {
 		return err
 	}
 	q := ecs.CreateAuthorizeSecurityGroupRequest()
-	q.SecurityGroupId, q.IpProtocol, q.SourceCidrIp, q.PortRange = c.SecurityGroupID, "TCP", from.String(), fmt.Sprintf("%d/%[1]d", port)
+	q.SecurityGroupId, q.SourceCidrIp = c.SecurityGroupID, from.String()
+	q.IpProtocol, q.PortRange = ports(port)
 	if _, err := api.ecs.AuthorizeSecurityGroup(q); err != nil {
 		return fmt.Errorf("accept %s at port %d in security group %s: %w", from, port, c.SecurityGroupID, err)
 	}
@@ -48,11 +50,20 @@ func (c *Cloud) AcceptNoMore(from netip.Prefix, port int) error {
 		return err
 	}
 	q := ecs.CreateRevokeSecurityGroupRequest()
-	q.SecurityGroupId, q.IpProtocol, q.SourceCidrIp, q.PortRange = c.SecurityGroupID, "TCP", from.String(), fmt.Sprintf("%d/%[1]d", port)
+	q.SecurityGroupId, q.SourceCidrIp = c.SecurityGroupID, from.String()
+	q.IpProtocol, q.PortRange = ports(port)
 	if _, err := api.ecs.RevokeSecurityGroup(q); err != nil {
 		return fmt.Errorf("accept %s at port %d no more in security group %s: %w", from, port, c.SecurityGroupID, err)
 	}
 	return nil
+}
+
+// ports returns the protocol and the ports of a rule, as the API wants them.
+func ports(port int) (protocol, portRange string) {
+	if port == 0 {
+		return "ALL", "-1/-1"
+	}
+	return "TCP", fmt.Sprintf("%d/%[1]d", port)
 }
 
 // PowerOff stops the instance of a machine, whose processes run on but reach nobody: for the others

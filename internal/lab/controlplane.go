@@ -14,6 +14,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"terway.dev/terway/internal/kernel"
 )
 
 // makePKI makes the certificates of the control plane and the user's kubeconfig.
@@ -53,9 +55,28 @@ func (o *Options) startRelay(s *State) error {
 	s.APIServer = l.Addr().String()
 	_, err = o.start(command{
 		name: "relay", files: []*os.File{f},
-		args: []string{o.self(), "relay", "--fd", "3", "--netns", s.Master.NetNS, "--to", netip.AddrPortFrom(s.Master.Address, apiPort).String()},
+		args: []string{o.self(), "relay", "--fd", "3", "--netns", s.Master.NetNS, "--to", s.apiServer()},
 	})
 	return err
+}
+
+// apiServer is the address of the API server in the VPC.
+func (s *State) apiServer() string { return netip.AddrPortFrom(s.Master.Address, apiPort).String() }
+
+// RelayIn makes the API server reachable in a network namespace, at the address that kubeconfigs
+// have, until ctx ends or stop, which waits for that, is called.
+func (s *State) RelayIn(ctx context.Context, netns string) (stop func() error, err error) {
+	var l net.Listener
+	if err := kernel.InNSAt(netns, func() (err error) {
+		l, err = net.Listen("tcp", s.APIServer)
+		return err
+	}); err != nil {
+		return nil, fmt.Errorf("open a port for the API server: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- Relay(ctx, l, s.Master.NetNS, s.apiServer()) }()
+	return func() error { cancel(); return <-done }, nil
 }
 
 // startControlPlane starts etcd and the API server in the master's namespace; the others start

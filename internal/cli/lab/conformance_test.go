@@ -13,7 +13,7 @@ import (
 func TestConformanceRefuses(t *testing.T) {
 	testutil.RequireRoot(t)
 	for args, want := range map[string]string{
-		"--suites netpool":                        `--suites "netpool": no such suite; there are netpol, cluster-network-policy, sig-network`,
+		"--suites netpool":                        `--suites "netpool": no such suite; there are netpol, cluster-network-policy, sig-network, loadbalancer-clb, loadbalancer-nlb`,
 		"--datapath eBPF":                         `--datapath "eBPF": must be `,
 		"--datapath route,route":                  "route is named twice",
 		"--datapath all":                          "--datapath all: name the kinds",

@@ -2,13 +2,19 @@ package conformance
 
 import (
 	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/testutil"
 )
 
 // report is the shape of ginkgo's: specs out of focus are there too, and what is around specs.
@@ -99,6 +105,36 @@ func TestReadGoTest(t *testing.T) {
 	}
 }
 
+// A suite's program runs in another network namespace with a resolv.conf of its own, which nobody else sees.
+func TestExecuteElsewhere(t *testing.T) {
+	ns, dir := testutil.NewNS(t, "outside"), t.TempDir()
+	r := run{lab: &lab.State{}, dir: dir, netns: ns.Path, resolvConf: filepath.Join(dir, "resolv.conf")}
+	if err := os.WriteFile(r.resolvConf, []byte("nameserver 192.0.2.53\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	was, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.execute(t.Context(), "sh", "-c", `readlink /proc/self/ns/net && cat /etc/resolv.conf && exit "$0"`, "3"); err == nil || !strings.Contains(err.Error(), "exit status 3") {
+		t.Errorf("a program that exits with 3: %v", err)
+	}
+	got, err := os.ReadFile(r.output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stat unix.Stat_t
+	if err := unix.Stat(ns.Path, &stat); err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("net:[%d]\nnameserver 192.0.2.53\n", stat.Ino); string(got) != want {
+		t.Errorf("it saw %q, want %q", got, want)
+	}
+	if now, err := os.ReadFile("/etc/resolv.conf"); err != nil || !bytes.Equal(now, was) {
+		t.Errorf("this machine's resolv.conf is %q now, and was %q: %v", now, was, err)
+	}
+}
+
 // A suite that ran other specs than it has, or than were asked for, has not run.
 func TestAllSpecsMustRun(t *testing.T) {
 	s := Suite{Count: 2}
@@ -141,6 +177,44 @@ func TestSomeSpecMustRun(t *testing.T) {
 	}
 }
 
+// A spec may fail only if it is known to, and then it must.
+func TestUnexpected(t *testing.T) {
+	known := slices.Sorted(maps.Keys(notOnNLB))[0]
+	for _, c := range []struct {
+		suite, spec string
+		state       State
+		want        string
+	}{
+		{"loadbalancer-nlb", known, Failed, ""},
+		{"loadbalancer-nlb", known, Skipped, ""},
+		{"loadbalancer-nlb", known, Passed, "loadbalancer-nlb on ebpf: passed, and is known not to"},
+		{"loadbalancer-clb", known, Passed, ""},
+		{"loadbalancer-clb", known, Failed, "loadbalancer-clb on ebpf: failed: " + known},
+		{"loadbalancer-clb", known, Skipped, "loadbalancer-clb on ebpf: skipped: " + known},
+		{"sig-network", "DNS", Failed, "sig-network on ebpf: failed: DNS"},
+	} {
+		err := Unexpected([]Outcome{{Suite: c.suite, Kind: "ebpf", Specs: []Spec{{Name: c.spec, State: c.state}}}})
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s %s in %s: %v, want %q", c.spec, c.state, c.suite, err, c.want)
+		}
+	}
+}
+
+// What is in the tree is what is known of the suites.
+func TestResultsAreKnown(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join("../../..", results))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []Outcome
+	if err := json.Unmarshal(b, &all); err != nil {
+		t.Fatal(err)
+	}
+	if err := Unexpected(all); err != nil {
+		t.Error(err)
+	}
+}
+
 // Every name of a selection is there once.
 func TestSelections(t *testing.T) {
 	for name, want := range map[string]int{"netpol": 12, "cluster-network-policy": 10, "sig-network": 0} {
@@ -157,7 +231,7 @@ func TestSelections(t *testing.T) {
 }
 
 func TestPickSuites(t *testing.T) {
-	if all, err := PickSuites(nil); err != nil || len(all) != 3 {
+	if all, err := PickSuites(nil); err != nil || len(all) != 5 {
 		t.Errorf("%d, %v", len(all), err)
 	}
 	if one, err := PickSuites([]string{"sig-network"}); err != nil || len(one) != 1 || one[0].Name != "sig-network" {

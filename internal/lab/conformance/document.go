@@ -88,11 +88,18 @@ func WriteText(w io.Writer, outcomes []Outcome) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	for _, o := range outcomes {
+	for i := range outcomes {
+		o := &outcomes[i]
+		known := suiteOf(o).known
 		for _, s := range o.Specs {
-			if s.State != Passed {
-				fmt.Fprintf(w, "%s on %s: %s: %s: %s\n", o.Suite, o.Kind, s.State, s.Name, s.Why)
+			if s.State == Passed {
+				continue
 			}
+			why := s.Why
+			if reason := known[s.Name]; reason != "" {
+				why += " (known: " + reason + ")"
+			}
+			fmt.Fprintf(w, "%s on %s: %s: %s: %s\n", o.Suite, o.Kind, s.State, s.Name, why)
 		}
 	}
 	return nil
@@ -162,8 +169,10 @@ func writeSuite(w io.Writer, suite Suite, outcomes []Outcome) {
 			if i := slices.IndexFunc(o.Specs, func(s Spec) bool { return s.Name == name }); i >= 0 {
 				s := o.Specs[i]
 				sign = map[State]string{Passed: "✔", Failed: "✘", Skipped: "–"}[s.State]
-				if s.Why != "" && !slices.Contains(why, s.Why) {
-					why = append(why, s.Why)
+				for _, text := range []string{suite.known[name], s.Why} {
+					if s.State != Passed && text != "" && !slices.Contains(why, text) {
+						why = append(why, text)
+					}
 				}
 			}
 			fmt.Fprintf(w, " %s |", sign)

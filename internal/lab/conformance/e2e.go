@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/lab"
 )
 
@@ -32,7 +33,9 @@ func ginkgo(all string) func(context.Context, *run) ([]Spec, error) {
 			o.Bin(lab.ProgramE2E), "--",
 			"--kubeconfig="+o.Kubeconfig(), "--kubectl-path="+o.Bin("kubectl"),
 			// The lab is no cloud that e2e.test knows.
-			"--provider=skeleton", "--disable-log-dump")
+			"--provider=skeleton", "--disable-log-dump",
+			// e2e.test counts nodes only for clouds that it knows, and skips specs that need two.
+			"--num-nodes="+strconv.Itoa(len(r.lab.Machines)))
 		specs, failure := readGinkgo(filepath.Join(r.dir, report))
 		if failure != nil {
 			return nil, errors.Join(err, failure)
@@ -53,13 +56,21 @@ func (r *run) execute(ctx context.Context, program string, args ...string) error
 	defer out.Close()
 	ctx, cancel := context.WithTimeoutCause(ctx, suiteTimeout, fmt.Errorf("the suite took more than %s", suiteTimeout))
 	defer cancel()
-	cmd := exec.CommandContext(ctx, program, args...)
+	command := append([]string{program}, args...)
+	if r.netns != "" {
+		command = append([]string{"unshare", "--mount", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, r.resolvConf}, command...)
+	}
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	// An interrupted suite removes what it made.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 30 * time.Second
 	cmd.Dir, cmd.Stdout, cmd.Stderr = r.dir, out, out
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+r.lab.Options.Kubeconfig())
-	err = cmd.Run()
+	if r.netns == "" {
+		err = cmd.Run()
+	} else if err = kernel.InNSAt(r.netns, cmd.Start); err == nil {
+		err = cmd.Wait()
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

@@ -42,6 +42,35 @@ func (o *Outcome) Count(s State) (n int) {
 	return n
 }
 
+// Unexpected returns an error that names the specs that ended otherwise than is known of the suite: those that did not
+// pass and are not known for it, and those that passed and are.
+func Unexpected(outcomes []Outcome) error {
+	var errs []error
+	for i := range outcomes {
+		o := &outcomes[i]
+		known := suiteOf(o).known
+		for _, spec := range o.Specs {
+			_, is := known[spec.Name]
+			switch {
+			case spec.State != Passed && !is:
+				errs = append(errs, fmt.Errorf("%s on %s: %s: %s", o.Suite, o.Kind, spec.State, spec.Name))
+			case spec.State == Passed && is:
+				errs = append(errs, fmt.Errorf("%s on %s: passed, and is known not to (package conformance): %s", o.Suite, o.Kind, spec.Name))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// suiteOf returns the suite of an outcome; one without a name if there is none any more.
+func suiteOf(o *Outcome) Suite {
+	all := Suites()
+	if at := slices.IndexFunc(all, func(s Suite) bool { return s.Name == o.Suite }); at >= 0 {
+		return all[at]
+	}
+	return Suite{}
+}
+
 // Request is what to run.
 type Request struct {
 	Suites []Suite
@@ -180,8 +209,11 @@ func Run(ctx context.Context, s *lab.State, r Request, p *lab.Progress) (all []O
 		if suite.Policy {
 			o.NotRun = off(ctx, s)
 		}
+		if suite.product == instruments.NLB && len(s.Cloud.PodVSwitches) < 2 {
+			o.NotRun = `an NLB needs vSwitches in two zones: "terway-lab up --zones 2" starts a lab with them`
+		}
 		if o.NotRun == "" {
-			if failure := p.Step(suite.Name+" on "+o.Kind, func() error { return r.one(ctx, s, &suite, &o) }); failure != nil {
+			if failure := p.Step(suite.Name+" on "+o.Kind, func() error { return r.one(ctx, c, &suite, &o) }); failure != nil {
 				err = errors.Join(err, failure)
 				continue
 			}
@@ -200,7 +232,7 @@ func off(ctx context.Context, s *lab.State) string {
 	return ""
 }
 
-func (r *Request) one(ctx context.Context, s *lab.State, suite *Suite, o *Outcome) error {
+func (r *Request) one(ctx context.Context, c *instruments.Cluster, suite *Suite, o *Outcome) error {
 	dir, err := filepath.Abs(filepath.Join(r.Logs, suite.Name+"-"+o.Kind))
 	if err != nil {
 		return fmt.Errorf("--logs %s: %w", r.Logs, err)
@@ -209,8 +241,8 @@ func (r *Request) one(ctx context.Context, s *lab.State, suite *Suite, o *Outcom
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
 		return fmt.Errorf("--logs: %w", err)
 	}
-	this := run{lab: s, procs: r.Procs, dir: dir}
-	if s.Options.Mode == claims.ModeExclusive {
+	this := run{lab: c.Lab, cluster: c, procs: r.Procs, dir: dir}
+	if c.Lab.Options.Mode == claims.ModeExclusive {
 		this.procs = 1
 	}
 	if r.Selection {

@@ -1,5 +1,5 @@
 // Package conformance runs other projects' suites on a lab, and says what came out: Kubernetes' specs of network policies, and
-// its conformance specs of sig-network, by its e2e.test; ClusterNetworkPolicy by network-policy-api's conformance suite. The
+// its conformance specs of sig-network and those of load balancers, by its e2e.test; ClusterNetworkPolicy by network-policy-api's conformance suite. The
 // suites' programs are built from their Go modules as they are (lab.BuildSuites).
 package conformance
 
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/instruments"
 )
 
 // Suite is a suite of another project.
@@ -23,6 +24,10 @@ type Suite struct {
 	Count int
 	// Policy is set if it is about network policies.
 	Policy bool
+	// product is that of Services without a class, if it is about load balancers.
+	product string
+	// known are the specs that do not pass, with the reason.
+	known map[string]string
 	// selection are some specs that show most in a few minutes.
 	selection []string
 	// programs are what run needs (lab.BuildSuites).
@@ -85,6 +90,14 @@ func Suites() []Suite {
 			Name: "sig-network", About: "Kubernetes' e2e.test, the conformance specs of sig-network", Count: 47,
 			programs: e2e, run: ginkgo(`\[sig-network\].*\[Conformance\]`),
 		},
+		{
+			Name: "loadbalancer-clb", About: "Kubernetes' e2e.test, its specs of load balancers; they get CLBs", Count: 17, product: instruments.CLB,
+			programs: e2e, run: loadBalancers(instruments.CLB),
+		},
+		{
+			Name: "loadbalancer-nlb", About: "Kubernetes' e2e.test, its specs of load balancers; they get NLBs", Count: 17, product: instruments.NLB,
+			programs: e2e, run: loadBalancers(instruments.NLB), known: notOnNLB,
+		},
 	}
 }
 
@@ -114,13 +127,17 @@ func PickSuites(names []string) ([]Suite, error) {
 
 // run is one run of a suite on a lab.
 type run struct {
-	lab *lab.State
+	lab     *lab.State
+	cluster *instruments.Cluster
 	// only are the names of specs to run; nil is all.
 	only []string
 	// procs is how many specs of e2e.test run at once.
 	procs int
 	// dir gets what the suite writes: its output, and its reports.
 	dir string
+	// netns is the path of the network namespace in which the suite's program runs, with this file as its
+	// /etc/resolv.conf; "": this process's.
+	netns, resolvConf string
 }
 
 // suiteTimeout limits a suite that hangs.
