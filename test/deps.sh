@@ -8,6 +8,15 @@ missing=
 for p in $packages; do
 	dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || missing="$missing $p"
 done
+
+# promtool checks the chart's alerts. Only this program: Debian's package would also start a server.
+if ! command -v promtool >/dev/null; then
+	work=$(mktemp -d)
+	trap 'rm -rf "$work"' EXIT
+	echo "installing promtool"
+	(cd "$work" && { apt-get download -q prometheus >/dev/null 2>&1 || { apt-get update -q && apt-get download -q prometheus; }; } &&
+		dpkg -x prometheus_*.deb . && install -m 755 usr/bin/promtool /usr/local/bin/)
+fi
 [ -n "$missing" ] || exit 0
 echo "installing Debian packages:$missing"
 export DEBIAN_FRONTEND=noninteractive

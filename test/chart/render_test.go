@@ -138,7 +138,9 @@ func parsed(t *testing.T, files map[string]string) map[string]*unstructured.Unst
 			}
 			u := &unstructured.Unstructured{Object: o}
 			typed, err := scheme.Scheme.New(u.GroupVersionKind())
-			if err != nil {
+			if u.GroupVersionKind().Group == "monitoring.coreos.com" {
+				// The Prometheus Operator's.
+			} else if err != nil {
 				t.Errorf("%s: %v", name, err)
 			} else if err := yaml.UnmarshalStrict([]byte(doc), typed); err != nil {
 				t.Errorf("%s: %s %s: %v", name, u.GetKind(), u.GetName(), err)
@@ -248,12 +250,21 @@ func TestEachValueCounts(t *testing.T) {
 		"controller.serviceAccount.annotations":         {to: label},
 		"controller.podDisruptionBudget.maxUnavailable": {to: "50%"},
 
-		"admission.enabled":        {to: false, same: flannel},
-		"admission.port":           {to: 10366, off: flannel},
-		"policy.enabled":           {to: true, off: flannel},
-		"policy.port":              {to: 10368, base: map[string]any{"policy.enabled": true}, off: flannel},
-		"metrics.enabled":          {to: false},
-		"metrics.agentPort":        {to: 10368, off: flannel},
+		"admission.enabled":         {to: false, same: flannel},
+		"admission.port":            {to: 10366, off: flannel},
+		"policy.enabled":            {to: true, off: flannel},
+		"policy.port":               {to: 10368, base: map[string]any{"policy.enabled": true}, off: flannel},
+		"metrics.enabled":           {to: false},
+		"metrics.agentPort":         {to: 10368, off: flannel},
+		"metrics.rules.enabled":     {to: true},
+		"metrics.rules.labels":      {to: label, base: map[string]any{"metrics.rules.enabled": true}},
+		"metrics.dashboard.enabled": {to: true},
+
+		"metrics.dashboard.labels.grafana_dashboard": {to: "2", base: map[string]any{"metrics.dashboard.enabled": true}},
+		"metrics.serviceMonitor.enabled":             {to: true},
+		"metrics.serviceMonitor.interval":            {to: "1m", base: map[string]any{"metrics.serviceMonitor.enabled": true}},
+		"metrics.serviceMonitor.labels":              {to: label, base: map[string]any{"metrics.serviceMonitor.enabled": true}},
+
 		"flannel.image.repository": {to: "r.example/flannel", off: terway},
 		"flannel.image.tag":        {to: "v9", off: terway},
 		"flannel.nftables":         {to: false, off: terway},
