@@ -605,52 +605,59 @@ func TestFullNLB(t *testing.T) {
 // taken out of it, or the load balancer has the tag no more or is gone.
 func TestPreservedHolds(t *testing.T) {
 	each(t, func(t *testing.T, g *rig, class string) {
-		svc := g.service("web", class, map[string]string{lb.Prefix + "preserve-lb-on-delete": "true"}, 80, 81)
-		for _, name := range []string{"a", "b", "c"} {
-			g.pod("web", name, true, false, false)
-		}
-		g.run(20 * time.Second)
-		id := g.balancers(class, svc)[0].ID
-		want := func(when string, held ...string) {
-			t.Helper()
-			for _, name := range []string{"a", "b", "c"} {
-				if is, known := g.r.Held(g.at[name]); !known || is != slices.Contains(held, name) {
-					t.Errorf("%s: %s: held %v, known %v, want %v", when, name, is, known, held)
-				}
-			}
-		}
-		g.remove(svc)
-		g.fuse.Light(3, true) // between the tags
-		g.run(time.Minute)
-		if g.get("web") != nil {
-			t.Fatalf("the Service is still there: %q", g.events.All())
-		}
-		want("when the Service is gone", "a", "b", "c")
-		g.restart()
-		want("after a restart", "a", "b", "c")
-		listeners, err := g.api(class).ListListeners(t.Context(), id)
-		g.Must(err)
-		for _, l := range listeners {
-			list, err := g.api(class).ListBackends(t.Context(), l.Group)
-			g.Must(err)
-			g.Must(g.api(class).RemoveBackends(t.Context(), l.Group, slices.DeleteFunc(list, func(b cloud.Backend) bool { return b.Address != g.at["a"] })))
-			if l.Port == 80 {
-				g.Must(g.r.readPreserved(t.Context()))
-				want("in one group still", "a", "b", "c")
-			}
-		}
-		g.Must(g.r.readPreserved(t.Context()))
-		want("taken out", "b", "c")
-		g.Fault(faults.Rule{Name: "no", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
-		if err := g.r.readPreserved(t.Context()); err == nil {
-			t.Error("no error")
-		}
-		want("while nothing can be read", "b", "c")
-		g.Sim.RemoveFault("no")
-		g.Must(g.api(class).SetTags(t.Context(), id, nil, []string{TagPreserved}))
-		g.Must(g.r.readPreserved(t.Context()))
-		want("let go")
+		testPreservedHolds(t, g, class, false)
+		testPreservedHolds(t, newRig(t), class, true)
 	})
+}
+
+func testPreservedHolds(t *testing.T, g *rig, class string, killed bool) {
+	svc := g.service("web", class, map[string]string{lb.Prefix + "preserve-lb-on-delete": "true"}, 80, 81)
+	for _, name := range []string{"a", "b", "c"} {
+		g.pod("web", name, true, false, false)
+	}
+	g.run(20 * time.Second)
+	id := g.balancers(class, svc)[0].ID
+	want := func(when string, held ...string) {
+		t.Helper()
+		for _, name := range []string{"a", "b", "c"} {
+			if is, known := g.r.Held(g.at[name]); !known || is != slices.Contains(held, name) {
+				t.Errorf("%s: %s: held %v, known %v, want %v", when, name, is, known, held)
+			}
+		}
+	}
+	g.remove(svc)
+	if killed { // between the tags
+		g.fuse.Light(3, true)
+	}
+	g.run(time.Minute)
+	if g.get("web") != nil {
+		t.Fatalf("the Service is still there: %q", g.events.All())
+	}
+	want("when the Service is gone", "a", "b", "c")
+	g.restart()
+	want("after a restart", "a", "b", "c")
+	listeners, err := g.api(class).ListListeners(t.Context(), id)
+	g.Must(err)
+	for _, l := range listeners {
+		list, err := g.api(class).ListBackends(t.Context(), l.Group)
+		g.Must(err)
+		g.Must(g.api(class).RemoveBackends(t.Context(), l.Group, slices.DeleteFunc(list, func(b cloud.Backend) bool { return b.Address != g.at["a"] })))
+		if l.Port == 80 {
+			g.Must(g.r.readPreserved(t.Context()))
+			want("in one group still", "a", "b", "c")
+		}
+	}
+	g.Must(g.r.readPreserved(t.Context()))
+	want("taken out", "b", "c")
+	g.Fault(faults.Rule{Name: "no", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
+	if err := g.r.readPreserved(t.Context()); err == nil {
+		t.Error("no error")
+	}
+	want("while nothing can be read", "b", "c")
+	g.Sim.RemoveFault("no")
+	g.Must(g.api(class).SetTags(t.Context(), id, nil, []string{TagPreserved}))
+	g.Must(g.r.readPreserved(t.Context()))
+	want("let go")
 }
 
 // Readiness gates wait for all listeners of the user's that have the group of the user's, whatever their port.
