@@ -213,6 +213,11 @@ func TestResultsAreKnown(t *testing.T) {
 	if err := Unexpected(all); err != nil {
 		t.Error(err)
 	}
+	for _, s := range Suites() {
+		if !slices.ContainsFunc(all, func(o Outcome) bool { return o.Suite == s.Name && o.Count(Passed) > 0 }) {
+			t.Errorf("no result of %s", s.Name)
+		}
+	}
 }
 
 // Every name of a selection is there once.
