@@ -40,6 +40,7 @@ import (
 	v3 "terway.dev/terway/api/calico/v3"
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/cli/logs"
 	"terway.dev/terway/internal/cli/version"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/cloud/alibaba"
@@ -84,7 +85,7 @@ type flags struct {
 	goneDelay, patience              time.Duration
 	leaseDuration, renew, retryLease time.Duration
 	limits                           map[string]int
-	verbose                          bool
+	log                              logs.Flags
 }
 
 func main() {
@@ -127,7 +128,8 @@ func main() {
 	fl.DurationVar(&f.renew, "lease-renew-deadline", 6*time.Second, "leader election: how long the leader tries to renew")
 	fl.DurationVar(&f.retryLease, "lease-retry-period", time.Second, "leader election: pause between attempts")
 	fl.StringToIntVar(&f.limits, "cloud-limits", nil, "ACTION=N,…: the most calls a minute of an action of the cloud's API, instead of the default (docs/configuration.md, rate limits)")
-	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every call")
+	f.log.Register(fl)
+	cmd.AddCommand(logs.Command())
 
 	version.Add(cmd)
 	if err := cmd.ExecuteContext(ctrl.SetupSignalHandler()); err != nil {
@@ -137,11 +139,10 @@ func main() {
 }
 
 func run(ctx context.Context, f flags) error {
-	level := slog.LevelInfo
-	if f.verbose {
-		level = slog.LevelDebug
+	log, err := f.log.Start(ctx, os.Stderr)
+	if err != nil {
+		return err
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
 
 	if f.namespace == "" {

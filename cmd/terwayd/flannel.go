@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -43,7 +42,10 @@ func flannelCommand(f *flags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+			log, err := f.log.Start(cmd.Context(), os.Stderr)
+			if err != nil {
+				return err
+			}
 			ctrllog.SetLogger(logr.FromSlogHandler(log.Handler()))
 			n := &flannel.Node{
 				SubnetFile: subnetFile, ConfDir: f.cniConfDir, BinDir: f.cniBinDir, PluginDir: pluginDir, CNIVersion: cniVersion,

@@ -26,6 +26,7 @@ import (
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/agent/kubelet"
+	"terway.dev/terway/internal/cli/logs"
 	"terway.dev/terway/internal/cli/version"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/kinds"
@@ -45,7 +46,7 @@ type flags struct {
 	debugSocket                      string
 	policyHub, policyDir             string
 	policyToken, askSocket           string
-	verbose                          bool
+	log                              logs.Flags
 }
 
 func main() {
@@ -80,7 +81,7 @@ func main() {
 	fl.StringVar(&f.policyDir, "policy-dir", "/var/lib/terway", "directory of what the policy hub said last; should outlive the node's boot")
 	fl.StringVar(&f.policyToken, "policy-token", "/var/run/secrets/terway-policy/token", "the agent's token for the policy hub, which is read again when it changes")
 	fl.StringVar(&f.askSocket, "ask-socket", "/run/terway/ask.sock", "unix socket on which the agent answers terwayctl")
-	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every call")
+	f.log.Register(fl)
 
 	// Shared with the agent; the other flags are the agent's alone.
 	share := func(c *cobra.Command, names ...string) {
@@ -92,7 +93,8 @@ func main() {
 	version.Add(cmd)
 	share(teardownCommand(&f), "state-dir", "cni-conf-dir", "cni-bin-dir", "host-root", "policy-dir")
 	share(askCommand(&f), "ask-socket")
-	share(flannelCommand(&f), "node-name", "kubeconfig", "cni-conf-dir", "cni-bin-dir")
+	share(flannelCommand(&f), "node-name", "kubeconfig", "cni-conf-dir", "cni-bin-dir", "log-format", "verbose")
+	cmd.AddCommand(logs.Command())
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -106,11 +108,10 @@ func run(ctx context.Context, f flags) error {
 	if f.nodeName == "" {
 		return fmt.Errorf("--node-name is empty: want the node's name in Kubernetes")
 	}
-	level := slog.LevelInfo
-	if f.verbose {
-		level = slog.LevelDebug
+	log, err := f.log.Start(ctx, os.Stderr)
+	if err != nil {
+		return err
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	ctrllog.SetLogger(logr.FromSlogHandler(log.Handler()))
 
 	cfg, err := restConfig(f.kubeconfig)
