@@ -287,6 +287,13 @@ type NodeNetworkStatus struct {
 	// +kubebuilder:validation:Minimum=0
 	// +optional
 	ENIDemand int `json:"eniDemand"`
+	// WaitingSandboxes are the container runtime's ids of the sandboxes with which pods began to wait for an
+	// address or an ENI, at most 32 of them. By them the logs of the runtime, of the agent and of the
+	// controller, with its calls to the cloud, can be compared; nothing is decided by them.
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MaxLength=256
+	// +listType=atomic
+	WaitingSandboxes []string `json:"waitingSandboxes,omitempty"`
 	// UsedCount is the length of Used.
 	// +kubebuilder:validation:Minimum=0
 	// +optional

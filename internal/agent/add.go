@@ -174,7 +174,7 @@ func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request, exc
 		}
 		news := false
 		if !waits {
-			waits, news = true, a.beginWaitLocked(c, exclusive)
+			waits, news = true, a.beginWaitLocked(c, k.Sandbox, exclusive)
 		}
 		wake := a.wake
 		var timer <-chan time.Time
@@ -183,6 +183,7 @@ func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request, exc
 		}
 		a.mu.Unlock()
 		if news {
+			a.Log.Info("a pod waits for an address", "pod", c.pod, "sandbox", k.Sandbox, "exclusive ENI", exclusive)
 			signal(a.dirty) // the demand has grown: report it at once
 		}
 		select {

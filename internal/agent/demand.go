@@ -1,6 +1,9 @@
 package agent
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // waiter is what waits for an address: a pod's interface. It is not tied to a sandbox: after a
 // failed ADD the runtime removes the sandbox, with a DEL, and the kubelet tries again with a new
@@ -14,6 +17,8 @@ type demand struct {
 	// adds is the number of ADDs that wait now. When it is 0, the demand expires at until.
 	adds  int
 	until time.Time
+	// sandbox is the one with which the pod began to wait.
+	sandbox string
 }
 
 // demandTTL is how long a pod's demand outlives an ADD that failed because no address was free. The
@@ -23,10 +28,10 @@ type demand struct {
 const demandTTL = time.Minute
 
 // beginWaitLocked records that an ADD waits and reports whether the demand has changed.
-func (a *Agent) beginWaitLocked(c waiter, exclusive bool) (news bool) {
+func (a *Agent) beginWaitLocked(c waiter, sandbox string, exclusive bool) (news bool) {
 	w := a.waiting[c]
 	if w == nil {
-		w = &demand{}
+		w = &demand{sandbox: sandbox}
 		a.waiting[c] = w
 		news = true
 	}
@@ -59,4 +64,18 @@ func (a *Agent) demandLocked() (addresses, enis int) {
 		}
 	}
 	return addresses, enis
+}
+
+// maxWaitingSandboxes bounds the report (NodeNetworkStatus.WaitingSandboxes).
+const maxWaitingSandboxes = 32
+
+// waitingSandboxesLocked returns the sandboxes with which pods began to wait. Those of further attempts are not
+// reported: each would be a write to the API server.
+func (a *Agent) waitingSandboxesLocked() []string {
+	var out []string
+	for _, w := range a.waiting {
+		out = append(out, w.sandbox)
+	}
+	slices.Sort(out) // the order must not change the report
+	return out[:min(len(out), maxWaitingSandboxes)]
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -48,7 +49,14 @@ func TestAPodsDemandOutlivesThePauseBetweenAttempts(t *testing.T) {
 		in.Args = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0"
 		return e.do(context.Background(), "ADD", in).Error
 	}
-	demand := func(e *env) int { return e.a.Status(v1alpha1.NodeNetworkStatus{}).Demand }
+	demand := func(e *env) int {
+		st := e.a.Status(v1alpha1.NodeNetworkStatus{})
+		// The one with which the pod began to wait: the report does not change with each attempt.
+		if st.Demand == 1 && !slices.Equal(st.WaitingSandboxes, []string{"first"}) || st.Demand == 0 && len(st.WaitingSandboxes) > 0 {
+			t.Errorf("demand %d, sandboxes %q", st.Demand, st.WaitingSandboxes)
+		}
+		return st.Demand
+	}
 	e := newEnv(t, 0)
 	if err := attempt(e, "first"); err == nil {
 		t.Fatal("there was an address")

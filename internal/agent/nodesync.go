@@ -353,6 +353,7 @@ func statusPatch(uid types.UID, st v1alpha1.NodeNetworkStatus) ([]byte, error) {
 		{"datapath", st.Datapath},
 		{"demand", st.Demand},
 		{"eniDemand", st.ENIDemand},
+		{"waitingSandboxes", list(st.WaitingSandboxes)},
 		{"usedCount", st.UsedCount},
 		{"used", list(st.Used)},
 		{"cooling", list(st.Cooling)},

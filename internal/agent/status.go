@@ -37,6 +37,7 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 		LeaseSeconds:       int(a.LeaseDuration / time.Second),
 	}
 	st.Demand, st.ENIDemand = a.demandLocked()
+	st.WaitingSandboxes = a.waitingSandboxesLocked()
 	for _, u := range used {
 		e := a.entries[journal.Key{Sandbox: u.Sandbox, IfName: strings.TrimPrefix(u.Key, u.Sandbox+"/")}]
 		st.Used = append(st.Used, v1alpha1.UsedAddress{Address: u.Address.String(), Pod: u.Pod, Sandbox: u.Sandbox, Limits: reportLimits(e), Priority: a.reportPriorityLocked(e)})

@@ -28,6 +28,7 @@ type contextKey int
 const (
 	priorityKey contextKey = iota
 	deferredKey
+	sandboxesKey
 )
 
 // WithPriority sets the priority of calls.
@@ -52,6 +53,17 @@ func WithDeferral(ctx context.Context) context.Context {
 func MayDefer(ctx context.Context) bool {
 	b, _ := ctx.Value(deferredKey).(bool)
 	return b
+}
+
+// WithSandboxes says for which waiting pods calls are made, by their sandboxes: only logs name them.
+func WithSandboxes(ctx context.Context, ids []string) context.Context {
+	return context.WithValue(ctx, sandboxesKey, ids)
+}
+
+// SandboxesOf returns the sandboxes for which a context's calls are made.
+func SandboxesOf(ctx context.Context) []string {
+	ids, _ := ctx.Value(sandboxesKey).([]string)
+	return ids
 }
 
 // Deferred reports whether an error is from a deferred call, and how long to wait before the

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"reflect"
 	"time"
 
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
@@ -71,6 +73,9 @@ func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c
 		now := c.clock.Now()
 		c.metrics.attempt(action, now.Sub(start), err)
 		c.pace(action, limit, now, err)
+		if c.log.Enabled(ctx, slog.LevelDebug) {
+			c.log.Debug("cloud call", "action", action, "attempt", n, "took", now.Sub(start), "request", requestID(rsp, err), "sandboxes", cloud.SandboxesOf(ctx), "error", err)
+		}
 		if err == nil {
 			return rsp, nil
 		}
@@ -98,6 +103,19 @@ func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c
 		}
 		last = err
 	}
+}
+
+// requestID returns the cloud's id of a request; empty if there was no answer.
+func requestID(rsp responses.AcsResponse, err error) string {
+	var e *cloud.Error
+	if errors.As(err, &e) {
+		return e.RequestID
+	}
+	// Each action's answer has the field, but the SDK has no interface for it.
+	if id := reflect.ValueOf(rsp).Elem().FieldByName("RequestId"); id.IsValid() && id.Kind() == reflect.String {
+		return id.String()
+	}
+	return ""
 }
 
 // turn waits for the action's rate limit.

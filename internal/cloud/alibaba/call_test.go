@@ -451,3 +451,33 @@ func TestCredentialExpiry(t *testing.T) {
 		}
 	}
 }
+
+// The log has each call with the cloud's id of the request and the sandboxes of the pods that wait for it.
+func TestLogOfCalls(t *testing.T) {
+	f := newFakeCloud(t, in(no(403, "EniPerInstanceLimitExceeded"), ok(createdBody)))
+	c := newTestClient(t, f)
+	ctx := cloud.WithSandboxes(t.Context(), []string{"7c5e", "a01b"})
+	if _, err := c.CreateENI(ctx, createRequest); err == nil {
+		t.Fatal("want the first answer")
+	}
+	if _, err := c.CreateENI(ctx, createRequest); err != nil {
+		t.Fatal(err)
+	}
+	var calls []string
+	for line := range strings.Lines(c.log.String()) {
+		if strings.Contains(line, `msg="cloud call"`) {
+			calls = append(calls, line)
+		}
+	}
+	if len(calls) != 2 {
+		t.Fatalf("%d lines, want 2: %q", len(calls), calls)
+	}
+	for i, line := range calls {
+		request := []string{"request=R-1 ", "request=R "}[i] // createdBody's
+		for _, want := range []string{"action=CreateNetworkInterface", request, `sandboxes="[7c5e a01b]"`, []string{"EniPerInstanceLimitExceeded", "error=<nil>"}[i]} {
+			if !strings.Contains(line, want) {
+				t.Errorf("no %s in %s", want, line)
+			}
+		}
+	}
+}

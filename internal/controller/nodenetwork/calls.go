@@ -107,7 +107,7 @@ func (w *work) wanted(ctx context.Context) context.Context {
 	if w.nn.Status.Demand > 0 || w.nn.Status.ENIDemand > 0 {
 		p = cloud.PodsWait
 	}
-	return cloud.WithDeferral(cloud.WithPriority(ctx, p))
+	return cloud.WithSandboxes(cloud.WithDeferral(cloud.WithPriority(ctx, p)), w.nn.Status.WaitingSandboxes)
 }
 
 // unwanted is the context of calls that give something back.

@@ -301,3 +301,51 @@ func TestPrioritiesOfCalls(t *testing.T) {
 		t.Errorf("what is given back has priority %d", p)
 	}
 }
+
+// namingCloud records for which sandboxes calls are made.
+type namingCloud struct {
+	cloud.API
+	create, attach, remove []string
+}
+
+func (c *namingCloud) CreateENI(ctx context.Context, r cloud.CreateENIRequest) (*cloud.ENI, error) {
+	c.create = append(c.create, cloud.SandboxesOf(ctx)...)
+	return c.API.CreateENI(ctx, r)
+}
+
+func (c *namingCloud) AttachENI(ctx context.Context, eni, instance string) error {
+	c.attach = append(c.attach, cloud.SandboxesOf(ctx)...)
+	return c.API.AttachENI(ctx, eni, instance)
+}
+
+func (c *namingCloud) DeleteENI(ctx context.Context, eni string) error {
+	c.remove = append(c.remove, cloud.SandboxesOf(ctx)...)
+	return c.API.DeleteENI(ctx, eni)
+}
+
+// The calls by which a waiting pod gets its address name its sandbox.
+func TestCallsNameTheSandboxesOfWaitingPods(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	calls := &namingCloud{API: g.r.Cloud}
+	g.r.Cloud = calls
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	if calls.create = nil; len(calls.attach) != 0 {
+		t.Errorf("calls for a node's pool name sandboxes %v", calls.attach)
+	}
+	g.startPods("n1", 12)
+	g.settle("n1", 5*minute)
+	if len(calls.create) == 0 || len(calls.attach) == 0 {
+		t.Fatalf("calls for waiting pods name no sandbox: create %v, attach %v", calls.create, calls.attach)
+	}
+	for _, s := range append(calls.create, calls.attach...) {
+		if !strings.HasPrefix(s, "sandbox-of-") {
+			t.Errorf("sandbox %q", s)
+		}
+	}
+	g.stopPods("n1", 12)
+	g.settle("n1", 60*minute)
+	if len(calls.remove) != 0 {
+		t.Errorf("calls that give back name sandboxes %v", calls.remove)
+	}
+}

@@ -305,10 +305,12 @@ func (g *rig) report(name string, nn *v1alpha1.NodeNetwork) bool {
 			st.ENIDemand++
 		} else if a == "" {
 			st.Demand++
+			st.WaitingSandboxes = append(st.WaitingSandboxes, "sandbox-of-"+pod)
 		} else {
 			held[a] = pod
 		}
 	}
+	slices.Sort(st.WaitingSandboxes)
 	for _, a := range slices.Sorted(maps.Keys(held)) {
 		st.Used = append(st.Used, v1alpha1.UsedAddress{Address: a, Pod: "default/" + held[a]})
 	}

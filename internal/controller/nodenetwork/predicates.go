@@ -27,10 +27,11 @@ func nodeNews(was, is *corev1.Node) bool {
 		!equality.Semantic.DeepEqual(was.Spec, is.Spec) || !equality.Semantic.DeepEqual(was.Status.Addresses, is.Status.Addresses)
 }
 
-// networkNews ignores the controller's own part of the status.
+// networkNews ignores the controller's own part of the status, and what is only for logs.
 func networkNews(was, is *v1alpha1.NodeNetwork) bool {
 	before, now := was.Status, is.Status
 	before.ControllerConditions, now.ControllerConditions = nil, nil
+	before.WaitingSandboxes, now.WaitingSandboxes = nil, nil
 	return was.Generation != is.Generation || !equality.Semantic.DeepEqual(was.Finalizers, is.Finalizers) ||
 		!equality.Semantic.DeepEqual(before, now)
 }

@@ -41,6 +41,7 @@ func TestNews(t *testing.T) {
 		"nothing":  {func(n *v1alpha1.NodeNetwork) { n.ManagedFields = []metav1.ManagedFieldsEntry{{Time: &now}} }, false},
 		"spec":     {func(n *v1alpha1.NodeNetwork) { n.Generation++ }, true},
 		"demand":   {func(n *v1alpha1.NodeNetwork) { n.Status.Demand = 1 }, true},
+		"sandbox":  {func(n *v1alpha1.NodeNetwork) { n.Status.WaitingSandboxes = []string{"a"} }, false},
 		"seen":     {func(n *v1alpha1.NodeNetwork) { n.Status.ObservedGeneration = 1 }, true},
 		"released": {func(n *v1alpha1.NodeNetwork) { n.Status.Released = []string{"192.168.0.1"} }, true},
 		"deletion": {func(n *v1alpha1.NodeNetwork) { n.DeletionTimestamp = &now }, true},
