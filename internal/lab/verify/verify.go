@@ -81,7 +81,7 @@ type Suite struct {
 }
 
 // checkTimeout limits a check that hangs.
-const checkTimeout = 4 * time.Minute
+const checkTimeout = 5 * time.Minute
 
 // DefaultTraffic is the default of Env.Traffic.
 const DefaultTraffic = time.Minute

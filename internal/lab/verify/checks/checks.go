@@ -21,7 +21,7 @@ func All() verify.Suite {
 		policyCIDRPods, policyCRDRoundtrip, policyPreview, lbDirect,
 		sameName, bandwidthEgress, bandwidthIngress, bandwidthSameNode, bandwidthLiveChange, bandwidthExclusive,
 		bandwidthOfType, bandwidthWrongValue, bandwidthNoTrace, policyExclusiveENI, policyCompletedPod, policyRunningConnection, policyNoOpenWindow, policyFirstPacket, policyConnectionsFull, exclusiveENI, lbOutside, lbPolicy, lbRollingUpgrade, lbDrain, podLimit, release, agentRestart, policyAgentRestart, agentUpgrade, controllerRestart, lbControllerFailover, nodeRemoved, nodeAnew,
-		forwardPolicy, repair, registeredAgain, eniTaken, addressTaken, controllerAway, staleCloud, vswitchReplaced, kubeletKilled, lbThrottled, lbNodeLoss,
+		forwardPolicy, repair, registeredAgain, eniTaken, addressTaken, controllerAway, staleCloud, vswitchReplaced, kubeletKilled, lbThrottled, lbAPIDown, lbNodeLoss,
 		policyHubDown, policyOffNoLoad,
 	}}
 }

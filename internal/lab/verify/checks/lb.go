@@ -2,19 +2,24 @@ package checks
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
 
+	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/instruments"
 	"terway.dev/terway/internal/lab/verify"
+	"terway.dev/terway/internal/policy/translate"
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
@@ -41,10 +46,27 @@ func (e *env) products() []string {
 	return []string{instruments.CLB, instruments.NLB}
 }
 
-// balance makes a load balancer of each product in front of a Deployment. Their Services have the products' names, with a suffix.
-func (e *env) balance(ctx context.Context, of, suffix string, public bool, annotations map[string]string) (all []*instruments.Balanced, err error) {
+// behind makes pods behind a load balancer of each product, with readiness gates, and returns them when they are ready. The
+// Services have the names of product and Deployment.
+func (e *env) behind(ctx context.Context, of string, d *instruments.Deployment, public bool) ([]*instruments.Balanced, []corev1.Pod, error) {
+	if err := e.InjectGates(ctx); err != nil {
+		return nil, nil, err
+	}
+	all, err := e.balance(ctx, of, public, quick())
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := d.Create(ctx); err != nil {
+		return nil, nil, err
+	}
+	pods, err := d.Settle(ctx)
+	return all, pods, err
+}
+
+// balance makes a load balancer of each product in front of a Deployment.
+func (e *env) balance(ctx context.Context, of string, public bool, annotations map[string]string) (all []*instruments.Balanced, err error) {
 	for _, product := range e.products() {
-		b, err := e.Balance(ctx, instruments.BalancedService{Name: product + suffix, Of: of, Product: product, Public: public, Annotations: annotations})
+		b, err := e.Balance(ctx, instruments.BalancedService{Name: product + "-" + of, Of: of, Product: product, Public: public, Annotations: annotations})
 		if err != nil {
 			return nil, err
 		}
@@ -58,22 +80,11 @@ var lbDirect = verify.Check{
 	About:  "the backends of a CLB with TCP, of one with HTTP and of an NLB are the pods themselves, by their ENIs, without NodePorts; each pod is reached and learns the client's address",
 	NotFor: noPodBackends, Beside: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
-		if err := e.InjectGates(ctx); err != nil {
-			return "", err
-		}
-		all, err := e.balance(ctx, "web", "", false, quick())
-		if err != nil {
-			return "", err
-		}
 		http, err := e.Balance(ctx, instruments.BalancedService{Name: "http", Of: "web", Product: instruments.CLB, Annotations: quick("protocol-port", "http:80")})
 		if err != nil {
 			return "", err
 		}
-		d := e.Webservers("web", 2, 1, 0)
-		if err := d.Create(ctx); err != nil {
-			return "", err
-		}
-		pods, err := d.Settle(ctx)
+		all, pods, err := e.behind(ctx, "web", e.Webservers("web", 2, 1, 0), false)
 		if err != nil {
 			return "", err
 		}
@@ -152,18 +163,7 @@ var lbOutside = verify.Check{
 		"it reaches no private address of them, and no pod",
 	NotFor: noPodBackends, Once: true,
 	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
-		if err := e.InjectGates(ctx); err != nil {
-			return "", err
-		}
-		all, err := e.balance(ctx, "web", "", true, quick())
-		if err != nil {
-			return "", err
-		}
-		d := e.Webservers("web", 2, 1, 0)
-		if err := d.Create(ctx); err != nil {
-			return "", err
-		}
-		pods, err := d.Settle(ctx)
+		all, pods, err := e.behind(ctx, "web", e.Webservers("web", 2, 1, 0), true)
 		if err != nil {
 			return "", err
 		}
@@ -200,7 +200,8 @@ var lbOutside = verify.Check{
 				return "", err
 			}
 			_, from, _ := strings.Cut(answer, "\n")
-			if seen, err := netip.ParseAddr(instruments.HostOf(strings.TrimSpace(from))); err != nil || !outsideRange.Contains(seen) {
+			seen, err := netip.ParseAddr(instruments.HostOf(strings.TrimSpace(from)))
+			if err != nil || !outsideRange.Contains(seen) {
 				return "", fmt.Errorf("%s: a pod sees the client %q, want one of %s", b.Name, from, outsideRange)
 			}
 			private, err := e.privateAddresses(ctx, b)
@@ -212,11 +213,22 @@ var lbOutside = verify.Check{
 					return "", fmt.Errorf("a client outside the VPC reaches %s, which is no public address", to)
 				}
 			}
-			for _, c := range []struct{ ranges, want string }{{"203.0.113.0/24", instruments.Silent}, {outsideRange.String(), instruments.Open}} {
+			const other = "203.0.113.0/24"
+			for _, c := range []struct {
+				ranges []string
+				open   bool
+			}{
+				{[]string{other}, false},
+				{[]string{other, seen.String() + "/32"}, true},
+				{[]string{other, seen.Next().String() + "/32"}, false},
+				{[]string{outsideRange.String()}, true},
+				{[]string{other}, false},
+				{nil, true},
+			} {
 				if err := e.onlyFrom(ctx, b.Name, c.ranges); err != nil {
 					return "", err
 				}
-				if err := e.shut(ctx, outside, b, c.ranges, c.want == instruments.Open); err != nil {
+				if err := e.shut(ctx, outside, b, fmt.Sprintf("with loadBalancerSourceRanges %v", c.ranges), c.open); err != nil {
 					return "", err
 				}
 			}
@@ -244,8 +256,11 @@ func (e *env) privateAddresses(ctx context.Context, b *instruments.Balanced) (li
 }
 
 // onlyFrom sets loadBalancerSourceRanges of a Service.
-func (e *env) onlyFrom(ctx context.Context, service, ranges string) error {
-	patch := fmt.Appendf(nil, `{"spec":{"loadBalancerSourceRanges":[%q]}}`, ranges)
+func (e *env) onlyFrom(ctx context.Context, service string, ranges []string) error {
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"loadBalancerSourceRanges": ranges}})
+	if err != nil {
+		return fmt.Errorf("loadBalancerSourceRanges %v: %w", ranges, err)
+	}
 	if _, err := e.Client.CoreV1().Services(e.Namespace).Patch(ctx, service, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
 		return fmt.Errorf("change Service %s: %w", service, err)
 	}
@@ -253,27 +268,31 @@ func (e *env) onlyFrom(ctx context.Context, service, ranges string) error {
 }
 
 // shut waits until connections to a load balancer are not opened, or are.
-func (e *env) shut(ctx context.Context, from string, b *instruments.Balanced, ranges string, open bool) error {
-	got := ""
-	if err := e.Poll(ctx, fmt.Sprintf("loadBalancerSourceRanges %s of %s", ranges, b.Name), func() (_ bool, err error) {
+func (e *env) shut(ctx context.Context, from string, b *instruments.Balanced, when string, open bool) error {
+	got, what := "", "not to open"
+	if open {
+		what = "to open"
+	}
+	if err := e.Poll(ctx, fmt.Sprintf("connections to %s %s %s", b.Name, what, when), func() (_ bool, err error) {
 		got, err = instruments.Reach(ctx, from, "tcp", b.To.String())
 		return (got == instruments.Open) == open, err
 	}); err != nil {
-		return fmt.Errorf("%w: connections from outside are %s", err, got)
+		return fmt.Errorf("%w: they are %s", err, got)
 	}
 	return nil
 }
 
 var lbPolicy = verify.Check{
-	Name:   "lb-policy",
-	About:  "a load balancer's health checks pass a default deny, so that a pod's readiness gate opens; clients are judged by their own address: silent until a policy allows it",
+	Name: "lb-policy",
+	About: "a load balancer's health checks pass a default deny, so that a pod's readiness gate opens, unless policy_allow_load_balancer_probes is false: then it stays shut, and an event names the policy; " +
+		"clients are judged by their own address: silent until a policy allows it",
 	NotFor: noPodBackends, Policy: true, Once: true,
 	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
 		defer func() { err = errors.Join(err, e.removePolicies(context.WithoutCancel(ctx), e.ownPolicies())) }()
 		if err := e.apply(ctx, `
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
-metadata: {name: default-deny, namespace: NAMESPACE}
+metadata: {name: `+defaultDeny+`, namespace: NAMESPACE}
 spec: {podSelector: {}, policyTypes: [Ingress]}
 `); err != nil {
 			return "", err
@@ -285,8 +304,18 @@ spec: {podSelector: {}, policyTypes: [Ingress]}
 		if err != nil {
 			return "", err
 		}
+		defer func() { err = errors.Join(err, e.probesBack(context.WithoutCancel(ctx))) }()
+		if err := e.denyProbes(ctx); err != nil {
+			return "", err
+		}
 		d := e.Webservers("web", 1, 1, 0)
 		if err := d.Create(ctx); err != nil {
+			return "", err
+		}
+		if err := e.gateShut(ctx, d); err != nil {
+			return "", err
+		}
+		if err := e.probesBack(ctx); err != nil {
 			return "", err
 		}
 		pods, err := d.Settle(ctx)
@@ -312,9 +341,87 @@ spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: CLIENT/32}}]}]}
 `, "CLIENT", client.Address.String())); err != nil {
 			return "", err
 		}
-		if err := e.shut(ctx, client.NetNS, b, "of the policy", true); err != nil {
+		if err := e.shut(ctx, client.NetNS, b, "when the policy allows it", true); err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("behind default-deny the gate opened; the client %s got no answer until its address was allowed", client.Address), nil
+		return fmt.Sprintf("behind default-deny the gate stayed shut, and an event named it, without policy_allow_load_balancer_probes; it opened with it; the client %s got no answer until its address was allowed", client.Address), nil
 	}),
+}
+
+// defaultDeny is the policy of lb-policy.
+const defaultDeny = "default-deny"
+
+// gateShut waits until an event of a Deployment's only pod says that its readiness gate is shut because of defaultDeny, and
+// checks that it is.
+func (e *env) gateShut(ctx context.Context, d *instruments.Deployment) error {
+	var said []string
+	err := e.Poll(ctx, "an event that names policy "+defaultDeny+" as the reason for a shut readiness gate", func() (bool, error) {
+		pods, err := d.Pods(ctx)
+		if err != nil || len(pods) != 1 {
+			return false, err
+		}
+		if instruments.PodReady(&pods[0]) {
+			return false, fmt.Errorf("pod %s is ready, although policy %s denies health checks", pods[0].Name, defaultDeny)
+		}
+		said, err = e.Events(ctx, pods[0].Name)
+		return slices.ContainsFunc(said, func(s string) bool {
+			return strings.HasPrefix(s, "ReadinessGateShut") && strings.Contains(s, defaultDeny)
+		}), err
+	})
+	if err != nil {
+		return fmt.Errorf("%w; its events: %s", err, strings.Join(said, "; "))
+	}
+	return nil
+}
+
+// probesAnnotation on the ConfigMap has policy_allow_load_balancer_probes before a check, null if it was not set.
+const probesAnnotation = "lab.terway.dev/probes-before"
+
+// denyProbes lets health checks of load balancers in only by policies' rules.
+func (e *env) denyProbes(ctx context.Context) error {
+	return e.EditConfig(ctx, func(m *corev1.ConfigMap) error {
+		var raw map[string]any
+		if err := yaml.Unmarshal([]byte(m.Data[config.ConfigMapKey]), &raw); err != nil {
+			return fmt.Errorf("the configuration is not YAML: %w", err)
+		}
+		was, err := json.Marshal(raw[translate.SettingProbes])
+		if err != nil {
+			return fmt.Errorf("note %s from before: %w", translate.SettingProbes, err)
+		}
+		metav1.SetMetaDataAnnotation(&m.ObjectMeta, probesAnnotation, string(was))
+		return setProbes(m, false)
+	})
+}
+
+// probesBack reverts denyProbes.
+func (e *env) probesBack(ctx context.Context) error {
+	return e.EditConfig(ctx, func(m *corev1.ConfigMap) error {
+		note, noted := m.Annotations[probesAnnotation]
+		if !noted {
+			return nil
+		}
+		var before any
+		if err := json.Unmarshal([]byte(note), &before); err != nil {
+			return fmt.Errorf("annotation %s is %q: want true, false or null: %w", probesAnnotation, note, err)
+		}
+		delete(m.Annotations, probesAnnotation)
+		return setProbes(m, before)
+	})
+}
+
+// setProbes changes only policy_allow_load_balancer_probes of a configuration; nil removes it.
+func setProbes(m *corev1.ConfigMap, to any) error {
+	var raw map[string]any
+	if err := yaml.Unmarshal([]byte(m.Data[config.ConfigMapKey]), &raw); err != nil {
+		return fmt.Errorf("the configuration is not YAML: %w", err)
+	}
+	if raw[translate.SettingProbes] = to; to == nil {
+		delete(raw, translate.SettingProbes)
+	}
+	b, err := yaml.Marshal(raw)
+	if err != nil {
+		return fmt.Errorf("write the configuration as YAML: %w", err)
+	}
+	m.Data[config.ConfigMapKey] = string(b)
+	return nil
 }

@@ -41,7 +41,7 @@ var lbNodeLoss = verify.Check{
 		if lost.Name == leads.Name {
 			lost = na
 		}
-		all, err := e.balance(ctx, "web", "", false, quick("health-check-connect-timeout", fmt.Sprint(lossTimeout.Seconds())))
+		all, err := e.balance(ctx, "web", false, quick("health-check-connect-timeout", fmt.Sprint(lossTimeout.Seconds())))
 		if err != nil {
 			return "", err
 		}

@@ -87,18 +87,8 @@ var lbThrottled = verify.Check{
 func (e *env) upgraded(ctx context.Context, atSIGTERM string, connections int, meanwhile func(context.Context, *instruments.Deployment) error) (string, error) {
 	const pods, surge = 4, 2
 	name := "web-" + atSIGTERM
-	if err := e.InjectGates(ctx); err != nil {
-		return "", err
-	}
-	all, err := e.balance(ctx, name, "-"+atSIGTERM, false, quick())
-	if err != nil {
-		return "", err
-	}
 	d := e.Webservers(name, pods, surge, 0, "--at-sigterm", atSIGTERM)
-	if err := d.Create(ctx); err != nil {
-		return "", err
-	}
-	before, err := d.Settle(ctx)
+	all, before, err := e.behind(ctx, name, d, false)
 	if err != nil {
 		return "", err
 	}
@@ -171,18 +161,8 @@ var lbDrain = verify.Check{
 		"with a program that exits at SIGTERM, and a connection for each request",
 	NotFor: noPodBackends, Once: true,
 	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
-		if err := e.InjectGates(ctx); err != nil {
-			return "", err
-		}
-		all, err := e.balance(ctx, "drained", "", false, quick())
-		if err != nil {
-			return "", err
-		}
 		d := e.Webservers("drained", 1, 1, 0)
-		if err := d.Create(ctx); err != nil {
-			return "", err
-		}
-		before, err := d.Settle(ctx)
+		all, before, err := e.behind(ctx, "drained", d, false)
 		if err != nil {
 			return "", err
 		}
