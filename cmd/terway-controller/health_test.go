@@ -52,3 +52,13 @@ func TestHealth(t *testing.T) {
 		t.Errorf("/readyz: %d", code)
 	}
 }
+
+// "off" turns metrics off, as with terwayd.
+func TestMetricsOff(t *testing.T) {
+	if o := metricsOptions("off", nil); o.BindAddress != "0" || o.SecureServing {
+		t.Errorf("%+v, want that nothing is served", o)
+	}
+	if o := metricsOptions("127.0.0.1:10363", nil); o.BindAddress != "127.0.0.1:10363" {
+		t.Errorf("%+v, want the address", o)
+	}
+}

@@ -113,7 +113,7 @@ func main() {
 	fl.StringVar(&f.nlbEndpoint, "nlb-endpoint", os.Getenv("NLB_ENDPOINT"), "endpoint of NLB, host:port or URL (default: the region's)")
 	fl.StringVar(&f.network, "endpoint-network", "vpc", "which of the region's endpoints: vpc or public")
 	fl.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of the ConfigMap eni-config and of the leader election lease (default: $POD_NAMESPACE)")
-	fl.StringVar(&f.metricsAddress, "metrics-address", ":10363", "address of /metrics; 0 turns it off. On an address that only the node itself reaches it is plain HTTP, else TLS, with a token of a user whom Kubernetes allows to get /metrics")
+	fl.StringVar(&f.metricsAddress, "metrics-address", ":10363", "address of /metrics; off to serve none. On an address that only the node itself reaches it is plain HTTP, else TLS, with a token of a user whom Kubernetes allows to get /metrics")
 	fl.StringVar(&f.healthAddress, "health-address", ":10364", "address of /healthz and /readyz")
 	fl.IntVar(&f.webhookPort, "webhook-port", 0, "port of the admission webhook, by which pods request an exclusive ENI with the annotation "+claims.AnnotationExclusiveENI+", and get what load balancers need in namespaces with the label "+claims.LabelInjectGates+"="+claims.GatesEnabled+"; 0 turns it off")
 	fl.IntVar(&f.policyPort, "policy-port", 0, "port of the policy hub, from which nodes get what network policies say; also makes the tiers default, kube-admin and kube-baseline of Calico's API projectcalico.org/v3, whose kinds the cluster has; 0 turns both off: policies are not read")
@@ -285,8 +285,11 @@ func run(ctx context.Context, f flags) error {
 
 // metricsOptions are those of /metrics on an address.
 func metricsOptions(address string, log *slog.Logger) metricsserver.Options {
+	if address == "off" {
+		return metricsserver.Options{BindAddress: "0"} // controller-runtime's word for it
+	}
 	o := metricsserver.Options{BindAddress: address}
-	if address == "0" || scrape.Local(address) {
+	if scrape.Local(address) {
 		return o
 	}
 	o.SecureServing = true

@@ -271,7 +271,7 @@ func (c *cluster) start(factor float64) *controller {
 	}
 	args := []string{
 		"--namespace", metav1.NamespaceSystem, "--secret-dir", secret, "--ecs-endpoint", c.cloud.Endpoint(), "--vpc-endpoint", c.cloud.Endpoint(),
-		"--metrics-address", "0", "--health-address", "127.0.0.1:0",
+		"--metrics-address", "off", "--health-address", "127.0.0.1:0",
 	}
 	if factor != 1 {
 		var limits []string
