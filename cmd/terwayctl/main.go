@@ -3,12 +3,7 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"fmt"
-	"os"
-	"os/signal"
-	"syscall"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
@@ -18,32 +13,29 @@ import (
 	"terway.dev/terway/internal/cli/instancetypes"
 	"terway.dev/terway/internal/cli/plan"
 	"terway.dev/terway/internal/cli/policy"
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/cli/status"
 	"terway.dev/terway/internal/cli/version"
 	"terway.dev/terway/internal/cli/vpc"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	// Libraries' log messages are not for the operator; errors say what is wrong.
 	log.SetLogger(logr.Discard())
-	if err := newCommand().ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "terwayctl:", err)
-		status := 1
-		if with := (interface{ ExitStatus() int })(nil); errors.As(err, &with) {
-			status = with.ExitStatus()
-		}
-		os.Exit(status)
-	}
+	// All that a command does may be cut off and done again.
+	program.Program{Root: newCommand(), Grace: time.Second}.Main()
 }
 
 func newCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "terwayctl",
-		Short:         "Operate Terway, the VPC network plugin for Kubernetes",
-		SilenceUsage:  true,
-		SilenceErrors: true,
+		Use:   "terwayctl",
+		Short: "Operate Terway, the VPC network plugin for Kubernetes",
+		Long: `Operate Terway, the VPC network plugin for Kubernetes.
+
+The exit status is 0 if all is well, 1 if there is a problem or the command is
+refused or fails, 2 if a flag or an argument is wrong, and 130 after an interrupt.
+-o json and -o yaml print the result as an object; an error is then the last line
+on standard error, as JSON: {"error": {"message": …, "reason": …, "exitStatus": …}}.`,
 	}
 	root.AddCommand(
 		config.NewCommand(),

@@ -57,6 +57,16 @@ func (e *Error) Brief() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
+// Details are the answer for programs: {"action": …, "class": …, "code": …, "requestId": …}.
+func (e *Error) Details() (name string, value any) {
+	return "cloud", struct {
+		Action    string `json:"action"`
+		Class     Class  `json:"class"`
+		Code      string `json:"code,omitempty"`
+		RequestID string `json:"requestId,omitempty"`
+	}{e.Action, e.Class, e.Code, e.RequestID}
+}
+
 // ClassOf returns the class of the *Error in err's chain. Any other error is Transient: its
 // cause is unknown, and a retry is safe.
 func ClassOf(err error) Class {

@@ -33,3 +33,6 @@ func (ps Problems) Error() string {
 func (ps *Problems) bad(field string, value any, want string, args ...any) {
 	*ps = append(*ps, Problem{Field: field, Value: fmt.Sprint(value), Want: fmt.Sprintf(want, args...)})
 }
+
+// Details are the problems for programs.
+func (ps Problems) Details() (name string, value any) { return "problems", []Problem(ps) }

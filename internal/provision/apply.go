@@ -16,9 +16,9 @@ import (
 )
 
 // Apply makes the cloud agree with a plan in which plan.Check finds no error. The second result
-// lists what was done, one line each; it is empty if nothing was missing.
-func (p *Provisioner) Apply(ctx context.Context, want *plan.Plan) (*Network, []string, error) {
-	var done []string
+// is what was done; it is empty if nothing was missing.
+func (p *Provisioner) Apply(ctx context.Context, want *plan.Plan) (*Network, []Step, error) {
+	done := []Step{}
 	// Lists lag behind: what was created may be missing in the next list. Creating it again with
 	// the same token does no harm.
 	const rounds = 5
@@ -47,32 +47,36 @@ func (p *Provisioner) Apply(ctx context.Context, want *plan.Plan) (*Network, []s
 			at.group = g[0].ID
 		}
 		for _, c := range changes {
-			line := c.describe(want)
-			p.say("%s", line)
+			step := c.step(want)
+			p.say("%s", step)
 			if err := p.do(ctx, want, c, &at); err != nil {
-				return nil, done, fmt.Errorf("%s: %w", line, err)
+				return nil, done, fmt.Errorf("%s: %w", step, err)
 			}
-			done = append(done, line)
+			done = append(done, step)
 		}
 	}
 	return nil, done, fmt.Errorf("the cloud does not list everything that was created for plan %q; run the command again", want.Name)
 }
 
 // Preview returns what Apply would do.
-func (p *Provisioner) Preview(ctx context.Context, want *plan.Plan) ([]string, error) {
+func (p *Provisioner) Preview(ctx context.Context, want *plan.Plan) ([]Step, error) {
 	w, err := p.observe(ctx, want.Name)
 	if err != nil {
 		return nil, err
 	}
+	return p.preview(ctx, want, w)
+}
+
+func (p *Provisioner) preview(ctx context.Context, want *plan.Plan, w *world) ([]Step, error) {
 	changes, err := diff(want, w)
 	if err == nil {
 		err = p.zonesExist(ctx, changes)
 	}
-	var lines []string
+	steps := []Step{}
 	for _, c := range changes {
-		lines = append(lines, c.describe(want))
+		steps = append(steps, c.step(want))
 	}
-	return lines, err
+	return steps, err
 }
 
 // zonesExist returns an error that names the zones of new vSwitches that the region does not have.

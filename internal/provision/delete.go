@@ -64,21 +64,24 @@ func named(name string, tags map[string]string) string {
 	return fmt.Sprintf("%q", name)
 }
 
-// PreviewDelete returns what Delete would delete, one line each, or an *InUse error if it would refuse.
-func (p *Provisioner) PreviewDelete(ctx context.Context, name string) ([]string, error) {
+// PreviewDelete returns what Delete would delete, and an *InUse error if it would refuse.
+func (p *Provisioner) PreviewDelete(ctx context.Context, name string) ([]Step, error) {
 	w, err := p.observe(ctx, name)
 	if err != nil || w.vpc == nil {
-		return nil, err
+		return []Step{}, err
 	}
-	var lines []string
+	return w.removal(name), p.inUse(ctx, w, name)
+}
+
+// removal is what a plan has in the cloud, in the order in which it can be deleted.
+func (w *world) removal(name string) (steps []Step) {
 	for _, v := range w.ownVSwitches(name) {
-		lines = append(lines, fmt.Sprintf("vSwitch %s (%s, %s)", v.ID, v.Name, v.CIDR))
+		steps = append(steps, Step{Action: ActionDelete, Kind: KindVSwitch, ID: v.ID, Name: v.Name, CIDR: v.CIDR.String(), Zone: v.Zone, Role: v.Tags[claims.TagRole]})
 	}
 	for _, g := range w.ownGroups(name) {
-		lines = append(lines, fmt.Sprintf("security group %s (%s)", g.ID, g.Name))
+		steps = append(steps, Step{Action: ActionDelete, Kind: KindGroup, ID: g.ID, Name: g.Name, Type: g.Type})
 	}
-	lines = append(lines, fmt.Sprintf("VPC %s (%s, %s)", w.vpc.ID, w.vpc.Name, w.vpc.CIDRs[0]))
-	return lines, p.inUse(ctx, w, name)
+	return append(steps, Step{Action: ActionDelete, Kind: KindVPC, ID: w.vpc.ID, Name: w.vpc.Name, CIDR: w.vpc.CIDRs[0].String()})
 }
 
 // inUse returns an error that names what keeps a VPC from being deleted.
@@ -108,48 +111,51 @@ func (p *Provisioner) inUse(ctx context.Context, w *world, name string) error {
 
 // Delete deletes what Apply created for the plan, and nothing else. It refuses with an *InUse
 // before it has deleted anything. It returns what was deleted.
-func (p *Provisioner) Delete(ctx context.Context, name string) ([]string, error) {
+func (p *Provisioner) Delete(ctx context.Context, name string) ([]Step, error) {
+	done := []Step{}
 	w, err := p.settle(ctx, name)
 	if err != nil || w.vpc == nil {
-		return nil, err
+		return done, err
 	}
 	if err := p.inUse(ctx, w, name); err != nil {
-		return nil, err
+		return done, err
 	}
-	var done []string
-	step := func(what, id string, remove func(context.Context, string) error, gone func() (bool, error)) error {
-		p.say("delete %s %s", what, id)
-		if err := p.retryWhileBusy(ctx, func() error { return remove(ctx, id) }); err != nil {
-			return fmt.Errorf("delete %s %s: %w", what, id, err)
+	for _, s := range w.removal(name) {
+		what := s.Kind + " " + s.ID
+		p.say("delete %s", what)
+		if err := p.retryWhileBusy(ctx, func() error { return p.remove(ctx, s) }); err != nil {
+			return done, fmt.Errorf("delete %s: %w", what, err)
 		}
 		if err := p.wait(ctx, func() (bool, error, error) {
-			ok, err := gone()
-			return ok, fmt.Errorf("%s %s is still listed", what, id), err
+			there, err := p.listed(ctx, w.vpc.ID, s)
+			return !there && err == nil, fmt.Errorf("%s is still listed", what), err
 		}); err != nil {
-			return fmt.Errorf("delete %s %s: %w", what, id, err)
+			return done, fmt.Errorf("delete %s: %w", what, err)
 		}
-		done = append(done, what+" "+id)
-		return nil
+		done = append(done, s)
 	}
-	for _, v := range w.ownVSwitches(name) {
-		if err := step("vSwitch", v.ID, p.Cloud.DeleteVSwitch, func() (bool, error) {
-			all, err := p.Cloud.ListVSwitches(ctx, w.vpc.ID)
-			return err == nil && !slices.ContainsFunc(all, func(x cloud.VSwitch) bool { return x.ID == v.ID }), err
-		}); err != nil {
-			return done, err
-		}
+	return done, nil
+}
+
+func (p *Provisioner) remove(ctx context.Context, s Step) error {
+	switch s.Kind {
+	case KindVSwitch:
+		return p.Cloud.DeleteVSwitch(ctx, s.ID)
+	case KindGroup:
+		return p.Cloud.DeleteSecurityGroup(ctx, s.ID)
 	}
-	for _, g := range w.ownGroups(name) {
-		if err := step("security group", g.ID, p.Cloud.DeleteSecurityGroup, func() (bool, error) {
-			all, err := p.Cloud.ListSecurityGroups(ctx, w.vpc.ID)
-			return err == nil && !slices.ContainsFunc(all, func(x cloud.SecurityGroup) bool { return x.ID == g.ID }), err
-		}); err != nil {
-			return done, err
-		}
+	return p.Cloud.DeleteVPC(ctx, s.ID)
+}
+
+func (p *Provisioner) listed(ctx context.Context, vpc string, s Step) (bool, error) {
+	switch s.Kind {
+	case KindVSwitch:
+		all, err := p.Cloud.ListVSwitches(ctx, vpc)
+		return slices.ContainsFunc(all, func(v cloud.VSwitch) bool { return v.ID == s.ID }), err
+	case KindGroup:
+		all, err := p.Cloud.ListSecurityGroups(ctx, vpc)
+		return slices.ContainsFunc(all, func(g cloud.SecurityGroup) bool { return g.ID == s.ID }), err
 	}
-	err = step("VPC", w.vpc.ID, p.Cloud.DeleteVPC, func() (bool, error) {
-		all, err := p.Cloud.ListVPCs(ctx, cloud.VPCFilter{ID: w.vpc.ID})
-		return err == nil && !slices.ContainsFunc(all, func(x cloud.VPC) bool { return x.ID == w.vpc.ID }), err
-	})
-	return done, err
+	all, err := p.Cloud.ListVPCs(ctx, cloud.VPCFilter{ID: s.ID})
+	return slices.ContainsFunc(all, func(v cloud.VPC) bool { return v.ID == s.ID }), err
 }

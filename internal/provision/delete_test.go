@@ -37,13 +37,8 @@ func TestDeleteLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, "after delete", s.inventory(t), []string{})
-	if len(preview) != len(done) {
+	if !slices.Equal(preview, done) {
 		t.Errorf("the preview is %q, deleted was %q", preview, done)
-	}
-	for i, line := range done {
-		if i < len(preview) && !strings.HasPrefix(preview[i], line) {
-			t.Errorf("the preview is %q, deleted was %q", preview[i], line)
-		}
 	}
 	if done, err := s.provisioner(t).Delete(t.Context(), "shop"); err != nil || len(done) > 0 {
 		t.Errorf("deleting nothing: %q, %v", done, err)

@@ -148,17 +148,17 @@ func changed(v vswitch, there *cloud.VSwitch) error {
 	return fmt.Errorf("vSwitch %s: %s has the range %s, the plan says %s: a vSwitch's range cannot be changed; correct the plan, or delete the vSwitch", v.Name, there.ID, there.CIDR, v.CIDR)
 }
 
-// describe returns a line that describes a change.
-func (c change) describe(p *plan.Plan) string {
+// step describes a change.
+func (c change) step(p *plan.Plan) Step {
 	switch {
 	case c.vpc:
-		return fmt.Sprintf("create VPC %s (%s)", p.Name, p.VPC.CIDR)
+		return Step{Action: ActionCreate, Kind: KindVPC, Name: p.Name, CIDR: p.VPC.CIDR.String()}
 	case c.cidr.IsValid():
-		return fmt.Sprintf("add the secondary range %s to the VPC", c.cidr)
+		return Step{Action: ActionAdd, Kind: KindVPC, CIDR: c.cidr.String()}
 	case c.vsw != nil:
-		return fmt.Sprintf("create vSwitch %s (%s, %s, for %ss)", c.vsw.Name, c.vsw.CIDR, c.vsw.zone, c.vsw.role)
+		return Step{Action: ActionCreate, Kind: KindVSwitch, Name: c.vsw.Name, CIDR: c.vsw.CIDR.String(), Zone: c.vsw.zone, Role: c.vsw.role}
 	case c.group:
-		return fmt.Sprintf("create security group %s (%s)", p.Name, p.SecurityGroup)
+		return Step{Action: ActionCreate, Kind: KindGroup, Name: p.Name, Type: p.SecurityGroup}
 	}
-	return fmt.Sprintf("allow everything from %s in the security group", c.allow)
+	return Step{Action: ActionAllow, Kind: KindGroup, CIDR: c.allow.String()}
 }

@@ -1,9 +1,8 @@
 package provision
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -12,11 +11,11 @@ import (
 
 	"terway.dev/terway/internal/atomicfile"
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/plan"
 )
 
-// PlanFile is a plan on disk. A growth in progress has a record beside it, so that the next command
-// completes what a killed one began.
+// PlanFile is a plan on disk.
 type PlanFile struct {
 	Path string
 	// Types is passed to plan.Check.
@@ -56,39 +55,6 @@ func (f *PlanFile) Save(p *plan.Plan) error {
 	return atomicfile.Write(f.Path, b, mode)
 }
 
-// growing is the record of a growth in progress.
-type growing struct {
-	Zone    string       `json:"zone"`
-	VSwitch plan.VSwitch `json:"vSwitch"`
-	// Secondary is the range that the VPC gets for it, if any.
-	Secondary netip.Prefix `json:"secondary,omitzero"`
-}
-
-func (f *PlanFile) record() string { return f.Path + ".growing" }
-
-func (f *PlanFile) loadRecord() (*growing, error) {
-	b, err := os.ReadFile(f.record())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the record of an earlier grow: %w", err)
-	}
-	var g growing
-	if err := json.Unmarshal(b, &g); err != nil {
-		return nil, fmt.Errorf("read the record of an earlier grow in %s: %w", f.record(), err)
-	}
-	return &g, nil
-}
-
-// Forget removes the record of a growth: the VPC that it was for does not exist any more.
-func (f *PlanFile) Forget() error {
-	if err := os.Remove(f.record()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove the record of an earlier grow: %w", err)
-	}
-	return nil
-}
-
 // Cluster is a cluster that is to use what Grow adds.
 type Cluster struct {
 	// VSwitches are the vSwitches that it uses, Services its Service ranges.
@@ -98,28 +64,109 @@ type Cluster struct {
 	Adopt func(ctx context.Context, zone, id string) error
 }
 
+// Target is what a zone is to have: so many Pod vSwitches, or one with a range.
+type Target struct {
+	Zone string
+	// VSwitches is how many Pod vSwitches the zone is to have, 0 if CIDR says which.
+	VSwitches int
+	// CIDR is the range of the vSwitch that the zone is to have.
+	CIDR netip.Prefix
+	// Bits is the mask of those that VSwitches lacks; 0: plan.GrowthBits.
+	Bits int
+}
+
 // Grown is the result of Grow.
 type Grown struct {
-	Zone    string
-	VSwitch VSwitch
-	// Resumed: an earlier Grow was completed, or the cluster got a vSwitch that the plan already
-	// had; no new one was added.
-	Resumed bool
-	// Plan is the plan with the vSwitch, Network what exists now.
+	Zone string
+	// VSwitches are those that the target is about; Done is what was done for it.
+	VSwitches []VSwitch
+	Done      []Step
+	// Plan is the plan with the vSwitches, Network what exists now.
 	Plan    *plan.Plan
 	Network *Network
 }
 
-// Grow adds a Pod vSwitch to a plan whose VPC exists: first to the plan's file, then to the cloud,
-// then to the cluster's configuration, if there is a cluster (nil: none). A vSwitch of the plan
-// that the cluster does not use yet is taken before a new one. Grow fills in what request lacks
-// about the VPC.
-func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, request plan.Growth, cluster *Cluster) (*Grown, error) {
-	want, err := f.Load()
+// Grow adds what a zone lacks of Pod vSwitches to a plan whose VPC exists: first to the plan's file,
+// then to the cloud, then to the cluster's configuration, if there is a cluster (nil: none). With a
+// target that is reached it changes nothing, so that it may be repeated; the file is the only
+// record. A Pod vSwitch of the plan that the VPC has and the file lacks is put into the file: another
+// copy of it was grown.
+func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, t Target, cluster *Cluster) (*Grown, error) {
+	i, err := p.intend(ctx, f, t, cluster)
 	if err != nil {
 		return nil, err
 	}
-	g, err := f.loadRecord()
+	if len(i.recorded) > 0 {
+		for _, s := range i.recorded {
+			p.say("%s", s)
+		}
+		if err := f.Save(i.grown); err != nil {
+			return nil, err
+		}
+	}
+	n, done, err := p.Apply(ctx, i.grown)
+	if err != nil {
+		return nil, fmt.Errorf("%w\nrun the command again to continue", err)
+	}
+	g := &Grown{Zone: t.Zone, Done: append(i.recorded, done...), Plan: i.grown, Network: n}
+	for _, v := range i.target {
+		there := n.ByCIDR(v.CIDR)
+		if there == nil {
+			return nil, fmt.Errorf("the vSwitch %s was created but is no longer in the VPC", v.CIDR)
+		}
+		g.VSwitches = append(g.VSwitches, *there)
+		if cluster == nil || slices.Contains(cluster.VSwitches, there.ID) {
+			continue
+		}
+		if err := cluster.Adopt(ctx, t.Zone, there.ID); err != nil {
+			return nil, fmt.Errorf("%w\nthe vSwitch %s exists; run the command again to continue", err, there.ID)
+		}
+		g.Done = append(g.Done, adopts(t.Zone, v, there.ID))
+	}
+	return g, nil
+}
+
+// PreviewGrow returns what Grow would do.
+func (p *Provisioner) PreviewGrow(ctx context.Context, f *PlanFile, t Target, cluster *Cluster) ([]Step, error) {
+	i, err := p.intend(ctx, f, t, cluster)
+	if err != nil {
+		return nil, err
+	}
+	steps, err := p.preview(ctx, i.grown, i.world)
+	if err != nil {
+		return nil, err
+	}
+	steps = append(i.recorded, steps...)
+	for _, v := range i.target {
+		id := ""
+		for _, there := range i.world.vswitches {
+			if there.CIDR == v.CIDR {
+				id = there.ID
+			}
+		}
+		if cluster != nil && (id == "" || !slices.Contains(cluster.VSwitches, id)) {
+			steps = append(steps, adopts(t.Zone, v, id))
+		}
+	}
+	return steps, nil
+}
+
+func adopts(zone string, v plan.VSwitch, id string) Step {
+	return Step{Action: ActionAdopt, Kind: KindVSwitch, ID: id, Name: v.Name, CIDR: v.CIDR.String(), Zone: zone}
+}
+
+// intention is how a target is reached.
+type intention struct {
+	world *world
+	// grown is the plan with what it lacks, which recorded lists.
+	grown    *plan.Plan
+	recorded []Step
+	// target are the vSwitches that the target is about.
+	target []plan.VSwitch
+}
+
+func (p *Provisioner) intend(ctx context.Context, f *PlanFile, t Target, cluster *Cluster) (*intention, error) {
+	want, err := f.Load()
 	if err != nil {
 		return nil, err
 	}
@@ -127,90 +174,72 @@ func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, request plan.Growth
 	if err != nil {
 		return nil, err
 	}
-	if w.vpc == nil { // an earlier grow may have been for a VPC that was deleted since
+	if w.vpc == nil {
 		return nil, fmt.Errorf("plan %q has no VPC yet: run \"terwayctl vpc apply %s\"", want.Name, f.Path)
 	}
-	resumed := g != nil
-	switch {
-	case resumed && (g.Zone != request.Zone || !meets(g.VSwitch, request)):
-		return nil, fmt.Errorf("an earlier grow of zone %s with %s is not finished: run the command for that zone, and for no other range or mask, first, or abandon it: delete %s, and remove the vSwitch %s from the plan", g.Zone, g.VSwitch.CIDR, f.record(), g.VSwitch.Name)
-	case resumed:
-		p.say("completing an earlier grow: vSwitch %s (%s)", g.VSwitch.Name, g.VSwitch.CIDR)
-	default:
-		if g = p.unused(want, w, request, cluster); g != nil {
-			resumed = true
-			p.say("the cluster does not use vSwitch %s (%s) of the plan yet: it gets this one, and no new one is created", g.VSwitch.Name, g.VSwitch.CIDR)
-		} else if g, err = f.choose(want, w, request, cluster); err != nil {
-			return nil, err
-		}
-		// VPC and cluster may have it before this command returns: the next run must not take it
-		// for the answer to another request.
-		if err = f.note(g); err != nil {
+	grown := found(want, w, t.Zone)
+	// A zone that the plan does not have is an error of plan.Grow.
+	for len(targeted(grown, t)) < max(t.VSwitches, 1) {
+		if grown, err = f.choose(grown, w, t, cluster); err != nil {
 			return nil, err
 		}
 	}
-	if want, err = f.addToPlan(want, g); err != nil {
-		return nil, err
-	}
-	n, _, err := p.Apply(ctx, want)
-	if err != nil {
-		return nil, fmt.Errorf("%w\nrun the command again to continue", err)
-	}
-	there := n.ByCIDR(g.VSwitch.CIDR)
-	if there == nil {
-		return nil, fmt.Errorf("the vSwitch %s was created but is no longer in the VPC", g.VSwitch.CIDR)
-	}
-	if cluster != nil {
-		if err := cluster.Adopt(ctx, g.Zone, there.ID); err != nil {
-			return nil, fmt.Errorf("%w\nthe vSwitch %s exists; run the command again to continue", err, there.ID)
+	i := &intention{world: w, grown: grown, recorded: []Step{}, target: targeted(grown, t)}
+	before := vswitches(want)
+	for _, v := range vswitches(grown) {
+		if !slices.Contains(before, v) {
+			i.recorded = append(i.recorded, Step{Action: ActionRecord, Kind: KindVSwitch, Name: v.Name, CIDR: v.CIDR.String(), Zone: v.zone, Role: v.role})
 		}
 	}
-	if err := f.Forget(); err != nil {
-		return nil, err
-	}
-	return &Grown{Zone: g.Zone, VSwitch: *there, Resumed: resumed, Plan: want, Network: n}, nil
+	return i, f.check(grown)
 }
 
-// meets reports whether a vSwitch meets a request.
-func meets(v plan.VSwitch, request plan.Growth) bool {
-	if request.CIDR.IsValid() {
-		return v.CIDR == request.CIDR
-	}
-	return request.Bits == 0 || v.CIDR.Bits() == request.Bits
-}
-
-// unused returns the zone's first Pod vSwitch of the plan that the cluster does not use: an earlier
-// Grow had no cluster, or somebody added it to the plan. It skips full ones, and those with another
-// range or mask than requested.
-func (p *Provisioner) unused(want *plan.Plan, w *world, request plan.Growth, cluster *Cluster) *growing {
-	if cluster == nil {
-		return nil
-	}
-	used := func(v plan.VSwitch) bool {
-		return slices.ContainsFunc(w.vswitches, func(there cloud.VSwitch) bool {
-			return there.CIDR == v.CIDR && (slices.Contains(cluster.VSwitches, there.ID) || there.Available == 0)
-		})
-	}
-	for _, z := range want.Zones {
+// targeted returns the vSwitches of a plan that a target is about.
+func targeted(p *plan.Plan, t Target) (list []plan.VSwitch) {
+	for _, z := range p.Zones {
 		for _, v := range z.Pods {
-			switch {
-			case z.ID != request.Zone || used(v):
-			case meets(v, request):
-				return &growing{Zone: z.ID, VSwitch: v}
-			default:
-				requested := fmt.Sprintf("a /%d", request.Bits)
-				if request.CIDR.IsValid() {
-					requested = request.CIDR.String()
-				}
-				p.say("vSwitch %s (%s) of the plan, which the cluster does not use, is skipped: the request is for %s", v.Name, v.CIDR, requested)
+			if z.ID == t.Zone && (!t.CIDR.IsValid() || v.CIDR == t.CIDR) {
+				list = append(list, v)
 			}
 		}
 	}
-	return nil
+	return list
 }
 
-// choose chooses a range.
-func (f *PlanFile) choose(want *plan.Plan, w *world, request plan.Growth, cluster *Cluster) (*growing, error) {
+// found returns the plan with the Pod vSwitches of a zone that are the plan's by their tags, and that
+// it lacks.
+func found(want *plan.Plan, w *world, zone string) *plan.Plan {
+	grown := *want
+	at := slices.IndexFunc(want.Zones, func(z plan.Zone) bool { return z.ID == zone })
+	if at < 0 {
+		return want
+	}
+	grown.Zones, grown.VPC.Secondary = slices.Clone(want.Zones), slices.Clone(want.VPC.Secondary)
+	pods := slices.Clone(want.Zones[at].Pods)
+	own := w.ownVSwitches(want.Name)
+	// Names end in numbers, in the order in which they were added.
+	slices.SortFunc(own, func(a, b cloud.VSwitch) int {
+		return cmp.Or(cmp.Compare(len(a.Name), len(b.Name)), cmp.Compare(a.Name, b.Name))
+	})
+	for _, v := range own {
+		known := slices.ContainsFunc(vswitches(&grown), func(o vswitch) bool { return o.CIDR.Overlaps(v.CIDR) || o.Name == v.Name })
+		if v.Zone != zone || v.Tags[claims.TagRole] != RolePod || known {
+			continue
+		}
+		pods = append(pods, plan.VSwitch{Name: v.Name, CIDR: v.CIDR})
+		for _, c := range w.vpc.CIDRs[1:] {
+			if c.Overlaps(v.CIDR) && !slices.Contains(grown.VPC.Secondary, c) {
+				grown.VPC.Secondary = append(grown.VPC.Secondary, c)
+			}
+		}
+	}
+	grown.Zones[at].Pods = pods
+	return &grown
+}
+
+// choose returns the plan with one more vSwitch.
+func (f *PlanFile) choose(want *plan.Plan, w *world, t Target, cluster *Cluster) (*plan.Plan, error) {
+	request := plan.Growth{Zone: t.Zone, CIDR: t.CIDR, Bits: t.Bits}
 	planned := vswitches(want)
 	for _, v := range w.vswitches {
 		request.Taken = append(request.Taken, v.CIDR)
@@ -239,46 +268,6 @@ func (f *PlanFile) choose(want *plan.Plan, w *world, request plan.Growth, cluste
 		}
 		request.Taken = append(request.Taken, cluster.Services...)
 	}
-	grown, v, err := want.Grow(request)
-	if err != nil {
-		return nil, err
-	}
-	if err := f.check(grown); err != nil {
-		return nil, err
-	}
-	g := &growing{Zone: request.Zone, VSwitch: v}
-	if n := len(want.VPC.Secondary); len(grown.VPC.Secondary) > n {
-		g.Secondary = grown.VPC.Secondary[n]
-	}
-	return g, nil
-}
-
-// note writes the record.
-func (f *PlanFile) note(g *growing) error {
-	b, err := json.Marshal(g)
-	if err != nil {
-		return fmt.Errorf("record the grow: %w", err)
-	}
-	return atomicfile.Write(f.record(), append(b, '\n'), 0o644)
-}
-
-// addToPlan adds what is recorded to the plan's file.
-func (f *PlanFile) addToPlan(want *plan.Plan, g *growing) (*plan.Plan, error) {
-	grown := *want
-	if g.Secondary.IsValid() && !slices.Contains(want.VPC.Secondary, g.Secondary) {
-		grown.VPC.Secondary = append(slices.Clone(want.VPC.Secondary), g.Secondary)
-	}
-	at := slices.IndexFunc(want.Zones, func(z plan.Zone) bool { return z.ID == g.Zone })
-	if at < 0 {
-		return nil, fmt.Errorf("%s: the plan no longer has zone %s, for which %s records a vSwitch", f.Path, g.Zone, f.record())
-	}
-	if slices.Contains(want.Zones[at].Pods, g.VSwitch) {
-		return want, nil
-	}
-	grown.Zones = slices.Clone(want.Zones)
-	grown.Zones[at].Pods = append(slices.Clone(want.Zones[at].Pods), g.VSwitch)
-	if err := f.check(&grown); err != nil {
-		return nil, err
-	}
-	return &grown, f.Save(&grown)
+	grown, _, err := want.Grow(request)
+	return grown, err
 }

@@ -73,18 +73,29 @@ func TestGrow(t *testing.T) {
 		var adopted string
 		c := uses(t, s, f)
 		c.Adopt = func(_ context.Context, zone, id string) error {
-			adopted = zone + " " + id
+			adopted += zone + " " + id
 			return nil
 		}
-		g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 19}, c)
+		to := provision.Target{Zone: "cn-hangzhou-i", VSwitches: i + 2, Bits: 19}
+		preview, err := s.provisioner(t).PreviewGrow(t.Context(), f, to, c)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if g.VSwitch.CIDR.String() != want || g.Resumed || adopted != "cn-hangzhou-i "+g.VSwitch.ID || !strings.HasPrefix(g.VSwitch.ID, "vsw-") {
-			t.Errorf("grow number %d: %+v, the cluster got %q; want %s", i+1, g.VSwitch, adopted, want)
+		g, err := s.provisioner(t).Grow(t.Context(), f, to, c)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if c := g.Network.ENIConfig(g.Plan).VSwitches["cn-hangzhou-i"]; len(c) != i+2 || c[i+1] != g.VSwitch.ID {
-			t.Errorf("grow number %d: eni-config has %v", i+1, c)
+		grown := g.VSwitches[i+1]
+		if len(g.VSwitches) != i+2 || grown.CIDR.String() != want || adopted != "cn-hangzhou-i "+grown.ID || !strings.HasPrefix(grown.ID, "vsw-") {
+			t.Errorf("grow to %d: %+v, the cluster got %q; want %s", i+2, g.VSwitches, adopted, want)
+		}
+		if c := g.Network.ENIConfig(g.Plan).VSwitches["cn-hangzhou-i"]; len(c) != i+2 || c[i+1] != grown.ID {
+			t.Errorf("grow to %d: eni-config has %v", i+2, c)
+		}
+		done := slices.Clone(g.Done)
+		done[len(done)-1].ID = "" // which was not known before
+		if !slices.Equal(preview, done) {
+			t.Errorf("grow to %d: the preview says %v, done is %v", i+2, preview, done)
 		}
 		tidy(t, f)
 	}
@@ -95,7 +106,55 @@ func TestGrow(t *testing.T) {
 	}
 }
 
-// After a kill at any call, or before the cluster's configuration is changed, the next grow
+// A target that is reached changes nothing: not the plan's file, nor the cloud, nor the cluster. So
+// it is after the file was replaced by one from before.
+func TestGrowAgain(t *testing.T) {
+	s := start(t)
+	f := onDisk(t, s, example())
+	old, err := os.ReadFile(f.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := uses(t, s, f)
+	to := provision.Target{Zone: "cn-hangzhou-i", VSwitches: 3, Bits: 17}
+	one := provision.Target{Zone: "cn-hangzhou-j", CIDR: ranges("10.8.0.0/24")[0]}
+	for _, target := range []provision.Target{to, one} {
+		if g, err := s.provisioner(t).Grow(t.Context(), f, target, c); err != nil || len(g.Done) == 0 {
+			t.Fatalf("%+v, %v", g, err)
+		}
+	}
+	grown, err := os.ReadFile(f.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	there, uses := s.inventory(t), fmt.Sprint(c.VSwitches)
+	for _, target := range []provision.Target{to, one, {Zone: "cn-hangzhou-i", VSwitches: 1}} {
+		g, err := s.provisioner(t).Grow(t.Context(), f, target, c)
+		if err != nil || len(g.Done) > 0 {
+			t.Errorf("%+v again: %+v, %v", target, g, err)
+		}
+		if preview, err := s.provisioner(t).PreviewGrow(t.Context(), f, target, c); err != nil || len(preview) > 0 {
+			t.Errorf("%+v again: the preview says %v, %v", target, preview, err)
+		}
+	}
+	if err := os.WriteFile(f.Path, old, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range []provision.Target{to, one} {
+		if _, err := s.provisioner(t).Grow(t.Context(), f, target, c); err != nil {
+			t.Errorf("%+v with the old file: %v", target, err)
+		}
+	}
+	same(t, "after all", s.inventory(t), there)
+	if again, err := os.ReadFile(f.Path); err != nil || string(again) != string(grown) {
+		t.Errorf("%v, the plan's file has\n%s\nwant\n%s", err, again, grown)
+	}
+	if now := fmt.Sprint(c.VSwitches); now != uses {
+		t.Errorf("the cluster uses %s, and used %s", now, uses)
+	}
+}
+
+// After a kill at any call, or before the cluster's configuration is changed, the same grow
 // completes that one and adds no other.
 func TestGrowIsFinishedByTheNextRun(t *testing.T) {
 	crowded := func(t *testing.T) (*simulator, *provision.PlanFile) {
@@ -110,7 +169,7 @@ func TestGrowIsFinishedByTheNextRun(t *testing.T) {
 		})
 		return s, f
 	}
-	ask := plan.Growth{Zone: "cn-hangzhou-j", Bits: 19}
+	ask := provision.Target{Zone: "cn-hangzhou-j", VSwitches: 2, Bits: 19}
 	killed := errors.New("killed")
 	for _, late := range []bool{false, true} {
 		for k := 0; ; k++ {
@@ -118,19 +177,21 @@ func TestGrowIsFinishedByTheNextRun(t *testing.T) {
 			c := uses(t, s, f)
 			c.Adopt = func(context.Context, string, string) error { return killed }
 			ctx := s.wire.cutAfter(t, k, late)
-			_, err := s.provisioner(t).Grow(ctx, f, ask, c)
-			if err == nil {
+			if _, err := s.provisioner(t).Grow(ctx, f, ask, c); err == nil {
 				t.Fatal("grow succeeded although the cluster was not changed")
 			}
 			calls := s.wire.mend()
-			began, err := os.Stat(f.Path + ".growing")
-			c.Adopt = func(context.Context, string, string) error { return nil }
-			g, err2 := s.provisioner(t).Grow(t.Context(), f, ask, c)
-			if err2 != nil {
-				t.Fatalf("killed after %d calls (late %t), then: %v", k, late, err2)
+			var adopted []string
+			c.Adopt = func(_ context.Context, _, id string) error {
+				adopted = append(adopted, id)
+				return nil
 			}
-			if g.Resumed != (err == nil) {
-				t.Errorf("killed after %d calls: resumed is %t, the record was there: %v %v", k, g.Resumed, began, err)
+			g, err := s.provisioner(t).Grow(t.Context(), f, ask, c)
+			if err != nil {
+				t.Fatalf("killed after %d calls (late %t), then: %v", k, late, err)
+			}
+			if len(adopted) != 1 || adopted[0] != g.VSwitches[1].ID {
+				t.Errorf("killed after %d calls (late %t): the cluster got %v, want the second of %+v", k, late, adopted, g.VSwitches)
 			}
 			p := load(t, f)
 			if n := len(p.Zones[1].Pods); n != 2 {
@@ -152,26 +213,6 @@ func TestGrowIsFinishedByTheNextRun(t *testing.T) {
 	}
 }
 
-func TestGrowFinishesTheOldOneFirst(t *testing.T) {
-	s := start(t)
-	f := onDisk(t, s, example())
-	refused := errors.New("no such cluster")
-	c := uses(t, s, f)
-	c.Adopt = func(context.Context, string, string) error { return refused }
-	_, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 20}, c)
-	if !errors.Is(err, refused) {
-		t.Fatal(err)
-	}
-	for _, other := range []plan.Growth{{Zone: "cn-hangzhou-j", Bits: 20}, {Zone: "cn-hangzhou-i", CIDR: ranges("192.168.200.0/24")[0]}, {Zone: "cn-hangzhou-i", Bits: 19}} {
-		if _, err := s.provisioner(t).Grow(t.Context(), f, other, nil); err == nil || !strings.Contains(err.Error(), "cn-hangzhou-i with 192.168.128.0/20") {
-			t.Errorf("%+v: %v, want an error that names the unfinished one", other, err)
-		}
-	}
-	if g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i"}, nil); err != nil || !g.Resumed || g.VSwitch.CIDR.String() != "192.168.128.0/20" {
-		t.Errorf("%+v, %v", g, err)
-	}
-}
-
 // A secondary range that somebody else has added to the VPC is not in the plan, and nothing may
 // overlap it.
 func TestGrowBesideAForeignRange(t *testing.T) {
@@ -186,13 +227,13 @@ func TestGrowBesideAForeignRange(t *testing.T) {
 		_, err := a.CreateVSwitch(state.CreateVSwitchRequest{VpcId: vpc, ZoneId: "cn-hangzhou-i", CidrBlock: "192.168.128.0/17"})
 		return err
 	})
-	ask := plan.Growth{Zone: "cn-hangzhou-i", CIDR: netip.MustParsePrefix("10.0.0.0/24")}
+	ask := provision.Target{Zone: "cn-hangzhou-i", CIDR: netip.MustParsePrefix("10.0.0.0/24")}
 	if _, err := s.provisioner(t).Grow(t.Context(), f, ask, nil); err == nil || !strings.Contains(err.Error(), "10.0.0.0/20, which the plan does not have") {
 		t.Errorf("%v: want an error that names the range", err)
 	}
 	tidy(t, f)
-	g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 19}, nil)
-	if err != nil || g.VSwitch.CIDR.String() != "10.1.0.0/19" {
+	g, err := s.provisioner(t).Grow(t.Context(), f, provision.Target{Zone: "cn-hangzhou-i", VSwitches: 2, Bits: 19}, nil)
+	if err != nil || g.VSwitches[1].CIDR.String() != "10.1.0.0/19" {
 		t.Errorf("%+v, %v: want 10.1.0.0/19", g, err)
 	}
 }
@@ -204,7 +245,7 @@ func TestGrowKeepsTheFilesMode(t *testing.T) {
 	if err := os.Chmod(f.Path, 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i"}, nil); err != nil {
+	if _, err := s.provisioner(t).Grow(t.Context(), f, provision.Target{Zone: "cn-hangzhou-i", VSwitches: 2}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(f.Path); err != nil || info.Mode() != 0o640 {
@@ -226,7 +267,7 @@ func TestGrowCountsWhatIsForeign(t *testing.T) {
 		}
 		return nil
 	})
-	refused := func(ask plan.Growth, want string) {
+	refused := func(ask provision.Target, want string) {
 		t.Helper()
 		before := load(t, f)
 		if _, err := s.provisioner(t).Grow(t.Context(), f, ask, nil); err == nil || !strings.Contains(err.Error(), want) {
@@ -237,117 +278,66 @@ func TestGrowCountsWhatIsForeign(t *testing.T) {
 		}
 		tidy(t, f)
 	}
-	refused(plan.Growth{Zone: "cn-hangzhou-i", Bits: 16}, "has 5 secondary ranges already")
-	refused(plan.Growth{Zone: "cn-hangzhou-i", CIDR: ranges("10.9.0.0/24")[0]}, "has 5 secondary ranges already")
+	refused(provision.Target{Zone: "cn-hangzhou-i", VSwitches: 2, Bits: 16}, "has 5 secondary ranges already")
+	refused(provision.Target{Zone: "cn-hangzhou-i", CIDR: ranges("10.9.0.0/24")[0]}, "has 5 secondary ranges already")
 	for i := range 145 { // the plan has four
 		s.write(t, func(a state.API) error {
 			_, err := a.CreateVSwitch(state.CreateVSwitchRequest{VpcId: vpc, ZoneId: "cn-hangzhou-i", CidrBlock: fmt.Sprintf("192.168.%d.%d/28", 128+i/16, i%16*16)})
 			return err
 		})
 	}
-	ask := plan.Growth{Zone: "cn-hangzhou-i", Bits: 28}
+	ask := provision.Target{Zone: "cn-hangzhou-i", VSwitches: 2, Bits: 28}
 	if _, err := s.provisioner(t).Grow(t.Context(), f, ask, nil); err != nil {
 		t.Errorf("number 150: %v", err)
 	}
+	ask.VSwitches = 3
 	refused(ask, "has 150 vSwitches already")
 }
 
-// vSwitches of the plan that the cluster does not use come first: from a grow without the cluster,
-// or added to the plan by hand. Only then a new one is created.
+// vSwitches of the plan that the cluster does not use count for the target, and the cluster gets them:
+// from a grow without the cluster, or added to the plan by hand.
 func TestGrowGivesTheClusterThePlans(t *testing.T) {
 	s := start(t)
 	f := onDisk(t, s, example())
 	c := uses(t, s, f)
-	ask := plan.Growth{Zone: "cn-hangzhou-i", Bits: 20}
-	if _, err := s.provisioner(t).Grow(t.Context(), f, ask, nil); err != nil {
+	if _, err := s.provisioner(t).Grow(t.Context(), f, provision.Target{Zone: "cn-hangzhou-i", VSwitches: 2, Bits: 20}, nil); err != nil {
 		t.Fatal(err)
 	}
-	ask.Bits = 0
 	p := load(t, f)
 	p.Zones[0].Pods = append(p.Zones[0].Pods, vsw("by-hand", "192.168.200.0/24"))
 	p.Zones[1].Pods = append(p.Zones[1].Pods, vsw("elsewhere", "192.168.201.0/24"))
 	if err := f.Save(p); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []struct {
-		cidr    string
-		resumed bool
-	}{{"192.168.128.0/20", true}, {"192.168.200.0/24", true}, {"192.168.160.0/19", false}} {
-		g, err := s.provisioner(t).Grow(t.Context(), f, ask, c)
-		if err != nil || g.VSwitch.CIDR.String() != want.cidr || g.Resumed != want.resumed || !slices.Contains(c.VSwitches, g.VSwitch.ID) {
-			t.Fatalf("%+v, %v: want %+v; the cluster uses %v", g, err, want, c.VSwitches)
+	// A range is that one, and no other vSwitch of the plan.
+	for _, ask := range []struct {
+		to   provision.Target
+		want []string
+	}{
+		{provision.Target{Zone: "cn-hangzhou-i", VSwitches: 3}, []string{"192.168.128.0/20", "192.168.200.0/24"}},
+		{provision.Target{Zone: "cn-hangzhou-i", VSwitches: 4}, []string{"192.168.160.0/19"}},
+		{provision.Target{Zone: "cn-hangzhou-j", CIDR: ranges("192.168.202.0/24")[0]}, []string{"192.168.202.0/24"}},
+		{provision.Target{Zone: "cn-hangzhou-j", VSwitches: 1}, []string{"192.168.201.0/24"}},
+	} {
+		before := len(c.VSwitches)
+		g, err := s.provisioner(t).Grow(t.Context(), f, ask.to, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, id := range c.VSwitches[before:] {
+			for _, v := range g.VSwitches {
+				if v.ID == id {
+					got = append(got, v.CIDR.String())
+				}
+			}
+		}
+		if !slices.Equal(got, ask.want) {
+			t.Errorf("%+v: the cluster got %v, want %v", ask.to, got, ask.want)
 		}
 		tidy(t, f)
 	}
-	// A request for a range gets that range, and no other vSwitch of the plan.
-	ask = plan.Growth{Zone: "cn-hangzhou-j", CIDR: ranges("192.168.202.0/24")[0]}
-	if g, err := s.provisioner(t).Grow(t.Context(), f, ask, c); err != nil || g.VSwitch.CIDR != ask.CIDR || g.Resumed {
-		t.Errorf("%+v, %v: want %s, new", g, err, ask.CIDR)
-	}
-	ask.CIDR = ranges("192.168.201.0/24")[0]
-	if g, err := s.provisioner(t).Grow(t.Context(), f, ask, c); err != nil || g.VSwitch.CIDR != ask.CIDR || !g.Resumed {
-		t.Errorf("%+v, %v: want %s, the plan's", g, err, ask.CIDR)
-	}
 	same(t, "the plan's", s.inventory(t), wanted(load(t, f)))
-}
-
-// A request for a mask gets a vSwitch with that mask: one of the plan with another mask is skipped,
-// and the user is told.
-func TestGrowPassesOverAnotherMask(t *testing.T) {
-	s := start(t)
-	p := example()
-	p.Zones[0].Pods = append(p.Zones[0].Pods, vsw("small", "192.168.200.0/28"), vsw("right", "192.168.201.0/24"))
-	f := onDisk(t, s, p)
-	c := uses(t, s, f)
-	c.VSwitches = slices.DeleteFunc(c.VSwitches, func(id string) bool {
-		return slices.ContainsFunc(s.View().VSwitches, func(v state.VSwitch) bool {
-			return v.VSwitchId == id && strings.HasPrefix(v.CidrBlock.String(), "192.168.20")
-		})
-	})
-	for _, want := range []struct {
-		cidr    string
-		resumed bool
-	}{{"192.168.201.0/24", true}, {"192.168.128.0/24", false}} {
-		run := s.provisioner(t)
-		var said []string
-		run.Say = func(line string) { said = append(said, line) }
-		g, err := run.Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 24}, c)
-		if err != nil || g.VSwitch.CIDR.String() != want.cidr || g.Resumed != want.resumed {
-			t.Fatalf("%+v, %v: want %+v", g, err, want)
-		}
-		if n := strings.Count(strings.Join(said, "\n"), "skipped"); n != 1 || !strings.Contains(strings.Join(said, "\n"), "vSwitch small (192.168.200.0/28) of the plan, which the cluster does not use, is skipped: the request is for a /24") {
-			t.Errorf("it says %q, want that small is skipped, and nothing else", said)
-		}
-	}
-	// Without a requested range or mask it is the next one.
-	if g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i"}, c); err != nil || g.VSwitch.CIDR.String() != "192.168.200.0/28" {
-		t.Errorf("%+v, %v: want 192.168.200.0/28", g, err)
-	}
-}
-
-// A vSwitch of the plan that is already full is of no use to the cluster.
-func TestGrowPassesOverWhatIsFull(t *testing.T) {
-	s := start(t)
-	f := onDisk(t, s, example())
-	c := uses(t, s, f)
-	ask := plan.Growth{Zone: "cn-hangzhou-i", CIDR: ranges("192.168.200.0/29")[0]}
-	full, err := s.provisioner(t).Grow(t.Context(), f, ask, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.write(t, func(a state.API) error {
-		for range full.VSwitch.Free {
-			if _, err := a.CreateNetworkInterface(state.CreateNetworkInterfaceRequest{VSwitchId: full.VSwitch.ID, SecurityGroupId: full.Network.Groups[0].ID}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	// Any mask matches: it is skipped because it is full.
-	g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i"}, c)
-	if err != nil || g.Resumed || g.VSwitch.ID == full.VSwitch.ID {
-		t.Errorf("%+v, %v: want another vSwitch than the full one", g, err)
-	}
 }
 
 // The cluster got the vSwitch but the answer was lost: the next run adds no other.
@@ -355,7 +345,7 @@ func TestGrowAdoptsOnceThoughTheAnswerIsLost(t *testing.T) {
 	s := start(t)
 	f := onDisk(t, s, example())
 	c := uses(t, s, f)
-	ask := plan.Growth{Zone: "cn-hangzhou-i", Bits: 20}
+	ask := provision.Target{Zone: "cn-hangzhou-i", VSwitches: 2, Bits: 20}
 	if _, err := s.provisioner(t).Grow(t.Context(), f, ask, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -367,7 +357,7 @@ func TestGrowAdoptsOnceThoughTheAnswerIsLost(t *testing.T) {
 		t.Fatal("a lost answer is no error")
 	}
 	c.Adopt = adopt
-	if g, err := s.provisioner(t).Grow(t.Context(), f, ask, c); err != nil || g.VSwitch.CIDR.String() != "192.168.128.0/20" {
+	if g, err := s.provisioner(t).Grow(t.Context(), f, ask, c); err != nil || len(g.VSwitches) != 2 || g.VSwitches[1].CIDR.String() != "192.168.128.0/20" {
 		t.Errorf("%+v, %v: want 192.168.128.0/20 again", g, err)
 	}
 	tidy(t, f)
@@ -385,13 +375,13 @@ func TestGrowBesideTheClustersServices(t *testing.T) {
 	})
 	c := uses(t, s, f)
 	c.Services = ranges("10.0.16.0/20")
-	ask := plan.Growth{Zone: "cn-hangzhou-i", CIDR: ranges("10.0.0.0/19")[0]}
+	ask := provision.Target{Zone: "cn-hangzhou-i", CIDR: ranges("10.0.0.0/19")[0]}
 	if _, err := s.provisioner(t).Grow(t.Context(), f, ask, c); err == nil || !strings.Contains(err.Error(), "range 10.0.0.0/19 overlaps the cluster's Service range 10.0.16.0/20") {
 		t.Errorf("%v: want the Service range named", err)
 	}
 	tidy(t, f)
-	g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 19}, c)
-	if err != nil || g.VSwitch.CIDR.String() != "10.1.0.0/19" {
+	g, err := s.provisioner(t).Grow(t.Context(), f, provision.Target{Zone: "cn-hangzhou-i", VSwitches: 2, Bits: 19}, c)
+	if err != nil || g.VSwitches[1].CIDR.String() != "10.1.0.0/19" {
 		t.Errorf("%+v, %v: want 10.1.0.0/19", g, err)
 	}
 }
@@ -402,18 +392,9 @@ func TestGrowNeedsAVPC(t *testing.T) {
 	if err := f.Save(example()); err != nil {
 		t.Fatal(err)
 	}
-	grow := func() {
-		t.Helper()
-		if _, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 19}, nil); err == nil || !strings.Contains(err.Error(), "vpc apply") {
-			t.Errorf("%v: want the advice to apply first", err)
-		}
-		same(t, "afterwards", s.inventory(t), []string{})
+	if _, err := s.provisioner(t).Grow(t.Context(), f, provision.Target{Zone: "cn-hangzhou-i", VSwitches: 2}, nil); err == nil || !strings.Contains(err.Error(), "vpc apply") {
+		t.Errorf("%v: want the advice to apply first", err)
 	}
-	grow()
+	same(t, "afterwards", s.inventory(t), []string{})
 	tidy(t, f)
-	// A growth whose VPC was deleted since is not completed.
-	if err := os.WriteFile(f.Path+".growing", []byte(`{"zone":"cn-hangzhou-i","vSwitch":{"name":"pod-i-2","cidr":"192.168.128.0/19"}}`), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	grow()
 }

@@ -60,7 +60,7 @@ func TestGrow(t *testing.T) {
 	g := newGrowth(t, c)
 
 	// The lab creates what the plan contains, like a user: "vpc apply" has nothing to do.
-	var applied struct{ Done []string }
+	var applied struct{ Done []any }
 	g.terwayctl(t, &applied, "vpc", "apply", g.plan, "-o", "json")
 	if applied.Done == nil || len(applied.Done) > 0 {
 		t.Errorf("vpc apply after terway-lab up: done %q, want nothing", applied.Done)
@@ -90,14 +90,14 @@ func TestGrow(t *testing.T) {
 
 	before := g.system(t)
 	var grown struct {
-		VSwitch struct{ ID, CIDR string }
-		Adopted bool
+		VSwitches []struct{ ID, CIDR string }
+		Adopted   bool
 	}
-	g.terwayctl(t, &grown, "vpc", "grow", g.plan, "--zone", "cn-hangzhou-j", "--bits", "24", "--kubeconfig", g.state.Options.Kubeconfig(), "-o", "json")
-	if !grown.Adopted || grown.VSwitch.ID == "" {
+	g.terwayctl(t, &grown, "vpc", "grow", g.plan, "--zone", "cn-hangzhou-j", "--to", "2", "--bits", "24", "--kubeconfig", g.state.Options.Kubeconfig(), "-o", "json")
+	if !grown.Adopted || len(grown.VSwitches) != 2 {
 		t.Fatalf("vpc grow: %+v", grown)
 	}
-	cidr := netip.MustParsePrefix(grown.VSwitch.CIDR)
+	cidr := netip.MustParsePrefix(grown.VSwitches[1].CIDR)
 	eventually(t, "all pods start", func() error {
 		if ready, waiting := g.pods(t); len(waiting) > 0 || len(ready) != pods {
 			return fmt.Errorf("%d pods have started, %d wait", len(ready), len(waiting))

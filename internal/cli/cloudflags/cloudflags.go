@@ -7,23 +7,44 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/spf13/pflag"
 
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/cloud/alibaba"
 )
 
 // Flags are the user's choices.
 type Flags struct {
+	// Timeout is --timeout.
+	Timeout program.Timeout
+
 	region, endpoint, network string
+	noPlan                    bool
 }
 
-// Add defines the flags.
+// patience is the default of --timeout: what fails at first, as a throttled call does, has time to
+// be repeated.
+const patience = time.Minute
+
+// Add defines the flags of commands that may take a plan.
 func (f *Flags) Add(set *pflag.FlagSet) {
-	set.StringVar(&f.region, "region", "", "region (default: the plan's if there is one, then $ALIBABA_CLOUD_REGION_ID)")
+	f.add(set, "region (default: the plan's if there is one, then $ALIBABA_CLOUD_REGION_ID)")
+}
+
+// AddWithoutPlan defines the flags of commands that take no plan.
+func (f *Flags) AddWithoutPlan(set *pflag.FlagSet) {
+	f.noPlan = true
+	f.add(set, "region (default: $ALIBABA_CLOUD_REGION_ID)")
+}
+
+func (f *Flags) add(set *pflag.FlagSet, region string) {
+	set.StringVar(&f.region, "region", "", region)
 	set.StringVar(&f.endpoint, "endpoint", "", "one endpoint for ECS and VPC, host:port or URL (default: $ECS_ENDPOINT and $VPC_ENDPOINT, then the region's)")
 	set.StringVar(&f.network, "endpoint-network", "public", "which of the region's endpoints: public, or vpc from inside a VPC")
+	f.Timeout.Add(set, "the cloud", patience)
 }
 
 // Connect makes a client for a region: the plan's region if there is a plan, which the flag
@@ -31,21 +52,25 @@ func (f *Flags) Add(set *pflag.FlagSet) {
 func (f *Flags) Connect(planned string, say func(line string)) (client *alibaba.Client, region string, err error) {
 	switch region = f.region; {
 	case planned != "" && region != "" && region != planned:
-		return nil, "", fmt.Errorf("--region %s: the plan says region %s", region, planned)
+		return nil, "", program.Usagef("--region %s: the plan says region %s", region, planned)
 	case planned != "":
 		region = planned
 	case region == "":
 		region = os.Getenv("ALIBABA_CLOUD_REGION_ID")
 	}
-	if region == "" {
-		return nil, "", errors.New("no region: give --region, for example cn-hangzhou, or a plan's file where the command takes one")
+	switch {
+	case region == "" && f.noPlan:
+		return nil, "", program.Usagef("no region: give --region, for example cn-hangzhou")
+	case region == "":
+		return nil, "", program.Usagef("no region: give --region, for example cn-hangzhou, or a plan's file in place of its name")
 	}
 	ecs, vpc := os.Getenv("ECS_ENDPOINT"), os.Getenv("VPC_ENDPOINT")
 	if f.endpoint != "" {
 		ecs, vpc = f.endpoint, f.endpoint
 	}
 	client, err = alibaba.New(alibaba.Config{Region: region, ECSEndpoint: ecs, VPCEndpoint: vpc, Network: f.network, Credentials: alibaba.ChainCredentials(),
-		Slow: func(p alibaba.Pause) { say(slow(p)) }})
+		CallTimeout: time.Duration(f.Timeout),
+		Slow:        func(p alibaba.Pause) { say(slow(p)) }})
 	return client, region, err
 }
 

@@ -24,6 +24,20 @@ func TestSlow(t *testing.T) {
 	}
 }
 
+// A command that takes no plan does not ask for one.
+func TestNoPlan(t *testing.T) {
+	t.Setenv("ALIBABA_CLOUD_REGION_ID", "")
+	var f Flags
+	set := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	f.AddWithoutPlan(set)
+	if _, _, err := f.Connect("", nil); err == nil || err.Error() != "no region: give --region, for example cn-hangzhou" {
+		t.Errorf("%v, want advice without a plan", err)
+	}
+	if strings.Contains(set.Lookup("region").Usage, "plan") {
+		t.Errorf("--region: %s: want no plan in it", set.Lookup("region").Usage)
+	}
+}
+
 func TestWhichRegion(t *testing.T) {
 	for _, tt := range []struct {
 		name, flag, planned, environment, want, wrong string

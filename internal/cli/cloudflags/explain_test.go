@@ -14,15 +14,23 @@ import (
 // TestExplain: the advice is about the user's command, not the controller.
 func TestExplain(t *testing.T) {
 	for want, err := range map[string]error{
-		"while waiting: context canceled\ninterrupted: run the command again to go on": fmt.Errorf("stopped while waiting: %w", context.Canceled),
-		"\ninterrupted: run the command again":                                         &cloud.Error{Class: cloud.Transient, Err: context.Canceled},
-		"run the command again in a minute":                                            &cloud.Error{Class: cloud.Throttled, Code: "Throttling.User"},
-		"check that this machine reaches the endpoint":                                 &cloud.Error{Class: cloud.Transient, Err: io.EOF},
-		"\nthe access key's secret does not match the access key":                      &cloud.Error{Class: cloud.Auth, Code: "SignatureDoesNotMatch"},
+		"run the command again in a minute":                       &cloud.Error{Class: cloud.Throttled, Code: "Throttling.User"},
+		"check that this machine reaches the endpoint":            &cloud.Error{Class: cloud.Transient, Err: io.EOF},
+		"\nthe access key's secret does not match the access key": &cloud.Error{Class: cloud.Auth, Code: "SignatureDoesNotMatch"},
 		": do this": &cloud.Error{Class: cloud.Auth, Code: "Forbidden.RAM"},
 	} {
-		if got := Explain(fmt.Errorf("look: %w", err), "do this"); !strings.Contains(got.Error(), want) || !errors.Is(got, err) {
+		if got := Explain(t.Context(), fmt.Errorf("look: %w", err), "do this"); !strings.Contains(got.Error(), want) || !errors.Is(got, err) {
 			t.Errorf("%v: want %q in it", got, want)
 		}
+	}
+	// After an interrupt the error is what was being done: its advice would be wrong.
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := &cloud.Error{Action: "DescribeVpcs", Class: cloud.Transient, Code: "ServiceUnavailable", Message: "later"}
+	if got, want := Explain(ctx, err, "do this").Error(), "DescribeVpcs: ServiceUnavailable: later\nrun the command again to continue"; got != want {
+		t.Errorf("interrupted: %q, want %q", got, want)
+	}
+	if got := Explain(ctx, nil, ""); got != nil {
+		t.Errorf("%v: nothing is wrong", got)
 	}
 }

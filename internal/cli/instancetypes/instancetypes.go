@@ -11,11 +11,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/cli/program"
 )
 
 // NewCommand returns "terwayctl instance-types".
 func NewCommand() *cobra.Command {
-	var maxPods, output, file, order string
+	var maxPods, file, order string
+	var output program.Output
 	var q query
 	cmd := &cobra.Command{
 		Use:   "instance-types",
@@ -35,22 +37,24 @@ on each node.`,
 		Example: `  terwayctl instance-types --family g6,g7 --min-vcpu 8
   terwayctl instance-types --min-pods 100 --mode prefix --generation 7 --sort pods
   terwayctl instance-types --max-pods ecs.g6.2xlarge`,
-		Args: cobra.NoArgs,
+		Args: program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			types, err := catalog.Open(file)
 			if err != nil {
-				return fmt.Errorf("--catalogue: %w", err)
+				return program.Usagef("--catalogue: %w", err)
 			}
-			var wrong []error
-			if output != "text" && output != "json" {
-				wrong = append(wrong, fmt.Errorf("--output %q: want text or json", output))
-			}
-			wrong = append(wrong, q.check(order, types.All()))
-			if err := errors.Join(wrong...); err != nil {
-				return err
+			if err := q.check(order, types.All()); err != nil {
+				return program.Usage(err)
 			}
 			if maxPods != "" {
-				return printMaxPods(cmd.OutOrStdout(), types, maxPods, q.mode)
+				n, err := podsOf(types, maxPods, q.mode)
+				if err != nil {
+					return err
+				}
+				return output.Write(cmd.OutOrStdout(), map[string]any{"type": maxPods, "mode": q.mode, "maxPods": n}, func(w io.Writer) error {
+					_, err := fmt.Fprintln(w, n)
+					return err
+				})
 			}
 			found, unknown := q.find(types.All())
 			switch {
@@ -60,10 +64,7 @@ on each node.`,
 				return errors.New("no instance type of the catalogue matches")
 			}
 			sortBy(found, order, q.mode)
-			if output == "json" {
-				return writeJSON(cmd.OutOrStdout(), found)
-			}
-			return writeText(cmd.OutOrStdout(), found, unknown)
+			return output.Write(cmd.OutOrStdout(), rowsOf(found), func(w io.Writer) error { return writeText(w, found, unknown) })
 		},
 	}
 	f := cmd.Flags()
@@ -75,21 +76,21 @@ on each node.`,
 	f.IntVar(&q.minPods, "min-pods", 0, "room for at least so many pods in the --mode")
 	f.StringVar(&q.mode, "mode", modeShared, "what --min-pods, --max-pods and --sort pods count: shared, exclusive, prefix or trunk")
 	f.StringVar(&order, "sort", sortName, "name, vcpu, enis, pods or bandwidth")
-	f.StringVarP(&output, "output", "o", "text", "text or json")
+	output.Add(f)
 	cmd.PersistentFlags().StringVar(&file, "catalogue", "", "read this table (`FILE`) instead of the catalogue built in")
 	cmd.AddCommand(refreshCommand(&file))
 	return cmd
 }
 
-func printMaxPods(w io.Writer, types *catalog.Catalog, name, mode string) error {
+// podsOf returns how many pods a type holds in a mode.
+func podsOf(types *catalog.Catalog, name, mode string) (catalog.Count, error) {
 	t, ok := types.Lookup(name)
 	if !ok {
-		return fmt.Errorf("--max-pods %s: the catalogue has no such instance type (terwayctl instance-types lists them)", name)
+		return catalog.Count{}, fmt.Errorf("--max-pods %s: the catalogue has no such instance type (terwayctl instance-types lists them)", name)
 	}
 	n := podsIn(t, mode)
 	if !n.Known {
-		return fmt.Errorf("--max-pods %s: the catalogue lacks numbers of this type that mode %s needs", name, mode)
+		return catalog.Count{}, fmt.Errorf("--max-pods %s: the catalogue lacks numbers of this type that mode %s needs", name, mode)
 	}
-	_, err := fmt.Fprintln(w, n)
-	return err
+	return n, nil
 }

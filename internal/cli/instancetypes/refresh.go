@@ -2,7 +2,6 @@ package instancetypes
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"time"
@@ -12,12 +11,14 @@ import (
 	"terway.dev/terway/internal/atomicfile"
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/cli/cloudflags"
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/cloud"
 )
 
 func refreshCommand(file *string) *cobra.Command {
 	var flags cloudflags.Flags
-	var out, date, output string
+	var out, date string
+	var output program.Output
 	cmd := &cobra.Command{
 		Use:   "refresh",
 		Short: "Update the catalogue from the cloud (DescribeInstanceTypes)",
@@ -34,18 +35,15 @@ right ecs:DescribeInstanceTypes and no other.`,
 		Example: `  terwayctl instance-types refresh --region cn-hangzhou
   terwayctl instance-types refresh --region cn-hangzhou --out types.csv
   terwayctl instance-types --catalogue types.csv --family g8i`,
-		Args: cobra.NoArgs,
+		Args: program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			day, err := time.Parse(time.DateOnly, date)
 			if err != nil {
-				return fmt.Errorf("--date %q: want a day such as 2026-01-31", date)
-			}
-			if output != "text" && output != "json" {
-				return fmt.Errorf("--output %q: want text or json", output)
+				return program.Usagef("--date %q: want a day such as 2026-01-31", date)
 			}
 			types, err := catalog.Open(*file)
 			if err != nil {
-				return fmt.Errorf("--catalogue: %w", err)
+				return program.Usagef("--catalogue: %w", err)
 			}
 			client, region, err := flags.Connect("", func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) })
 			if err != nil {
@@ -55,7 +53,7 @@ right ecs:DescribeInstanceTypes and no other.`,
 				fmt.Fprintf(cmd.ErrOrStderr(), "%d types so far\n", n)
 			})
 			if err != nil {
-				return cloudflags.Explain(err, "let your RAM user or role do ecs:DescribeInstanceTypes")
+				return cloudflags.Explain(cmd.Context(), err, "let your RAM user or role do ecs:DescribeInstanceTypes")
 			}
 			merged, diff, err := types.Merge(rows(live), "DescribeInstanceTypes "+day.Format(time.DateOnly))
 			if err != nil {
@@ -66,18 +64,13 @@ right ecs:DescribeInstanceTypes and no other.`,
 					return err
 				}
 			}
-			if output == "json" {
-				e := json.NewEncoder(cmd.OutOrStdout())
-				e.SetIndent("", "  ")
-				return e.Encode(diff)
-			}
-			return tell(cmd.OutOrStdout(), &diff, region, out)
+			return output.Write(cmd.OutOrStdout(), diff, func(w io.Writer) error { return tell(w, &diff, region, out) })
 		},
 	}
-	flags.Add(cmd.Flags())
+	flags.AddWithoutPlan(cmd.Flags())
 	cmd.Flags().StringVar(&out, "out", "", "write the merged table to this `FILE`")
 	cmd.Flags().StringVar(&date, "date", time.Now().Format(time.DateOnly), "the day that the rows' source names")
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	output.Add(cmd.Flags())
 	return cmd
 }
 

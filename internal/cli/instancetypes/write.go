@@ -1,7 +1,6 @@
 package instancetypes
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
@@ -39,7 +38,8 @@ func known(f float64) *float64 {
 	return &f
 }
 
-func writeJSON(w io.Writer, types []catalog.Type) error {
+// rowsOf are the types for programs.
+func rowsOf(types []catalog.Type) []row {
 	rows := make([]row, 0, len(types))
 	for _, t := range types {
 		rows = append(rows, row{Type: t.Name, Family: t.Family, Generation: t.Generation(), VCPU: t.VCPU, MemoryGiB: known(t.MemoryGiB),
@@ -48,9 +48,7 @@ func writeJSON(w io.Writer, types []catalog.Type) error {
 			BandwidthGbps: known(t.BandwidthBase), BandwidthBurstGbps: known(t.BandwidthBurst),
 			BelowRecommendation: t.Below(), Source: t.Source})
 	}
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(rows)
+	return rows
 }
 
 func writeText(w io.Writer, types []catalog.Type, unknown int) error {

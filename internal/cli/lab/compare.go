@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/kernel"
@@ -31,7 +32,7 @@ it down; a lab that is already running is taken down too. Prints a table: throug
 as a ratio to their nodes', a NetworkPolicy, addresses held and used, route entries, a
 bandwidth limit. Every run measures every row. Takes about ten minutes and needs
 root; other programs on the machine widen the ranges in the table.`,
-		Args: cobra.NoArgs,
+		Args: program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if os.Geteuid() != 0 {
 				return errors.New("terway-lab compare needs root: it makes namespaces and cgroups")

@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/conformance"
 	"terway.dev/terway/internal/lab/verify"
@@ -19,23 +19,20 @@ import (
 func conformanceCommand(dir *string) *cobra.Command {
 	var suites, datapaths []string
 	var running, keep bool
-	var output string
+	var output program.Output
 	base, r := lab.Options{}, conformance.Request{}
 	cmd := &cobra.Command{
 		Use:   "conformance",
 		Short: "Run other projects' conformance suites; exit status 1 if a spec fails that is not known to",
 		Example: `  terway-lab conformance --datapath route,ebpf --suites netpol
   terway-lab conformance --running --selection -o json`,
-		Args: cobra.NoArgs,
+		Args: program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkOutput(output); err != nil {
-				return err
-			}
 			if os.Geteuid() != 0 {
 				return errors.New("terway-lab conformance needs root: it makes namespaces and cgroups")
 			}
 			if keep && r.Selection {
-				return errors.New("--keep with --selection: only whole suites are kept; leave one of them out")
+				return program.Usagef("--keep with --selection: only whole suites are kept; leave one of them out")
 			}
 			var err error
 			if r.Suites, err = conformance.PickSuites(suites); err != nil {
@@ -46,7 +43,7 @@ func conformanceCommand(dir *string) *cobra.Command {
 			}
 			// Output for programs is alone on standard output.
 			w := cmd.OutOrStdout()
-			if output == "json" {
+			if output.Machine() {
 				w = cmd.ErrOrStderr()
 			}
 			p := lab.NewProgress(w, time.Now)
@@ -61,8 +58,8 @@ func conformanceCommand(dir *string) *cobra.Command {
 				err = conformance.CheckRan(outcomes)
 			}
 			err = errors.Join(err, conformance.WriteText(w, outcomes))
-			if output == "json" {
-				err = errors.Join(err, json.NewEncoder(cmd.OutOrStdout()).Encode(outcomes))
+			if output.Machine() {
+				err = errors.Join(err, output.Encode(cmd.OutOrStdout(), outcomes))
 			}
 			if keep && len(outcomes) > 0 {
 				err = errors.Join(err, conformance.Keep(base.Source, outcomes))
@@ -93,7 +90,7 @@ Suites:
 	f.StringVar(&base.Source, "source", "", "Terway's source tree (default: the working directory or above)")
 	f.StringVar(&r.Logs, "logs", "/var/tmp/terway-conformance", "the folder for what the suites print and report")
 	f.BoolVar(&keep, "keep", false, "put the results into the source tree: docs/conformance.md and test/conformance (make test-conformance DOC=1)")
-	outputFlag(cmd, &output)
+	output.Add(f)
 	return cmd
 }
 

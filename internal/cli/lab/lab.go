@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/lab"
@@ -43,7 +44,7 @@ func upCommand(dir *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Build what is missing and start the cluster",
-		Args:  cobra.NoArgs,
+		Args:  program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if os.Geteuid() != 0 {
 				return fmt.Errorf("terway-lab up needs root: it makes namespaces and cgroups")
@@ -98,11 +99,11 @@ func network(cmd *cobra.Command, o *lab.Options, zones, planFile string) (err er
 	}
 	set := cmd.Flags().Changed
 	if set("zones") {
-		return fmt.Errorf("--zones %s: the plan says which zones there are", zones)
+		return program.Usagef("--zones %s: the plan says which zones there are", zones)
 	}
 	types, err := catalog.Open(o.Catalogue)
 	if err != nil {
-		return fmt.Errorf("--catalogue: %w", err)
+		return program.Usagef("--catalogue: %w", err)
 	}
 	p, err := (&provision.PlanFile{Path: planFile, Types: types}).Load()
 	if err != nil {
@@ -153,7 +154,7 @@ func downCommand(dir *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "down",
 		Short: "Remove every process, namespace, mount, device and file of the lab",
-		Args:  cobra.NoArgs,
+		Args:  program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			began := time.Now()
 			found, err := lab.Down(cmd.Context(), &lab.Options{Dir: *dir})
@@ -177,7 +178,7 @@ func nodeInitCommand() *cobra.Command {
 		Use:    "node-init",
 		Short:  "The first process of a node (started by terway-lab up)",
 		Hidden: true,
-		Args:   cobra.NoArgs,
+		Args:   program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if inner {
 				return lab.NodeInit(cmd.Context(), config)
@@ -197,7 +198,7 @@ func relayCommand() *cobra.Command {
 		Use:    "relay",
 		Short:  "Join connections on this machine to an address in a namespace (started by terway-lab up)",
 		Hidden: true,
-		Args:   cobra.NoArgs,
+		Args:   program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f := os.NewFile(uintptr(fd), "listener")
 			l, err := net.FileListener(f)

@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,12 +9,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/load"
 )
 
 func loadCommand(dir *string) *cobra.Command {
-	var from, path, output string
+	var from, path string
+	var output program.Output
 	var length time.Duration
 	o := load.Options{}
 	cmd := &cobra.Command{
@@ -27,14 +28,11 @@ request is sent once, over a connection of its own, or with --connections over s
 are kept open. Ends after --for, or when interrupted.`,
 		Example: `  terway-lab load 198.51.100.10:80 --from internet --rate 200 --for 1m
   terway-lab load 192.168.0.20:80 --from node1 --connections 20 -o json`,
-		Args: cobra.ExactArgs(1),
+		Args: program.Args("ADDRESS:PORT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkOutput(output); err != nil {
-				return err
-			}
 			to, err := netip.ParseAddrPort(args[0])
 			if err != nil {
-				return fmt.Errorf("%q: want an address and a port, such as 198.51.100.10:80", args[0])
+				return program.Usagef("%q: want an address and a port, such as 198.51.100.10:80", args[0])
 			}
 			s, err := lab.LoadState(*dir)
 			if err != nil {
@@ -55,13 +53,7 @@ are kept open. Ends after --for, or when interrupted.`,
 			case <-time.After(length):
 			}
 			r := l.Stop()
-			if output == "json" {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				err = enc.Encode(r)
-			} else {
-				err = r.WriteText(cmd.OutOrStdout())
-			}
+			err = output.Write(cmd.OutOrStdout(), r, r.WriteText)
 			if err == nil && len(r.Failures) > 0 {
 				err = fmt.Errorf("%d of %d requests failed", len(r.Failures), r.Sent)
 			}
@@ -75,6 +67,6 @@ are kept open. Ends after --for, or when interrupted.`,
 	f.DurationVar(&o.Timeout, "timeout", 5*time.Second, "how long a request may take, with the connection that it opens")
 	f.DurationVar(&length, "for", 30*time.Second, "how long to send")
 	f.StringVar(&path, "path", "", "the path to ask for, without its first /")
-	outputFlag(cmd, &output)
+	output.Add(f)
 	return cmd
 }

@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -9,49 +8,30 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/lab"
 )
 
-func outputFlag(cmd *cobra.Command, output *string) {
-	cmd.Flags().StringVarP(output, "output", "o", "text", "text or json")
-}
-
-func checkOutput(output string) error {
-	if output != "text" && output != "json" {
-		return fmt.Errorf("--output %q: must be text or json", output)
-	}
-	return nil
-}
-
 func statusCommand(dir *string) *cobra.Command {
-	var output string
+	var output program.Output
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the running lab; exit status 1 if something is wrong with it",
-		Args:  cobra.NoArgs,
+		Args:  program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkOutput(output); err != nil {
-				return err
-			}
 			s, err := lab.LoadState(*dir)
 			if err != nil {
 				return err
 			}
 			st := s.Inspect(cmd.Context())
-			if output == "json" {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				err = enc.Encode(st)
-			} else {
-				err = st.WriteText(cmd.OutOrStdout())
-			}
+			err = output.Write(cmd.OutOrStdout(), st, st.WriteText)
 			if err == nil && !st.Ready {
 				err = fmt.Errorf("the lab has %d problems", len(st.Problems))
 			}
 			return err
 		},
 	}
-	outputFlag(cmd, &output)
+	output.Add(cmd.Flags())
 	return cmd
 }
 
@@ -59,7 +39,7 @@ func kubeconfigCommand(dir *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "kubeconfig",
 		Short: "Print the path of the cluster's kubeconfig",
-		Args:  cobra.NoArgs,
+		Args:  program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := lab.LoadState(*dir)
 			if err != nil {
@@ -79,7 +59,7 @@ func envCommand(dir *string) *cobra.Command {
 the lab, and put the lab's terway-lab, terwayctl, kubectl and helm into PATH:
 eval $(terway-lab env). $ECS_ENDPOINT is the simulated cloud's: $ECS_ENDPOINT/_admin/view
 shows its state.`,
-		Args: cobra.NoArgs,
+		Args: program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := lab.LoadState(*dir)
 			if err != nil {
@@ -99,7 +79,7 @@ func shellCommand(dir *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "shell NODE [COMMAND…]",
 		Short: "Run a command, or a shell, inside a node (or \"master\", the control plane's instance)",
-		Args:  cobra.MinimumNArgs(1),
+		Args:  program.Args("NODE", "[COMMAND…]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := lab.LoadState(*dir)
 			if err != nil {

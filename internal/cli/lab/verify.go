@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/instruments"
 	"terway.dev/terway/internal/lab/verify"
@@ -17,7 +18,7 @@ import (
 
 func verifyCommand(dir *string) *cobra.Command {
 	var only []string
-	var output string
+	var output program.Output
 	var trouble bool
 	r, suite := verify.Request{}, checks.All()
 	cmd := &cobra.Command{
@@ -26,11 +27,8 @@ func verifyCommand(dir *string) *cobra.Command {
 		Example: `  terway-lab verify
   terway-lab verify --datapath route,ebpf,exclusive
   terway-lab verify --datapath all --only pod-to-service -o json`,
-		Args: cobra.NoArgs,
+		Args: program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkOutput(output); err != nil {
-				return err
-			}
 			s, err := lab.LoadState(*dir)
 			if err != nil {
 				return err
@@ -44,7 +42,7 @@ func verifyCommand(dir *string) *cobra.Command {
 			}
 			// Output for programs is alone on standard output.
 			w := cmd.OutOrStdout()
-			if output == "json" {
+			if output.Machine() {
 				w = cmd.ErrOrStderr()
 			}
 			groups, err := verify.Run(cmd.Context(), s, suite, r, reportTo(w))
@@ -54,8 +52,8 @@ func verifyCommand(dir *string) *cobra.Command {
 			if len(r.Datapaths) > 0 && len(groups) > 0 {
 				err = errors.Join(err, verify.WriteSummary(w, groups))
 			}
-			if output == "json" {
-				err = errors.Join(err, verify.WriteJSON(cmd.OutOrStdout(), groups, not))
+			if output.Machine() {
+				err = errors.Join(err, output.Encode(cmd.OutOrStdout(), verify.Summarize(groups, not)))
 			}
 			return errors.Join(err, verdict(groups, r.Datapaths))
 		},
@@ -67,7 +65,7 @@ func verifyCommand(dir *string) *cobra.Command {
 		strings.Join(verify.Datapaths(), ", ")+"; or "+verify.AllDatapaths+" that the kernel has (default: what the nodes run)")
 	f.IntVar(&r.Parallel, "parallel", verify.DefaultParallel, "how many of the checks that change nothing for others run at a time (1: one after another)")
 	f.DurationVar(&r.Traffic, "traffic", verify.DefaultTraffic, "how long agent-upgrade sends at least")
-	outputFlag(cmd, &output)
+	output.Add(f)
 	cmd.Long = cmd.Short + `.
 
 With --datapath the nodes of the running lab are moved by the configuration (ConfigMap

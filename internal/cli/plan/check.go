@@ -10,11 +10,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/plan"
 )
 
 func newCheck(catalogue *string) *cobra.Command {
-	var output string
+	var output program.Output
 	cmd := &cobra.Command{
 		Use:   "check FILE",
 		Short: "Check a plan against every rule, and print its capacity",
@@ -23,16 +24,16 @@ func newCheck(catalogue *string) *cobra.Command {
 All problems are printed at once, with the field, its value and what would be
 right, and the command fails. For a valid plan it prints the capacity.
 FILE is YAML or JSON; - is the standard input.`,
-		Args: cobra.ExactArgs(1),
+		Args: program.Args("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			types, err := catalog.Open(*catalogue)
 			if err != nil {
-				return fmt.Errorf("--catalogue: %w", err)
+				return program.Usagef("--catalogue: %w", err)
 			}
-			return check(cmd.OutOrStdout(), cmd.InOrStdin(), args[0], types, output)
+			return check(cmd.OutOrStdout(), cmd.InOrStdin(), args[0], types, &output)
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	output.Add(cmd.Flags())
 	return cmd
 }
 
@@ -43,10 +44,7 @@ type checked struct {
 	Capacity *plan.Capacity `json:"capacity,omitempty"`
 }
 
-func check(w io.Writer, stdin io.Reader, file string, types plan.Catalog, output string) error {
-	if output != "text" && output != "json" {
-		return fmt.Errorf("--output %q: want text or json", output)
-	}
+func check(w io.Writer, stdin io.Reader, file string, types plan.Catalog, output *program.Output) error {
 	data, err := read(stdin, file)
 	if err != nil {
 		return err
@@ -62,13 +60,12 @@ func check(w io.Writer, stdin io.Reader, file string, types plan.Catalog, output
 		capacity := plan.Measure(p, types)
 		result.Plan, result.Capacity = p, &capacity
 	}
-	if output == "json" {
-		return errors.Join(err, printJSON(w, result))
-	}
-	if err != nil {
-		return errors.Join(err, printProblems(w, result.Problems))
-	}
-	return text(w, p, *result.Capacity)
+	return errors.Join(err, output.Write(w, result, func(w io.Writer) error {
+		if err != nil {
+			return printProblems(w, result.Problems)
+		}
+		return text(w, p, *result.Capacity)
+	}))
 }
 
 func read(stdin io.Reader, file string) ([]byte, error) {

@@ -3,35 +3,40 @@
 package plan
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/atomicfile"
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/plan"
 )
 
 // options are the command's flags.
 type options struct {
-	request     plan.Request
-	vpc         string
-	service     string
-	pods        string
-	avoid       []string
-	catalogue   string
-	output, out string
-	force       bool
+	request   plan.Request
+	vpc       string
+	service   string
+	pods      string
+	avoid     []string
+	catalogue string
+	out       string
+	output    program.Output
+	force     bool
+	// zoneGiven says whether --zone was given.
+	zoneGiven bool
 }
+
+// defaultZone is the zone of a plan for which nobody says one.
+const defaultZone = "cn-hangzhou-i"
 
 // NewCommand returns "terwayctl plan".
 func NewCommand() *cobra.Command {
@@ -52,14 +57,17 @@ without any option you get the network of the user guide.`,
   terwayctl plan --instance-type ecs.g7.2xlarge --avoid 192.168.0.0/16,10.0.0.0/12
   terwayctl plan --network flannel --nodes 50 --pods-per-node 100
   terwayctl plan check plan.yaml`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.OutOrStdout()) },
+		Args: program.Args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.zoneGiven = cmd.Flags().Changed("zone")
+			return o.run(cmd.OutOrStdout())
+		},
 	}
 	f := cmd.Flags()
 	r := &o.request
 	f.StringVar(&r.Name, "name", "", "name of the VPC (default: made of its range)")
 	f.StringVar(&r.Region, "region", "", "the cloud region (default: that of the first zone)")
-	f.StringSliceVar(&r.Zones, "zone", []string{"cn-hangzhou-i"}, "`ZONES` of the nodes")
+	f.StringSliceVar(&r.Zones, "zone", []string{defaultZone}, "`ZONES` of the nodes")
 	f.StringVar(&r.Network, "network", claims.NetworkTerway, "terway, or flannel")
 	f.StringVar(&r.Mode, "mode", "", "with Terway: shared (pods share ENIs; the default) or exclusive (an ENI for each pod)")
 	f.BoolVar(&r.Prefixes, "prefixes", false, "with shared ENIs: /28 prefixes in place of single addresses")
@@ -72,7 +80,8 @@ without any option you get the network of the user guide.`,
 	f.StringVar(&o.pods, "pod-cidr", "", "with Flannel: the `RANGE` of the pods")
 	f.StringSliceVar(&o.avoid, "avoid", nil, "`RANGES` that nothing may overlap: peered VPCs, data centres, other clusters")
 	cmd.PersistentFlags().StringVar(&o.catalogue, "catalogue", "", "the table of instance types (`FILE`, which \"instance-types refresh\" writes) instead of the one built in")
-	f.StringVarP(&o.output, "output", "o", "text", "text; json or yaml: the plan file alone")
+	o.output.Add(f)
+	f.Lookup("output").Usage = "text; json or yaml: the plan file alone"
 	f.StringVar(&o.out, "out", "", "write the plan to this `FILE`")
 	f.BoolVar(&o.force, "force", false, "let --out overwrite a file")
 	cmd.AddCommand(newCheck(&o.catalogue))
@@ -88,22 +97,22 @@ var flags = map[string]string{
 }
 
 func (o *options) run(w io.Writer) error {
-	if !slices.Contains([]string{"text", "json", "yaml"}, o.output) {
-		return fmt.Errorf("--output %q: want text, json or yaml", o.output)
-	}
 	types, err := catalog.Open(o.catalogue)
 	if err != nil {
-		return fmt.Errorf("--catalogue: %w", err)
+		return program.Usagef("--catalogue: %w", err)
 	}
 	r := o.request
 	r.Types = types
+	if !o.zoneGiven && r.Region != "" && !strings.HasPrefix(defaultZone, r.Region+"-") {
+		return program.Usagef("--region %s: want --zone, too: which zones of %s the nodes are in (the default is %s)", r.Region, r.Region, defaultZone)
+	}
 	if err := o.ranges(&r); err != nil {
 		return err
 	}
 	p, err := plan.Propose(r)
 	var problems plan.Problems
 	if errors.As(err, &problems) {
-		return o.wishes(problems)
+		return program.Usage(o.wishes(problems))
 	}
 	if err != nil {
 		return err
@@ -113,13 +122,22 @@ func (o *options) run(w io.Writer) error {
 			return err
 		}
 	}
-	if err := printPlan(w, p, types, o.output); err != nil {
+	switch {
+	case o.output.Is(program.YAML): // as in the file
+		data, err := p.Marshal()
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(data)
+		return err
+	case o.output.Machine():
+		return o.output.Encode(w, p)
+	}
+	if err := text(w, p, plan.Measure(p, types)); err != nil || o.out == "" {
 		return err
 	}
-	if o.out != "" && o.output == "text" {
-		fmt.Fprintf(w, "\nWritten to %s. Next: terwayctl vpc apply %s\n", o.out, o.out)
-	}
-	return nil
+	_, err = fmt.Fprintf(w, "\nWritten to %s. Next: terwayctl vpc apply %s\n", o.out, o.out)
+	return err
 }
 
 // ranges parses the flags that are ranges; the error names all that are invalid.
@@ -143,7 +161,7 @@ func (o *options) ranges(r *plan.Request) error {
 	for _, a := range o.avoid {
 		r.Avoid = append(r.Avoid, parse("--avoid", a))
 	}
-	return errors.Join(errs...)
+	return program.Usage(errors.Join(errs...))
 }
 
 // field matches the name of a field of the plan in a text.
@@ -172,27 +190,6 @@ func (o *options) wishes(problems plan.Problems) error {
 	return said
 }
 
-func printPlan(w io.Writer, p *plan.Plan, types plan.Catalog, output string) error {
-	switch output {
-	case "json":
-		return printJSON(w, p)
-	case "yaml":
-		data, err := p.Marshal()
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(data)
-		return err
-	}
-	return text(w, p, plan.Measure(p, types))
-}
-
-func printJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
-}
-
 // write writes the plan to the file atomically.
 func write(file string, p *plan.Plan, force bool) error {
 	data, err := p.Marshal()
@@ -203,9 +200,12 @@ func write(file string, p *plan.Plan, force bool) error {
 	if force {
 		put = atomicfile.Write
 	}
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
+		return program.Usagef("--out %s: is a directory or a device: want a file", file)
+	}
 	err = put(file, data, 0o644)
 	if errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("--out %s: the file exists; --force overwrites it", file)
+		return program.Usagef("--out %s: the file exists; --force overwrites it", file)
 	}
 	if err != nil {
 		return fmt.Errorf("--out: %w", err)

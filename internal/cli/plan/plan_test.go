@@ -114,6 +114,11 @@ func TestFile(t *testing.T) {
 	if again, _ := os.ReadFile(file); !strings.Contains(string(again), "count: 30") {
 		t.Errorf("--force wrote\n%s", again)
 	}
+	for _, force := range []string{"--force", "--force=false"} {
+		if _, err := run("--out", filepath.Dir(file), force); err == nil || !strings.Contains(err.Error(), "is a directory") {
+			t.Errorf("%s into a directory: %v, want that it is one", force, err)
+		}
+	}
 	if left, _ := os.ReadDir(filepath.Dir(file)); len(left) != 1 {
 		t.Errorf("files are left over: %v", left)
 	}
@@ -143,6 +148,7 @@ func TestWishes(t *testing.T) {
 			"--network \"calico\": want terway or flannel", "--nodes 0: want 1 or more", "--zone \"cn-beijing-a\": want a zone of cn-hangzhou",
 		},
 		"--vpc-cidr 10.0.0.0/40 --avoid x": {`--vpc-cidr "10.0.0.0/40": want a range`, `--avoid "x": want a range`},
+		"--region cn-beijing":              {"--region cn-beijing: want --zone, too: which zones of cn-beijing the nodes are in"},
 		"--nodes 20000":                    {"--nodes 20000: want at most 2114"},
 		"--nodes 0":                        {"--nodes 0: want 1 or more"},
 		"--max-nodes 1":                    {"--max-nodes 1: want --nodes (3) or more"},

@@ -29,8 +29,8 @@ type cluster struct {
 	host   string
 }
 
-func (m *migration) connect() (*cluster, error) {
-	cfg, err := m.Config()
+func (m *migration) connect(ctx context.Context) (*cluster, error) {
+	cfg, err := m.Config(ctx)
 	if err != nil {
 		return nil, err
 	}

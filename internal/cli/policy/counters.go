@@ -2,7 +2,6 @@ package policy
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/agent/policyapi"
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/policy"
 )
 
@@ -37,22 +37,19 @@ An agent counts from its start, and a rule from when the node has it. -o json ha
 ` + needsAgents,
 		Example: `  terwayctl policy counters
   terwayctl policy counters --node n1 -o json`,
-		Args: cobra.NoArgs,
+		Args: program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, nodes, err := a.reach(cmd.Context())
 			if err != nil {
 				return err
 			}
-			t := tally{rows: map[string]*counter{}}
+			t := tally{Counters: []*counter{}, rows: map[string]*counter{}}
 			asked := o.askAll(cmd.Context(), nodes, policyapi.PathCounters, t.take)
 			if len(t.Nodes) == 0 {
 				return asked
 			}
-			if a.output == "json" {
-				err = t.writeJSON(cmd.OutOrStdout())
-			} else {
-				err = t.writeText(cmd.OutOrStdout(), cmd.ErrOrStderr())
-			}
+			t.sort()
+			err = a.output.Write(cmd.OutOrStdout(), &t, func(w io.Writer) error { return t.writeText(w, cmd.ErrOrStderr()) })
 			return errors.Join(err, asked)
 		},
 	}
@@ -138,18 +135,7 @@ func btoi(b bool) int {
 	return 0
 }
 
-func (t *tally) writeJSON(w io.Writer) error {
-	t.sort()
-	if t.Counters == nil {
-		t.Counters = []*counter{}
-	}
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(t)
-}
-
 func (t *tally) writeText(w, notes io.Writer) error {
-	t.sort()
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "POLICY\tRULE\tVERDICT\tCONNECTIONS")
 	for _, c := range t.Counters {

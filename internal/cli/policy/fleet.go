@@ -8,28 +8,27 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"terway.dev/terway/internal/cli/agents"
 	"terway.dev/terway/internal/cli/kubeflags"
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/policy"
 )
 
 // asking is a command that asks agents.
 type asking struct {
 	cluster kubeflags.Flags
+	output  program.Output
 	dial    dial
-	terway  string
 	node    string
-	output  string
 }
 
 func (a *asking) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	a.cluster.Add(f)
-	f.StringVar(&a.terway, flagTerway, metav1.NamespaceSystem, "where the cluster has Terway")
+	a.cluster.AddTerway(f)
 	f.StringVar(&a.node, "node", "", "ask the agent of this `NODE` alone")
-	f.StringVarP(&a.output, "output", "o", "", "`FORMAT`: json")
+	a.output.Add(f)
 }
 
 // needsAgents is what such a command needs.
@@ -38,10 +37,7 @@ const needsAgents = `It needs to list pods, and in Terway's namespace to get and
 
 // reach connects, and returns the nodes that are to be asked.
 func (a *asking) reach(ctx context.Context) (*online, []string, error) {
-	if a.output != "" && a.output != "json" {
-		return nil, nil, fmt.Errorf("-o %q: want json, or nothing for text", a.output)
-	}
-	o, err := a.dial(&a.cluster, a.terway)
+	o, err := a.dial(ctx, &a.cluster)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -67,7 +63,7 @@ func (o *online) askAll(ctx context.Context, nodes []string, path string, take f
 func parsePod(text string) (policy.NamespacedName, error) {
 	namespace, name, ok := strings.Cut(text, "/")
 	if !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
-		return policy.NamespacedName{}, fmt.Errorf("--pod %q: want NAMESPACE/NAME of a pod", text)
+		return policy.NamespacedName{}, program.Usagef("--pod %q: want NAMESPACE/NAME of a pod", text)
 	}
 	return policy.NamespacedName{Namespace: namespace, Name: name}, nil
 }

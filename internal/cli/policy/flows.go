@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"terway.dev/terway/internal/agent/policyapi"
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/pages"
 	"terway.dev/terway/internal/policy"
 	"terway.dev/terway/internal/policy/translate"
@@ -36,7 +37,8 @@ Of what is denied, and of ICMP other than echo, COUNT is packets.
 A connection between pods of two nodes has a line of each: of egress at one, of ingress at the
 other. "cut" is one that ran, and that other rules have denied since.
 
-With -f it goes on with each connection that begins. -o json prints an object in each line.
+With -f it goes on with each connection that begins. -o json prints an object in each line,
+-o yaml a document for each.
 
 Nodes tell so many in a second, and keep so many flows (metric terway_policy_flow_losses_total):
 this is for looking at, not for accounting.
@@ -45,7 +47,7 @@ this is for looking at, not for accounting.
 		Example: `  terwayctl policy flows --denied
   terwayctl policy flows --pod shop/web -f
   terwayctl policy flows --denied -o json | jq -r .from.pod`,
-		Args: cobra.NoArgs,
+		Args: program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
 			if pod != "" {
@@ -70,7 +72,7 @@ this is for looking at, not for accounting.
 					q.Addresses = p.Addresses
 				}
 			}
-			p := &flowPrinter{w: cmd.OutOrStdout(), json: a.output == "json"}
+			p := &flowPrinter{w: cmd.OutOrStdout(), output: &a.output}
 			if !q.Follow {
 				var flows []policyapi.Flow
 				asked := o.flows(ctx, nodes, q, func(f policyapi.Flow) { flows = append(flows, f) })
@@ -281,12 +283,12 @@ func decidedBy(f policyapi.Flow) string {
 
 // A flowPrinter prints flows, one a line.
 type flowPrinter struct {
-	w    io.Writer
-	json bool
+	w      io.Writer
+	output *program.Output
 }
 
 func (p *flowPrinter) table(flows []policyapi.Flow) error {
-	if p.json {
+	if p.output.Machine() {
 		for _, f := range flows {
 			if err := p.line(f); err != nil {
 				return err
@@ -303,8 +305,14 @@ func (p *flowPrinter) table(flows []policyapi.Flow) error {
 }
 
 func (p *flowPrinter) line(f policyapi.Flow) error {
-	if p.json {
+	switch {
+	case p.output.Is(program.JSON):
 		return json.NewEncoder(p.w).Encode(f)
+	case p.output.Is(program.YAML):
+		if _, err := fmt.Fprintln(p.w, "---"); err != nil {
+			return err
+		}
+		return p.output.Encode(p.w, f)
 	}
 	missed := ""
 	if f.Missed > 0 {

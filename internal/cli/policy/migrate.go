@@ -2,7 +2,6 @@ package policy
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/internal/cli/kubeflags"
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/policy/manifest"
 	"terway.dev/terway/internal/policy/migrate"
 )
@@ -27,9 +27,6 @@ type UnmovedError struct{ Objects int }
 func (e *UnmovedError) Error() string {
 	return fmt.Sprintf("%d objects cannot be moved or deleted: the list says why", e.Objects)
 }
-
-// ExitStatus is the program's.
-func (e *UnmovedError) ExitStatus() int { return 2 }
 
 // outcome is what became of an old object.
 type outcome string
@@ -59,8 +56,9 @@ func (r *row) finish(o outcome, why ...string) {
 // migration is how policies are moved.
 type migration struct {
 	kubeflags.Flags
-	offline, namespace, output string
-	apply, deleteOld           bool
+	output             program.Output
+	offline, namespace string
+	apply, deleteOld   bool
 }
 
 func migrateCommand() *cobra.Command {
@@ -84,7 +82,7 @@ projectcalico.org/v3 yet, standard error what becomes of each object:
   refused  it cannot be moved
 
 and how many objects of other kinds (IPPool, FelixConfiguration …) are not about policies.
--o json has both in one object.
+-o json and -o yaml have both in one object.
 
 --apply creates what is new, and never changes what is there. --delete-old deletes old objects
 whose equal is in projectcalico.org/v3, and no others. A second run finds nothing to do.
@@ -93,8 +91,8 @@ An object keeps what users wrote: spec, labels and annotations. In tier default 
 the "default." that Calico puts before it. A policy without spec.types gets both, as Calico
 enforces a stored one. ownerReferences and finalizers stay behind.
 
-The exit status is 0 if everything is moved or can be, 2 if something differs, is refused or
-is kept, and 1 for an error.
+The exit status is 0 if everything is moved or can be, and 1 if something differs, is refused or
+is kept, or for another error.
 
 It needs to list all of crd.projectcalico.org, to get the APIService v3.projectcalico.org and the
 objects of projectcalico.org/v3; with --apply to create those, with --delete-old to delete the
@@ -103,13 +101,10 @@ old ones.`,
   terwayctl policy migrate --apply
   terwayctl policy migrate --delete-old
   terwayctl policy migrate --offline backup | kubectl create -f -`,
-		Args: cobra.NoArgs,
+		Args: program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if m.output != "yaml" && m.output != "json" {
-				return fmt.Errorf("-o %q: want yaml or json", m.output)
-			}
 			if m.offline != "" && (m.apply || m.deleteOld) {
-				return errors.New("--offline changes nothing in a cluster: give its output to \"kubectl create -f -\", or leave it out to move what is in a cluster")
+				return program.Usagef("--offline changes nothing in a cluster: give its output to %q, or leave it out to move what is in a cluster", "kubectl create -f -")
 			}
 			rows, left, failed := m.run(cmd.Context())
 			if rows == nil && failed != nil {
@@ -128,7 +123,7 @@ old ones.`,
 	f.StringVarP(&m.namespace, "namespace", "n", "default", "the `NAMESPACE` of objects of DIR that need one and name none")
 	f.BoolVar(&m.apply, "apply", false, "create what is new")
 	f.BoolVar(&m.deleteOld, "delete-old", false, "delete old objects whose equal is in projectcalico.org/v3")
-	f.StringVarP(&m.output, "output", "o", "yaml", "`FORMAT`: yaml or json")
+	m.output.Add(f)
 	return cmd
 }
 
@@ -137,7 +132,7 @@ func (m *migration) run(ctx context.Context) ([]row, map[string]int, error) {
 	if m.offline != "" {
 		return m.folder()
 	}
-	c, err := m.connect()
+	c, err := m.connect(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -187,9 +182,9 @@ func (m *migration) folder() ([]row, map[string]int, error) {
 	}
 	r.Namespace = m.namespace
 	if info, err := os.Stat(m.offline); err != nil {
-		return nil, nil, fmt.Errorf("--offline: %w", err)
+		return nil, nil, program.Usagef("--offline: %w", err)
 	} else if !info.IsDir() {
-		return nil, nil, fmt.Errorf("--offline %s: is a file: want the folder that it is in", m.offline)
+		return nil, nil, program.Usagef("--offline %s: is a file: want the folder that it is in", m.offline)
 	}
 	if err := r.Folder(os.DirFS(m.offline)); err != nil {
 		return nil, nil, fmt.Errorf("--offline %s: %w", m.offline, err)
@@ -268,8 +263,8 @@ func unmoved(rows []row) error {
 
 // report prints manifests and what became of all objects.
 func (m *migration) report(cmd *cobra.Command, rows []row, left map[string]int) error {
-	if m.output == "json" {
-		return reportJSON(cmd.OutOrStdout(), rows, left)
+	if m.output.Machine() {
+		return m.output.Encode(cmd.OutOrStdout(), forProgram(rows, left))
 	}
 	for _, r := range rows {
 		if r.outcome != isNew {
@@ -365,18 +360,19 @@ type jsonLeft struct {
 	Count int    `json:"count"`
 }
 
-func reportJSON(w io.Writer, rows []row, left map[string]int) error {
-	out := struct {
-		Objects []jsonMove `json:"objects"`
-		Left    []jsonLeft `json:"left"`
-	}{[]jsonMove{}, []jsonLeft{}}
+// jsonReport is the report for programs.
+type jsonReport struct {
+	Objects []jsonMove `json:"objects"`
+	Left    []jsonLeft `json:"left"`
+}
+
+func forProgram(rows []row, left map[string]int) jsonReport {
+	out := jsonReport{[]jsonMove{}, []jsonLeft{}}
 	for _, r := range rows {
 		out.Objects = append(out.Objects, jsonMove{r.Old.GetKind(), r.from(), r.to(), r.outcome, r.why, r.New})
 	}
 	for _, kind := range slices.Sorted(maps.Keys(left)) {
 		out.Left = append(out.Left, jsonLeft{kind, left[kind]})
 	}
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(out)
+	return out
 }

@@ -34,10 +34,10 @@ type online struct {
 }
 
 // dial is how commands reach a cluster.
-type dial func(flags *kubeflags.Flags, terway string) (*online, error)
+type dial func(ctx context.Context, flags *kubeflags.Flags) (*online, error)
 
-func connect(flags *kubeflags.Flags, terway string) (*online, error) {
-	cfg, err := flags.Config()
+func connect(ctx context.Context, flags *kubeflags.Flags) (*online, error) {
+	cfg, err := flags.Config(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -50,11 +50,11 @@ func connect(flags *kubeflags.Flags, terway string) (*online, error) {
 			return nil, fmt.Errorf("register kinds: %w", err)
 		}
 	}
-	o := &online{host: cfg.Host, terway: terway, within: agents.Within}
+	o := &online{host: cfg.Host, terway: flags.Terway, within: agents.Within}
 	if o.client, err = client.New(cfg, client.Options{Scheme: scheme}); err != nil {
 		return nil, fmt.Errorf("make a client for the cluster at %s: %w", o.host, err)
 	}
-	o.agents, err = agents.New(cfg, o.client, terway)
+	o.agents, err = agents.New(cfg, o.client, o.terway)
 	return o, err
 }
 

@@ -103,8 +103,8 @@ func newFleet(t *testing.T, more ...client.Object) *fleet {
 func (f *fleet) run(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
-	cmd := newCommand(func(_ *kubeflags.Flags, terway string) (*online, error) {
-		return &online{client: f, agents: f, host: "https://cluster", terway: terway, within: time.Minute}, nil
+	cmd := newCommand(func(_ context.Context, flags *kubeflags.Flags) (*online, error) {
+		return &online{client: f, agents: f, host: "https://cluster", terway: flags.Terway, within: time.Minute}, nil
 	})
 	cmd.SetArgs(args)
 	cmd.SetOut(&out)

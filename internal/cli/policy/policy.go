@@ -8,14 +8,15 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"terway.dev/terway/internal/cli/kubeflags"
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/policy/lint"
 	"terway.dev/terway/internal/policy/manifest"
@@ -30,18 +31,13 @@ func newCommand(d dial) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
 		Short: "What is wrong with network policies, what they say of a connection, what would change; moves old ones",
-		Args:  cobra.NoArgs,
 	}
 	cmd.AddCommand(lintCommand(d), traceCommand(d), previewCommand(d), countersCommand(d), flowsCommand(d), migrateCommand())
 	return cmd
 }
 
-const (
-	// flagProbes overrides translate.SettingProbes.
-	flagProbes = "allow-load-balancer-probes"
-	// flagTerway is the namespace of the agents and of the configuration.
-	flagTerway = "terway-namespace"
-)
+// flagProbes overrides translate.SettingProbes.
+const flagProbes = "allow-load-balancer-probes"
 
 // needs is what commands need that read a cluster.
 const needs = `It needs to list namespaces, serviceaccounts, nodes, pods, endpointslices, networkpolicies and
@@ -53,7 +49,6 @@ type source struct {
 	cluster   kubeflags.Flags
 	dial      dial
 	online    *online // nil until the cluster is reached, and with a folder
-	terway    string
 	offline   string
 	namespace string
 	options   translate.Options
@@ -62,7 +57,7 @@ type source struct {
 func (s *source) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	s.cluster.Add(f)
-	f.StringVar(&s.terway, flagTerway, metav1.NamespaceSystem, "where the cluster has Terway")
+	s.cluster.AddTerway(f)
 	f.StringVar(&s.offline, "offline", "", "read the YAML and JSON files of this `DIR`, and of folders in it, in place of a cluster")
 	f.StringVarP(&s.namespace, "namespace", "n", "default", "the `NAMESPACE` of objects that name none")
 	f.BoolVar(&s.options.AllowLoadBalancerProbes, flagProbes, true, "let health checks of load balancers (100.64.0.0/10) in before any policy; if not given, "+translate.SettingProbes+" of the ConfigMap "+config.ConfigMapName+" says it")
@@ -82,9 +77,9 @@ func (s *source) read(cmd *cobra.Command) (translate.Objects, error) {
 		return s.readCluster(cmd)
 	}
 	if info, err := os.Stat(s.offline); err != nil {
-		return translate.Objects{}, fmt.Errorf("--offline: %w", err)
+		return translate.Objects{}, program.Usagef("--offline: %w", err)
 	} else if !info.IsDir() {
-		return translate.Objects{}, fmt.Errorf("--offline %s: is a file: want the folder that it is in", s.offline)
+		return translate.Objects{}, program.Usagef("--offline %s: is a file: want the folder that it is in", s.offline)
 	}
 	r, err := manifest.NewReader()
 	if err != nil {
@@ -112,7 +107,7 @@ func (s *source) read(cmd *cobra.Command) (translate.Objects, error) {
 
 func (s *source) readCluster(cmd *cobra.Command) (translate.Objects, error) {
 	if s.online == nil {
-		o, err := s.dial(&s.cluster, s.terway)
+		o, err := s.dial(cmd.Context(), &s.cluster)
 		if err != nil {
 			return translate.Objects{}, err
 		}
@@ -126,7 +121,7 @@ func (s *source) readCluster(cmd *cobra.Command) (translate.Objects, error) {
 		if data[config.ConfigMapKey] != "" {
 			c, err := config.FromConfigMap(data)
 			if err != nil {
-				return translate.Objects{}, fmt.Errorf("ConfigMap %s/%s: %w\nwith --%s it is not read", s.terway, config.ConfigMapName, err, flagProbes)
+				return translate.Objects{}, fmt.Errorf("ConfigMap %s/%s: %w\nwith --%s it is not read", s.cluster.Terway, config.ConfigMapName, err, flagProbes)
 			}
 			s.options.AllowLoadBalancerProbes = c.PolicyAllowLoadBalancerProbes
 		}
@@ -163,6 +158,7 @@ func (s *source) configure(cmd *cobra.Command, r *manifest.Reader) error {
 
 func lintCommand(d dial) *cobra.Command {
 	from := source{dial: d}
+	var output program.Output
 	cmd := &cobra.Command{
 		Use:   "lint [--offline DIR]",
 		Short: "Find probable mistakes in policies",
@@ -182,12 +178,12 @@ Each finding names the object, the field and the check:
 
 Checks that need pods run only if there are pods in DIR; for exact results DIR also needs
 namespaces, service accounts and nodes. Without --offline it reads the cluster. If there is a
-finding, the command fails.
+finding, the exit status is 1.
 
 ` + needs + ".",
 		Example: `  kubectl get pods,namespaces,serviceaccounts,nodes,endpointslices,networkpolicies -A -o yaml > policies/cluster.yaml
   terwayctl policy lint --offline policies`,
-		Args: cobra.NoArgs,
+		Args: program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := from.read(cmd)
 			if err != nil {
@@ -197,8 +193,15 @@ finding, the command fails.
 				fmt.Fprintln(cmd.ErrOrStderr(), "there are no pods: checks that need pods are skipped")
 			}
 			found := lint.Lint(o, from.options)
-			for _, f := range found {
-				fmt.Fprintln(cmd.OutOrStdout(), f)
+			if err := output.Write(cmd.OutOrStdout(), findingsOf(found), func(w io.Writer) error {
+				for _, f := range found {
+					if _, err := fmt.Fprintln(w, f); err != nil {
+						return err
+					}
+				}
+				return nil
+			}); err != nil {
+				return err
 			}
 			if len(found) > 0 {
 				return fmt.Errorf("%d findings", len(found))
@@ -210,5 +213,26 @@ finding, the command fails.
 		},
 	}
 	from.flags(cmd)
+	output.Add(cmd.Flags())
 	return cmd
+}
+
+// findings are what lint prints for programs.
+type findings struct {
+	Findings []finding `json:"findings"`
+}
+
+type finding struct {
+	Object string `json:"object"`
+	Field  string `json:"field,omitempty"`
+	Check  string `json:"check"`
+	What   string `json:"what"`
+}
+
+func findingsOf(list []lint.Finding) findings {
+	all := findings{[]finding{}}
+	for _, f := range list {
+		all.Findings = append(all.Findings, finding{f.Ref.String(), f.Field, f.Check, f.What})
+	}
+	return all
 }

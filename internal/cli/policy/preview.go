@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/policy"
 	"terway.dev/terway/internal/policy/manifest"
 	"terway.dev/terway/internal/policy/preview"
@@ -25,14 +25,14 @@ type CutError struct{ Changes int }
 
 func (e *CutError) Error() string { return fmt.Sprintf("%d changes cut what was allowed", e.Changes) }
 
-// ExitStatus is the exit status of the program.
+// ExitStatus is that of the program: of preview, wrong usage has another.
 func (e *CutError) ExitStatus() int { return 2 }
 
 func previewCommand(d dial) *cobra.Command {
 	from := source{dial: d}
 	var files, gone []string
 	var staged, flows bool
-	var output string
+	var output program.Output
 	cmd := &cobra.Command{
 		Use:   "preview [--offline DIR] -f FILE",
 		Short: "Show which connections would be cut and opened if policies were applied",
@@ -57,7 +57,8 @@ stagedAction. Staged policies that are there already have no effect.
 --help"), and lists those that are allowed now and would be cut, with what would deny them. Pods
 that are gone are not compared.
 
-The exit status is 0 if nothing is cut, 2 if something is, and 1 for an error.
+The exit status is 0 if nothing is cut, 2 if something is, and 1 for an error, also for wrong
+usage.
 
 ` + needs + `; with
 --flows also to get and create pods/exec there.`,
@@ -67,16 +68,14 @@ The exit status is 0 if nothing is cut, 2 if something is, and 1 for an error.
   terwayctl policy preview --offline policies -f staged.yaml --staged -o json
   terwayctl policy preview --offline policies --delete NetworkPolicy/shop/db
   terwayctl policy preview -f new.yaml --flows`,
-		Args: cobra.NoArgs,
+		Annotations: map[string]string{program.AnnotationUsage: ""},
+		Args:        program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "" && output != "json" {
-				return fmt.Errorf("-o %q: want json, or nothing for text", output)
-			}
 			if len(files) == 0 && len(gone) == 0 {
-				return errors.New("want -f FILE of what is applied, --delete of what goes, or both")
+				return program.Usagef("want -f FILE of what is applied, --delete of what goes, or both")
 			}
 			if flows && from.offline != "" {
-				return errors.New("--flows asks the agents of a cluster: want no --offline beside it")
+				return program.Usagef("--flows asks the agents of a cluster: want no --offline beside it")
 			}
 			before, err := from.read(cmd)
 			if err != nil {
@@ -96,11 +95,9 @@ The exit status is 0 if nothing is cut, 2 if something is, and 1 for an error.
 					return err
 				}
 			}
-			if output == "json" {
-				err = printJSON(cmd.OutOrStdout(), changes, cut)
-			} else {
-				err = errors.Join(printText(cmd.OutOrStdout(), changes), cut.print(cmd.OutOrStdout()))
-			}
+			err = output.Write(cmd.OutOrStdout(), forPrograms(changes, cut), func(w io.Writer) error {
+				return errors.Join(printText(w, changes), cut.print(w))
+			})
 			if n := cuts(changes); err == nil && n > 0 {
 				return &CutError{n}
 			}
@@ -113,7 +110,7 @@ The exit status is 0 if nothing is cut, 2 if something is, and 1 for an error.
 	f.StringArrayVar(&gone, "delete", nil, "an object that goes, before FILE is applied: `KIND/[NAMESPACE/]NAME`, as in NetworkPolicy/shop/db; may come again")
 	f.BoolVar(&flows, "flows", false, "list the flows of the last hour that would be cut")
 	f.BoolVar(&staged, "staged", false, "apply the staged policies of FILE")
-	f.StringVarP(&output, "output", "o", "", "`FORMAT`: json")
+	output.Add(f)
 	return cmd
 }
 
@@ -334,7 +331,8 @@ type jsonChange struct {
 	After   jsonVerdict `json:"after"`
 }
 
-func printJSON(w io.Writer, changes []preview.Change, cut *cutFlows) error {
+// forPrograms is what is printed for programs.
+func forPrograms(changes []preview.Change, cut *cutFlows) any {
 	end := func(e preview.End) jsonEnd {
 		return jsonEnd{e.Name, texts(e.Pods), texts(e.Hosts), texts(e.Networks)}
 	}
@@ -343,12 +341,10 @@ func printJSON(w io.Writer, changes []preview.Change, cut *cutFlows) error {
 	for _, c := range changes {
 		list = append(list, jsonChange{word(c), end(c.From), end(c.To), familyName(c), c.Traffic.Strings(), verdict(c.Before), verdict(c.After)})
 	}
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(struct {
+	return struct {
 		Changes []jsonChange `json:"changes"`
 		*cutFlows
-	}{list, cut})
+	}{list, cut}
 }
 
 func texts[T fmt.Stringer](list []T) (out []string) {

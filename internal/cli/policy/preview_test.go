@@ -148,7 +148,7 @@ func TestPreviewRefuses(t *testing.T) {
 		want  string
 	}{
 		{both, nil, "want -f FILE of what is applied, --delete of what goes, or both"},
-		{both, []string{"-o", "yaml", "-f", "x"}, `-o "yaml": want json, or nothing for text`},
+		{both, []string{"-o", "xml", "-f", "x"}, "want text, json or yaml"},
 		{both, []string{"-f", "/gone.yaml"}, "-f: open /gone.yaml: no such file"},
 		{both, []string{"-f", "-"}, "-f -: there is nothing in it: want policies, tiers and network sets"},
 		{both, []string{"-f", file(t, shop)}, "has objects of other kinds: want policies, tiers and network sets"},

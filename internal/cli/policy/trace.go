@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 
 	"terway.dev/terway/internal/agent/policyapi"
 	"terway.dev/terway/internal/cli/agents"
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/policy"
 	"terway.dev/terway/internal/policy/compile"
 	"terway.dev/terway/internal/policy/translate"
@@ -28,7 +28,7 @@ func (e *DifferError) Error() string {
 	return "the kernel does not do what policies say: " + strings.Join(e.Where, "; ")
 }
 
-// ExitStatus is the program's.
+// ExitStatus is that of the program.
 func (e *DifferError) ExitStatus() int { return 3 }
 
 // settle is how long a change may take from the API server to the nodes: what differs is asked once more after it.
@@ -37,6 +37,7 @@ const settle = time.Second
 func traceCommand(d dial) *cobra.Command {
 	from := source{dial: d}
 	var source, destination, port string
+	var output program.Output
 	cmd := &cobra.Command{
 		Use:   "trace [--offline DIR] --from END --to END --port tcp/80",
 		Short: "Show the verdict of policies on a connection, and the rule that decides",
@@ -59,12 +60,12 @@ in the agents' pods.`,
 		Example: `  terwayctl policy trace --from shop/web --to shop/db --port tcp/5432
   terwayctl policy trace --offline policies --from 198.51.100.7 --to shop/web --port 443
   terwayctl policy trace --offline policies --from shop/web --to 10.0.0.9 --port icmp/8`,
-		Args: cobra.NoArgs,
+		Args: program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			once := func(w io.Writer) error {
+			once := func() (*traced, error) {
 				o, err := from.read(cmd)
 				if err != nil {
-					return err
+					return nil, err
 				}
 				cluster, notes := translate.Cluster(o)
 				set, more := translate.Policies(o, from.options)
@@ -75,31 +76,32 @@ in the agents' pods.`,
 				a, aerr := from.endOf(cluster, "--from", source)
 				b, berr := from.endOf(cluster, "--to", destination)
 				if err := errors.Join(err, aerr, berr); err != nil {
-					return err
+					return nil, err
 				}
 				t, err := compiled(set, cluster)
 				if err != nil {
-					return err
+					return nil, err
 				}
-				return t.trace(cmd.Context(), w, from.online, c, a, b)
+				return t.trace(cmd.Context(), from.online, c, a, b)
 			}
-			var out bytes.Buffer
-			err := once(&out)
+			out, err := once()
 			if differ := (*DifferError)(nil); errors.As(err, &differ) {
 				select {
 				case <-time.After(settle):
 				case <-cmd.Context().Done():
 					return cmd.Context().Err()
 				}
-				out.Reset()
-				err = once(&out)
+				out, err = once()
 			}
-			_, errWrite := out.WriteTo(cmd.OutOrStdout())
-			return errors.Join(err, errWrite)
+			if out == nil {
+				return err
+			}
+			return errors.Join(err, output.Write(cmd.OutOrStdout(), out, out.write))
 		},
 	}
 	from.flags(cmd)
 	f := cmd.Flags()
+	output.Add(f)
 	f.StringVar(&source, "from", "", "the `END` that opens the connection: NAMESPACE/NAME of a pod, or an address")
 	f.StringVar(&destination, "to", "", "the `END` that it goes to")
 	f.StringVar(&port, "port", "", "`PROTOCOL/PORT`: tcp/80, udp/53, sctp/9; icmp/TYPE; 80 is tcp/80; a number of a protocol is 47/0")
@@ -132,7 +134,7 @@ func (s *source) endOf(cluster policy.Cluster, flag, text string) (end, error) {
 	}
 	namespace, name, ok := strings.Cut(text, "/")
 	if !ok {
-		return end{}, fmt.Errorf("%s %q: want NAMESPACE/NAME of a pod, or an address", flag, text)
+		return end{}, program.Usagef("%s %q: want NAMESPACE/NAME of a pod, or an address", flag, text)
 	}
 	p := cluster.Pods[policy.NamespacedName{Namespace: namespace, Name: name}]
 	switch {
@@ -155,7 +157,7 @@ func connection(text string) (policy.Connection, error) {
 	if !ok {
 		name, number = "tcp", text
 	}
-	wrong := fmt.Errorf("--port %q: want for example tcp/80, udp/53, icmp/8 or 47/0", text)
+	wrong := program.Usagef("--port %q: want for example tcp/80, udp/53, icmp/8 or 47/0", text)
 	switch strings.ToLower(name) {
 	case "tcp":
 		c.Protocol = policy.TCPProtocol
@@ -189,8 +191,42 @@ func connection(text string) (policy.Connection, error) {
 	return c, nil
 }
 
-// trace prints what is said at both ends. o is nil if no kernel is asked.
-func (t tables) trace(ctx context.Context, w io.Writer, o *online, c policy.Connection, from, to end) error {
+// A traced is what is said of a connection.
+type traced struct {
+	From  tracedEnd `json:"from"`
+	To    tracedEnd `json:"to"`
+	Sides []side    `json:"sides"`
+}
+
+type tracedEnd struct {
+	Name    string `json:"name"`
+	Address string `json:"address"`
+}
+
+// A side is what is said at one end.
+type side struct {
+	Direction string `json:"direction"`
+	At        string `json:"at"`
+	// Decision is nil where no policy applies.
+	Decision *policyapi.Decision `json:"decision,omitempty"`
+	Kernel   *kernel             `json:"kernel,omitempty"`
+
+	decision policy.Decision
+}
+
+// A kernel is what a node's says.
+type kernel struct {
+	Node string `json:"node"`
+	Same bool   `json:"same"`
+	// Decision and State are what it says and has, if it is not the same.
+	Decision *policyapi.Decision `json:"decision,omitempty"`
+	State    string              `json:"state,omitempty"`
+
+	decision policy.Decision
+}
+
+// trace returns what is said at both ends. o is nil if no kernel is asked.
+func (t tables) trace(ctx context.Context, o *online, c policy.Connection, from, to end) (*traced, error) {
 	var src, dst netip.Addr
 	for _, a := range from.addresses {
 		for _, b := range to.addresses {
@@ -200,46 +236,70 @@ func (t tables) trace(ctx context.Context, w io.Writer, o *online, c policy.Conn
 		}
 	}
 	if !src.IsValid() {
-		return fmt.Errorf("%s and %s have no addresses of one family", from.name, to.name)
+		return nil, fmt.Errorf("%s and %s have no addresses of one family", from.name, to.name)
 	}
-	fmt.Fprintf(w, "%s (%s) to %s (%s)\n", from.name, src, to.name, dst)
+	out := &traced{From: tracedEnd{from.name, src.String()}, To: tracedEnd{to.name, dst.String()}}
 	denied := ""
 	var failed []error
 	var differ DifferError
-	for _, side := range []struct {
+	for _, of := range []struct {
 		d         policy.Direction
 		at        end
 		own, peer netip.Addr
 	}{{policy.Egress, from, src, dst}, {policy.Ingress, to, dst, src}} {
-		where := fmt.Sprintf("%s at %s", side.d, side.at.name)
-		if side.at.pod == nil {
-			fmt.Fprintf(w, "%s: no policy applies there\n", where)
-			continue
+		s := side{Direction: of.d.String(), At: of.at.name}
+		if of.at.pod != nil {
+			c.Pod, c.Direction, c.Own, c.Peer = of.at.pod.NamespacedName, of.d, of.own, of.peer
+			s.decision = t.decide(of.at.pod.Node, c)
+			said := policyapi.DecisionOf(s.decision)
+			s.Decision = &said
+			if s.decision.Action != policy.Allow {
+				denied = s.where() + " is denied"
+			}
+			if o != nil {
+				var err error
+				if s.Kernel, err = o.compare(ctx, of.at.pod.Node, c, s.decision); err != nil {
+					failed = append(failed, fmt.Errorf("%s: %w", s.where(), err))
+				} else if k := s.Kernel; !k.Same {
+					differ.Where = append(differ.Where, fmt.Sprintf("%s: node %s says %s: %s, and policies say %s: %s",
+						s.where(), k.Node, k.decision.Action, because(k.decision), s.decision.Action, because(s.decision)))
+				}
+			}
 		}
-		c.Pod, c.Direction, c.Own, c.Peer = side.at.pod.NamespacedName, side.d, side.own, side.peer
-		d := t.decide(side.at.pod.Node, c)
-		tell(w, where, d)
-		if d.Action != policy.Allow {
-			denied = where + " is denied"
-		}
-		if o == nil {
-			continue
-		}
-		if differs, err := o.compare(ctx, w, side.at.pod.Node, c, d); err != nil {
-			failed = append(failed, fmt.Errorf("%s: %w", where, err))
-		} else if differs != "" {
-			differ.Where = append(differ.Where, where+": "+differs)
-		}
+		out.Sides = append(out.Sides, s)
 	}
 	switch {
 	case len(differ.Where) > 0:
-		return errors.Join(append([]error{&differ}, failed...)...)
+		return out, errors.Join(append([]error{&differ}, failed...)...)
 	case len(failed) > 0:
-		return errors.Join(failed...)
+		return out, errors.Join(failed...)
 	case denied != "":
-		return errors.New(denied)
+		return out, errors.New(denied)
 	}
-	return nil
+	return out, nil
+}
+
+func (s *side) where() string { return s.Direction + " at " + s.At }
+
+// write prints it for people.
+func (t *traced) write(w io.Writer) error {
+	_, err := fmt.Fprintf(w, "%s (%s) to %s (%s)\n", t.From.Name, t.From.Address, t.To.Name, t.To.Address)
+	for _, s := range t.Sides {
+		if s.Decision == nil {
+			_, err = fmt.Fprintf(w, "%s: no policy applies there\n", s.where())
+			continue
+		}
+		err = tell(w, s.where(), s.decision)
+		switch k := s.Kernel; {
+		case k == nil:
+		case k.Same:
+			_, err = fmt.Fprintf(w, "  node %s: its kernel says the same\n", k.Node)
+		default:
+			_ = tell(w, fmt.Sprintf("  node %s: its kernel says", k.Node), k.decision)
+			_, err = fmt.Fprintf(w, "  node %s: %s\n", k.Node, k.State)
+		}
+	}
+	return err
 }
 
 // tables are those of nodes, as far as they were asked for.
@@ -266,11 +326,12 @@ func (t tables) decide(node string, c policy.Connection) policy.Decision {
 	}))
 }
 
-func tell(w io.Writer, where string, d policy.Decision) {
+func tell(w io.Writer, where string, d policy.Decision) error {
 	for _, r := range d.Logs {
 		fmt.Fprintf(w, "%s: logged by %s\n", where, r)
 	}
-	fmt.Fprintf(w, "%s: %s: %s\n", where, d.Action, because(d))
+	_, err := fmt.Fprintf(w, "%s: %s: %s\n", where, d.Action, because(d))
+	return err
 }
 
 // because is what decided.
@@ -286,24 +347,21 @@ func because(d policy.Decision) string {
 	return "no policy selects the pod for it, or all pass it on"
 }
 
-// compare asks the kernel of a pod's node, and prints what it says. It returns how it differs from what policies say.
-func (o *online) compare(ctx context.Context, w io.Writer, node string, c policy.Connection, want policy.Decision) (differs string, err error) {
+// compare asks the kernel of a pod's node.
+func (o *online) compare(ctx context.Context, node string, c policy.Connection, want policy.Decision) (*kernel, error) {
 	if node == "" {
-		return "", errors.New("the pod is on no node yet")
+		return nil, errors.New("the pod is on no node yet")
 	}
 	answer, err := o.ask(ctx, node, policyapi.Question(c).Path())
 	if err != nil {
-		return "", fmt.Errorf("the kernel was not asked: %w", err)
+		return nil, fmt.Errorf("the kernel was not asked: %w", err)
 	}
 	a, got, err := policyapi.ReadAnswer(answer)
 	if err != nil {
-		return "", fmt.Errorf("node %s: %w", node, err)
+		return nil, fmt.Errorf("node %s: %w", node, err)
 	}
 	if reflect.DeepEqual(got, want) {
-		fmt.Fprintf(w, "  node %s: its kernel says the same\n", node)
-		return "", nil
+		return &kernel{Node: node, Same: true}, nil
 	}
-	tell(w, fmt.Sprintf("  node %s: its kernel says", node), got)
-	fmt.Fprintf(w, "  node %s: %s\n", node, agents.Printable(a.State))
-	return fmt.Sprintf("node %s says %s: %s, and policies say %s: %s", node, got.Action, because(got), want.Action, because(want)), nil
+	return &kernel{Node: node, Decision: &a.Decision, State: agents.Printable(a.State), decision: got}, nil
 }

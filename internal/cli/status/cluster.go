@@ -30,13 +30,12 @@ var agentLabels = client.MatchingLabels{"app": "terwayd"}
 // cluster is the cluster to read and how to connect.
 type cluster struct {
 	kubeflags.Flags
-	namespace string
 	// host is for messages.
 	host string
 }
 
-func (c *cluster) connect() (client.Reader, agents.Fleet, error) {
-	cfg, err := c.Config()
+func (c *cluster) connect(ctx context.Context) (client.Reader, agents.Fleet, error) {
+	cfg, err := c.Config(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -44,7 +43,7 @@ func (c *cluster) connect() (client.Reader, agents.Fleet, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	fleet, err := agents.New(cfg, r, c.namespace)
+	fleet, err := agents.New(cfg, r, c.Terway)
 	return r, fleet, err
 }
 
@@ -63,7 +62,7 @@ func (c *cluster) client(cfg *rest.Config) (client.Reader, error) {
 
 // ask reads all objects that the status needs.
 func (c *cluster) ask(ctx context.Context, r client.Reader) (*inventory.Objects, error) {
-	o := &inventory.Objects{Namespace: c.namespace, Deployment: &appsv1.Deployment{}, Lease: &coordinationv1.Lease{}}
+	o := &inventory.Objects{Namespace: c.Terway, Deployment: &appsv1.Deployment{}, Lease: &coordinationv1.Lease{}}
 	for page, err := range pages.Of(ctx, r, &v1alpha1.NodeNetworkList{}) {
 		if err != nil {
 			return nil, c.explain("nodenetworks.network.terway.dev", err)
@@ -76,9 +75,9 @@ func (c *cluster) ask(ctx context.Context, r client.Reader) (*inventory.Objects,
 		}
 		o.Nodes = append(o.Nodes, page.Items...)
 	}
-	for page, err := range pages.Of(ctx, r, &corev1.PodList{}, client.InNamespace(c.namespace), agentLabels) {
+	for page, err := range pages.Of(ctx, r, &corev1.PodList{}, client.InNamespace(c.Terway), agentLabels) {
 		if err != nil {
-			return nil, c.explain("pods in "+c.namespace, err)
+			return nil, c.explain("pods in "+c.Terway, err)
 		}
 		o.Agents = append(o.Agents, page.Items...)
 	}
@@ -90,10 +89,10 @@ func (c *cluster) ask(ctx context.Context, r client.Reader) (*inventory.Objects,
 		what string
 		into client.Object
 	}{
-		{"deployments.apps in " + c.namespace, o.Deployment},
-		{"leases.coordination.k8s.io in " + c.namespace, o.Lease},
+		{"deployments.apps in " + c.Terway, o.Deployment},
+		{"leases.coordination.k8s.io in " + c.Terway, o.Lease},
 	} {
-		if err := r.Get(ctx, client.ObjectKey{Namespace: c.namespace, Name: inventory.ControllerName}, g.into); err != nil && !apierrors.IsNotFound(err) {
+		if err := r.Get(ctx, client.ObjectKey{Namespace: c.Terway, Name: inventory.ControllerName}, g.into); err != nil && !apierrors.IsNotFound(err) {
 			return nil, c.explain(g.what, err)
 		}
 	}
@@ -106,7 +105,7 @@ func (c *cluster) explain(what string, err error) error {
 	case meta.IsNoMatchError(err), apierrors.IsNotFound(err):
 		return fmt.Errorf("the cluster at %s does not know %s: Terway is not installed in it (deploy/chart)", c.host, what)
 	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
-		return fmt.Errorf("the cluster at %s does not let this user read %s: want a role with \"list\" on nodes, nodenetworks.network.terway.dev and pods in %s, and \"get\" on deployments.apps and leases.coordination.k8s.io there: %w", c.host, what, c.namespace, err)
+		return fmt.Errorf("the cluster at %s does not let this user read %s: want a role with \"list\" on nodes, nodenetworks.network.terway.dev and pods in %s, and \"get\" on deployments.apps and leases.coordination.k8s.io there: %w", c.host, what, c.Terway, err)
 	case apierrors.ReasonForError(err) == "":
 		return fmt.Errorf("the cluster at %s cannot be reached: %w", c.host, err)
 	}

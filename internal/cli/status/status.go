@@ -3,22 +3,21 @@
 package status
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/inventory"
 )
 
 // NewCommand returns "terwayctl status".
 func NewCommand() *cobra.Command {
 	c := cluster{}
-	var output string
+	var output program.Output
 	var pods bool
 	cmd := &cobra.Command{
 		Use:   "status",
@@ -40,12 +39,9 @@ get and create pods/exec there: it runs "terwayd ask" in the agents' pods.`,
 		Example: `  terwayctl status
   terwayctl status --pods
   terwayctl status --kubeconfig ~/.kube/config --context prod -o json`,
-		Args: cobra.NoArgs,
+		Args: program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "text" && output != "json" {
-				return fmt.Errorf("--output %q: must be text or json", output)
-			}
-			client, fleet, err := c.connect()
+			client, fleet, err := c.connect(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -59,21 +55,14 @@ get and create pods/exec there: it runs "terwayd ask" in the agents' pods.`,
 				r.Pods = limitedPods(o.Networks)
 				measured = measure(cmd.Context(), fleet, r.Pods, span)
 			}
-			if output == "json" {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				err = enc.Encode(r)
-			} else {
-				err = r.write(cmd.OutOrStdout())
-			}
-			return errors.Join(err, measured, r.Verdict())
+			return errors.Join(output.Write(cmd.OutOrStdout(), r, r.write), measured, r.Verdict())
 		},
 	}
 	f := cmd.Flags()
 	c.Add(f)
-	f.StringVarP(&c.namespace, "namespace", "n", metav1.NamespaceSystem, "where the cluster has Terway")
+	c.AddTerway(f)
 	f.BoolVar(&pods, "pods", false, "also the pods with a bandwidth limit and their rates, for which it counts for 10 s")
-	f.StringVarP(&output, "output", "o", "text", "text or json")
+	output.Add(f)
 	return cmd
 }
 

@@ -25,6 +25,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/cli/kubeflags"
 	"terway.dev/terway/internal/inventory"
 )
 
@@ -58,7 +59,7 @@ func fakeCluster(t *testing.T, file string) client.Reader {
 }
 
 func TestStatus(t *testing.T) {
-	c := cluster{namespace: "kube-system", host: "https://cluster"}
+	c := cluster{Flags: kubeflags.Flags{Terway: "kube-system"}, host: "https://cluster"}
 	o, err := c.ask(t.Context(), fakeCluster(t, "cluster.yaml"))
 	if err != nil {
 		t.Fatal(err)
@@ -159,12 +160,34 @@ func TestErrors(t *testing.T) {
 
 func asked(t *testing.T, cfg *rest.Config) (*inventory.Objects, error) {
 	cfg.Timeout = 10 * time.Second
-	c := cluster{namespace: "kube-system"}
+	c := cluster{Flags: kubeflags.Flags{Terway: "kube-system"}}
 	r, err := c.client(cfg)
 	if err != nil {
 		return nil, err
 	}
 	return c.ask(context.WithoutCancel(t.Context()), r)
+}
+
+// A command that waits for a cluster that accepts connections and never answers ends when its context
+// does, whatever --timeout is.
+func TestInterrupt(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		cancel()
+		<-r.Context().Done() // until the client gives up
+	}))
+	defer s.Close()
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(kubeconfig, []byte(`{"clusters":[{"name":"c","cluster":{"server":"`+s.URL+`"}}],"contexts":[{"name":"a","context":{"cluster":"c"}}],"current-context":"a"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := NewCommand()
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	cmd.SetArgs([]string{"--kubeconfig", kubeconfig, "--timeout", "0"})
+	if err := cmd.ExecuteContext(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, want that it was interrupted", err)
+	}
 }
 
 func TestKubeconfig(t *testing.T) {
@@ -180,7 +203,6 @@ func TestKubeconfig(t *testing.T) {
 		"--kubeconfig /no/such":                 "--kubeconfig /no/such: ",
 		"--kubeconfig " + good + " --context b": `context "b" does not exist`,
 		"--kubeconfig " + good:                  "cluster at http://127.0.0.1:1 cannot be reached",
-		"-o yaml":                               `--output "yaml": must be text or json`,
 	} {
 		cmd := NewCommand()
 		cmd.SilenceErrors, cmd.SilenceUsage = true, true

@@ -3,12 +3,13 @@
 package version
 
 import (
-	"encoding/json"
 	"fmt"
+	"io"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/version"
 )
 
@@ -16,23 +17,19 @@ import (
 func Add(root *cobra.Command) {
 	root.Version = version.Get().String()
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
-	var output string
+	var output program.Output
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the program's version",
-		Args:  cobra.NoArgs,
+		Args:  program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			switch output {
-			case "text":
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", root.Name(), root.Version)
+			return output.Write(cmd.OutOrStdout(), version.Get(), func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "%s %s\n", root.Name(), root.Version)
 				return err
-			case "json":
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(version.Get())
-			}
-			return fmt.Errorf("-o %q: want text or json", output)
+			})
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	output.Add(cmd.Flags())
 	root.AddCommand(cmd)
 }
 

@@ -36,7 +36,7 @@ func TestVersion(t *testing.T) {
 	if err != nil || json.Unmarshal([]byte(got), &i) != nil || i != version.Get() {
 		t.Errorf("version -o json printed %q (%v)", got, err)
 	}
-	if _, err := run("version", "-o", "xml"); err == nil || !strings.Contains(err.Error(), `"xml": want text or json`) {
+	if _, err := run("version", "-o", "xml"); err == nil || !strings.Contains(err.Error(), "want text, json or yaml") {
 		t.Errorf("version -o xml: %v", err)
 	}
 }

@@ -1,19 +1,19 @@
 package vpc
 
 import (
-	"errors"
 	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/cli/cloudflags"
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/provision"
 )
 
 func applyCommand(f *cloudflags.Flags, table *string) *cobra.Command {
-	var output string
+	var output program.Output
 	var dryRun bool
 	cmd := &cobra.Command{
 		Use:   "apply FILE",
@@ -27,13 +27,10 @@ that differs from the plan is an error with both values.`,
   terwayctl vpc apply plan.yaml
   terwayctl vpc apply plan.yaml -o values > my-values.yaml
   helm install terway deploy/chart -n kube-system -f my-values.yaml`,
-		Args: cobra.ExactArgs(1),
+		Args: program.Args("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkOutput(output, "text", "json", "values"); err != nil {
-				return err
-			}
-			if dryRun && output == "values" {
-				return errors.New("--dry-run and --output values: there are no values before the vSwitches are made")
+			if dryRun && output.Is(formatValues) {
+				return errNoValues
 			}
 			file, err := planFile(args[0], *table)
 			if err != nil {
@@ -48,33 +45,35 @@ that differs from the plan is an error with both values.`,
 				return err
 			}
 			if dryRun {
-				lines, err := p.Preview(cmd.Context(), want)
+				steps, err := p.Preview(cmd.Context(), want)
 				if err != nil {
-					return explained(err)
+					return explained(cmd.Context(), err)
 				}
-				return writePreview(cmd.OutOrStdout(), output, lines)
+				return output.Write(cmd.OutOrStdout(), wouldDo{steps}, func(w io.Writer) error {
+					if len(steps) == 0 {
+						fmt.Fprintln(w, summary(0))
+					}
+					return writeSteps(w, steps)
+				})
 			}
 			n, done, err := p.Apply(cmd.Context(), want)
 			if err != nil {
-				return explained(err)
+				return explained(cmd.Context(), err)
 			}
 			out := cmd.OutOrStdout()
 			config := n.ENIConfig(want)
 			if err := doubts(cmd.ErrOrStderr(), want, config); err != nil {
 				return err
 			}
-			switch output {
-			case "json":
-				if done == nil {
-					done = []string{}
-				}
-				return writeJSON(out, struct {
-					Done []string `json:"done"`
+			if output.Is(formatValues) {
+				return writeValues(out, config)
+			}
+			if output.Machine() {
+				return output.Encode(out, struct {
+					Done []provision.Step `json:"done"`
 					*provision.Network
 					ENIConfig provision.ENIConfig `json:"eniConfig"`
 				}{done, n, config})
-			case "values":
-				return writeValues(out, config)
 			}
 			fmt.Fprintf(out, "%s\n\n", summary(len(done)))
 			if err := writeNetwork(out, n); err != nil {
@@ -89,7 +88,7 @@ that differs from the plan is an error with both values.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text, json, or values: the chart's values alone")
+	output.Add(cmd.Flags(), helpValues)
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be done")
 	return cmd
 }
@@ -104,18 +103,16 @@ func summary(done int) string {
 	return fmt.Sprintf("%d changes were made; the cloud agrees with the plan", done)
 }
 
-func writePreview(w io.Writer, output string, lines []string) error {
-	if output == "json" {
-		if lines == nil {
-			lines = []string{}
-		}
-		return writeJSON(w, map[string][]string{"wouldDo": lines})
-	}
-	if len(lines) == 0 {
-		fmt.Fprintln(w, summary(0))
-	}
-	for _, l := range lines {
-		fmt.Fprintln(w, "would", l)
-	}
-	return nil
+// wouldDo is a preview for programs.
+type wouldDo struct {
+	Steps []provision.Step `json:"wouldDo"`
 }
+
+// formatValues is a format of apply and grow.
+const (
+	formatValues = "values"
+	helpValues   = formatValues + ": the chart's values alone"
+)
+
+// errNoValues is that of --dry-run with this format.
+var errNoValues = program.Usagef("--dry-run and --output values: there are no values before the vSwitches are made")

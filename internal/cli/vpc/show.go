@@ -1,7 +1,6 @@
 package vpc
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -10,26 +9,25 @@ import (
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/cli/cloudflags"
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/provision"
 )
 
 func showCommand(f *cloudflags.Flags) *cobra.Command {
-	var output, id string
+	var id string
+	var output program.Output
 	cmd := &cobra.Command{
 		Use:   "show [FILE|NAME]",
 		Short: "Show the existing resources of a plan's VPC, and how full its vSwitches are",
-		Args:  cobra.MaximumNArgs(1),
+		Args:  program.Args("[FILE|NAME]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkOutput(output, "text", "json"); err != nil {
-				return err
-			}
 			if (len(args) == 1) == (id != "") {
-				return errors.New("give either a plan's file or name, or --vpc-id")
+				return program.Usagef("give either a plan's file or name, or --vpc-id")
 			}
 			name, region := "", ""
 			if len(args) == 1 {
 				var err error
-				if name, region, _, err = planOrName(args[0]); err != nil {
+				if name, region, err = planOrName(args[0]); err != nil {
 					return err
 				}
 			}
@@ -44,16 +42,13 @@ func showCommand(f *cloudflags.Flags) *cobra.Command {
 				n, err = p.Show(cmd.Context(), name)
 			}
 			if err != nil {
-				return explained(err)
+				return explained(cmd.Context(), err)
 			}
-			if output == "json" {
-				return writeJSON(cmd.OutOrStdout(), n)
-			}
-			return writeNetwork(cmd.OutOrStdout(), n)
+			return output.Write(cmd.OutOrStdout(), n, func(w io.Writer) error { return writeNetwork(w, n) })
 		},
 	}
 	cmd.Flags().StringVar(&id, "vpc-id", "", "any VPC, by its id")
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	output.Add(cmd.Flags())
 	return cmd
 }
 

@@ -3,8 +3,7 @@
 package vpc
 
 import (
-	"encoding/json"
-	"errors"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -19,6 +18,7 @@ import (
 
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/cli/cloudflags"
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/plan"
 	"terway.dev/terway/internal/provision"
@@ -32,7 +32,8 @@ func NewCommand() *cobra.Command {
 		Long: `Create, show, grow and delete the VPC of a network plan ("terwayctl plan" writes one).
 
 Resources of a plan have the tag terway.dev/plan=NAME; no others are
-changed or deleted. Every command may be interrupted and run again.
+changed or deleted. Every command may be interrupted and run again: what is done
+already is not done twice. --dry-run says what apply, grow and delete would do.
 
 The credential comes from ALIBABA_CLOUD_ACCESS_KEY_ID and _SECRET (and
 _SECURITY_TOKEN), the profiles of the aliyun command line, or the RAM role of the
@@ -67,57 +68,44 @@ func connect(cmd *cobra.Command, f *cloudflags.Flags, planned string) (*provisio
 func planFile(path, table string) (*provision.PlanFile, error) {
 	types, err := catalog.Open(table)
 	if err != nil {
-		return nil, fmt.Errorf("--catalogue: %w", err)
+		return nil, program.Usagef("--catalogue: %w", err)
 	}
 	return &provision.PlanFile{Path: path, Types: types}, nil
 }
 
-// planOrName reads an argument that is a plan's file or name; file is nil for a name.
-func planOrName(arg string) (name, region string, file *provision.PlanFile, err error) {
+// planOrName reads an argument that is a plan's file or name.
+func planOrName(arg string) (name, region string, err error) {
 	info, err := os.Stat(arg)
 	switch {
 	case arg == "":
-		return "", "", nil, errors.New("the plan's name is empty: want a plan's file, or its name")
+		return "", "", program.Usagef("the plan's name is empty: want a plan's file, or its name")
 	case err == nil && !info.IsDir():
 	case looksLikeFile(arg): // mistyped: no plan has such a name
-		return "", "", nil, fmt.Errorf("there is no file %s; want a plan's file, or its name", arg)
+		return "", "", program.Usagef("there is no file %s; want a plan's file, or its name", arg)
 	default:
-		return arg, "", nil, nil
+		return arg, "", nil
 	}
 	b, err := os.ReadFile(arg)
 	if err != nil {
-		return "", "", nil, fmt.Errorf("read the plan: %w", err)
+		return "", "", fmt.Errorf("read the plan: %w", err)
 	}
 	// What a plan has created can be shown and deleted even if the plan is no longer valid.
 	p, err := plan.Parse(b)
 	if err != nil {
-		return "", "", nil, fmt.Errorf("%s:\n%w", arg, err)
+		return "", "", fmt.Errorf("%s:\n%w", arg, err)
 	}
 	if p.Name == "" {
-		return "", "", nil, fmt.Errorf("%s: name is empty: want the name that the plan's VPC is tagged with", arg)
+		return "", "", fmt.Errorf("%s: name is empty: want the name that the plan's VPC is tagged with", arg)
 	}
-	return p.Name, p.Region, &provision.PlanFile{Path: arg}, nil
+	return p.Name, p.Region, nil
 }
 
 func looksLikeFile(arg string) bool {
 	return strings.ContainsRune(arg, filepath.Separator) || slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(arg))
 }
 
-func explained(err error) error {
-	return cloudflags.Explain(err, "attach the policy of deploy/ram-policy-vpc.json to your RAM user or role")
-}
-
-func checkOutput(output string, known ...string) error {
-	if slices.Contains(known, output) {
-		return nil
-	}
-	return fmt.Errorf("--output %q: want %s", output, strings.Join(known, ", "))
-}
-
-func writeJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+func explained(ctx context.Context, err error) error {
+	return cloudflags.Explain(ctx, err, "attach the policy of deploy/ram-policy-vpc.json to your RAM user or role")
 }
 
 // doubts warns of parts of a plan that this version of Terway does not support.
@@ -131,6 +119,16 @@ func doubts(w io.Writer, p *plan.Plan, c provision.ENIConfig) error {
 	}
 	if p.Prefixes {
 		fmt.Fprintln(w, "warning: the plan counts on prefixes, which are not supported yet: nodes use single addresses, and hold as many pods as without prefixes")
+	}
+	return nil
+}
+
+// writeSteps prints what would be done.
+func writeSteps(w io.Writer, steps []provision.Step) error {
+	for _, s := range steps {
+		if _, err := fmt.Fprintln(w, "would", s); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"terway.dev/terway/internal/cli/program"
 	sim "terway.dev/terway/internal/vpcsim"
 	"terway.dev/terway/internal/vpcsim/fabric"
 )
@@ -39,10 +40,9 @@ func (p passing) Close() error { return p.Destroy() }
 func newCleanup() *cobra.Command {
 	var prefix string
 	c := &cobra.Command{
-		Use:          "cleanup",
-		Short:        "Remove the namespaces and devices that a simulator left",
-		Args:         cobra.NoArgs,
-		SilenceUsage: true,
+		Use:   "cleanup",
+		Short: "Remove the namespaces and devices that a simulator left",
+		Args:  program.Args(),
 		RunE: func(*cobra.Command, []string) error {
 			f, err := fabric.New(fabric.Options{Prefix: prefix})
 			if err != nil {

@@ -9,14 +9,13 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/cli/program"
 	sim "terway.dev/terway/internal/vpcsim"
 	"terway.dev/terway/internal/vpcsim/faults"
 	"terway.dev/terway/internal/vpcsim/state"
@@ -65,7 +64,7 @@ type serveFlags struct {
 	refuseReplay bool
 	roleLife     time.Duration
 	clbBatch     int
-	output       string
+	output       program.Output
 	logLevel     string
 }
 
@@ -82,9 +81,8 @@ built on them work with their endpoint set to it. With --state the cloud and the
 access key survive a restart. Without --no-fabric (which needs root) instances
 are network namespaces and ENIs are devices in them. With --state they stay when the process ends, so that
 the next start finds them; otherwise they are removed.`,
-		Args:         cobra.NoArgs,
-		SilenceUsage: true,
-		RunE:         func(c *cobra.Command, _ []string) error { return serve(c, &f) },
+		Args: program.Args(),
+		RunE: func(c *cobra.Command, _ []string) error { return serve(c, &f) },
 	}
 	fs := c.Flags()
 	fs.StringVar(&f.listen, "listen", "127.0.0.1:0", "address of the endpoint; port 0 takes a free one")
@@ -105,7 +103,8 @@ the next start finds them; otherwise they are removed.`,
 	fs.BoolVar(&f.refuseReplay, "refuse-replay", false, "refuse calls whose clock is off by 15 minutes or whose nonce was used")
 	fs.DurationVar(&f.roleLife, "role-life", 6*time.Hour, "how long RAM role credentials of instances are valid")
 	fs.IntVar(&f.clbBatch, "clb-batch", 20, "how many backends one call may name at a CLB; the reference says 20, the service accepts 40")
-	fs.StringVarP(&f.output, "output", "o", "text", "what to print at the start: text or json (one line)")
+	f.output.Add(fs)
+	fs.Lookup("output").Usage = "what to print at the start: text, json (one line) or yaml"
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error; debug logs every call")
 	return c
 }
@@ -113,24 +112,21 @@ the next start finds them; otherwise they are removed.`,
 func serve(c *cobra.Command, f *serveFlags) error {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
-		return fmt.Errorf("--log-level %q: want debug, info, warn or error", f.logLevel)
-	}
-	if f.output != "text" && f.output != "json" {
-		return fmt.Errorf("--output %q: want text or json", f.output)
+		return program.Usagef("--log-level %q: want debug, info, warn or error", f.logLevel)
 	}
 	if f.throttle <= 0 {
-		return fmt.Errorf("--throttle-scale %v: want a number above 0", f.throttle)
+		return program.Usagef("--throttle-scale %v: want a number above 0", f.throttle)
 	}
 	if f.clbBatch < 1 {
-		return fmt.Errorf("--clb-batch %d: want a number from 1", f.clbBatch)
+		return program.Usagef("--clb-batch %d: want a number from 1", f.clbBatch)
 	}
 	timing, err := parseTiming(f.timing)
 	if err != nil {
-		return err
+		return program.Usage(err)
 	}
 	types, err := catalog.Open(f.catalogue)
 	if err != nil {
-		return fmt.Errorf("--catalogue: %w", err)
+		return program.Usagef("--catalogue: %w", err)
 	}
 	rules, err := readFaults(f.faultsFile, c.InOrStdin())
 	if err != nil {
@@ -150,8 +146,7 @@ func serve(c *cobra.Command, f *serveFlags) error {
 			o.Zones = append(o.Zones, f.region+"-"+letter)
 		}
 	}
-	ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	ctx := c.Context()
 	if !f.noFabric {
 		if o.Fabric, err = openFabric(f, log); err != nil {
 			return err
@@ -169,16 +164,19 @@ func serve(c *cobra.Command, f *serveFlags) error {
 	if !f.noFabric {
 		started.NetnsPrefix = f.netnsPrefix
 	}
-	if err := announce(c.OutOrStdout(), f.output, started); err != nil {
+	if err := announce(c.OutOrStdout(), &f.output, started); err != nil {
 		return errors.Join(fmt.Errorf("print the endpoint: %w", err), server.Close())
 	}
 	<-ctx.Done()
 	return server.Close()
 }
 
-func announce(w io.Writer, format string, s Started) error {
-	if format == "json" {
+func announce(w io.Writer, output *program.Output, s Started) error {
+	switch {
+	case output.Is(program.JSON):
 		return json.NewEncoder(w).Encode(s)
+	case output.Is(program.YAML):
+		return output.Encode(w, s)
 	}
 	_, err := fmt.Fprintf(w, `endpoint           %s
 access key id      %s

@@ -140,7 +140,7 @@ func TestBadFlags(t *testing.T) {
 		{"--timing attach=-1s", "--timing"},
 		{"--throttle-scale 0", "--throttle-scale"},
 		{"--log-level loud", "--log-level"},
-		{"-o yaml", "--output"},
+		{"-o xml", "--output"},
 		{"--faults /nonexistent/faults", "read fault rules"},
 		{"--catalogue /nonexistent/types", "--catalogue"},
 	} {

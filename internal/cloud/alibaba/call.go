@@ -42,6 +42,11 @@ func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c
 	if limit == nil {
 		return none, &cloud.Error{Action: action, Class: cloud.Invalid, Message: "the client does not call this action"}
 	}
+	if c.callLimit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.callLimit)
+		defer cancel()
+	}
 	renewed, began := false, c.clock.Now()
 	if after := limit.admit(ctx, began); after > 0 {
 		c.metrics.deferred.WithLabelValues(action).Inc()

@@ -44,6 +44,8 @@ type Config struct {
 	// ConnectTimeout (5 s) and RequestTimeout (20 s) apply to each attempt of a call.
 	ConnectTimeout time.Duration
 	RequestTimeout time.Duration
+	// CallTimeout applies to a whole call, with all attempts and pauses; 0: no limit.
+	CallTimeout time.Duration
 	// Attempts is the maximum number of attempts of a call (8).
 	Attempts int
 	// Slow, if not nil, is called before each pause in a call that takes long. It may be called
@@ -77,6 +79,7 @@ type Client struct {
 	metrics   *metrics
 	http      http.RoundTripper
 	timeout   time.Duration
+	callLimit time.Duration
 	attempts  int
 	slow      func(Pause)
 	clock     clock.Clock
@@ -154,6 +157,7 @@ func New(cfg Config) (*Client, error) {
 		jobs:      &jobs{},
 		creds:     cfg.Credentials,
 		timeout:   orDefault(cfg.RequestTimeout, 20*time.Second),
+		callLimit: cfg.CallTimeout,
 		attempts:  orDefault(cfg.Attempts, 8),
 		slow:      cfg.Slow,
 		clock:     cfg.Clock,

@@ -1,7 +1,6 @@
 package verify
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -78,20 +77,22 @@ func WriteSummary(w io.Writer, groups []*Group) error {
 	return t.Flush()
 }
 
-// WriteJSON prints all results, the datapaths, and the checks that do not apply to the network.
-func WriteJSON(w io.Writer, groups []*Group, not []NotFor) error {
-	answer := struct {
-		Checks    []Result `json:"checks"`
-		NotFor    []NotFor `json:"notFor,omitempty"`
-		Datapaths []*Group `json:"datapaths,omitempty"`
-	}{Checks: []Result{}, NotFor: not}
+// A Summary is all results for programs.
+type Summary struct {
+	Checks []Result `json:"checks"`
+	// NotFor are the checks that do not apply to the network.
+	NotFor    []NotFor `json:"notFor,omitempty"`
+	Datapaths []*Group `json:"datapaths,omitempty"`
+}
+
+// Summarize returns the results of groups.
+func Summarize(groups []*Group, not []NotFor) Summary {
+	answer := Summary{Checks: []Result{}, NotFor: not}
 	for _, g := range groups {
 		answer.Checks = append(answer.Checks, g.Results...)
 		if g.Datapath != "" {
 			answer.Datapaths = append(answer.Datapaths, g)
 		}
 	}
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(answer)
+	return answer
 }
