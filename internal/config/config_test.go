@@ -66,7 +66,7 @@ func TestEveryProblemIsNamed(t *testing.T) {
 		good + "eni_tags: {creator: me}":                                   `eni_tags: key "creator"`,
 		good + "mode: exclusive\ndatapath: ipvlan":                         "ENIs that pods share",
 		good + "eniip_virtual_type: IPVlan":                                "write datapath",
-		good + "disable_network_policy: 'true'":                            "write network_policy",
+		good + "disable_network_policy: 'true'":                            "write the chart's value policy.enabled",
 		good + "pod_cidr: 172.20.0.0/16":                                   "only with network: flannel",
 		good + "policy_allow_load_balancer_probes: no!":                    `policy_allow_load_balancer_probes "no!": want true or false`,
 		good + "network_priority: {eni_mbit: 99}":                          "network_priority.eni_mbit 99: want 100 to 1000000, for example 1000",

@@ -39,10 +39,12 @@ type OldKey struct {
 // Conversion is a converted configuration of the existing Terway.
 type Conversion struct {
 	// Config is the value of eniConfig, without defaults.
-	Config map[string]any `json:"eniConfig"`
-	Keys   []OldKey       `json:"keys"`
+	Config map[string]any
+	Keys   []OldKey
+	// Policy: network policies were enforced, which the chart's value policy.enabled says here.
+	Policy bool
 	// Problem is why Config is not valid yet, or nil.
-	Problem error `json:"-"`
+	Problem error
 }
 
 // Given has values that the existing Terway's configuration may lack.

@@ -181,11 +181,7 @@ func TestConvertPlugin(t *testing.T) {
 				t.Errorf("%s, %s:\n%s\nwant %q in it", form, kind, got, want)
 			}
 			// Policies are enforced if the ConfigMap does not say otherwise.
-			policy := "network_policy: true"
-			if !has("network_policy", "true") {
-				policy = "disable_network_policy | not supported"
-			}
-			if form == "ConfigMap" && (!strings.Contains(got, policy) || !strings.Contains(got, "10-terway.conf | dropped")) {
+			if form == "ConfigMap" && (!c.Policy || !strings.Contains(got, "disable_network_policy | renamed | policy.enabled") || !strings.Contains(got, "10-terway.conf | dropped")) {
 				t.Errorf("%s:\n%s", form, got)
 			}
 		}

@@ -156,7 +156,7 @@ func pluginKeys() map[string]oldKey {
 // mapKeys are the other keys of the ConfigMap.
 func mapKeys() map[string]oldKey {
 	return map[string]oldKey{
-		"disable_network_policy": {why: "write network_policy, true or false", to: policy},
+		"disable_network_policy": {why: "write the chart's value policy.enabled, beside eniConfig", to: policy},
 		"in_cluster_loadbalance": lost("load balancers' addresses are not served inside the cluster", "false"),
 		"felix_relay_service":    dropped("there is no Felix here"),
 	}
@@ -297,11 +297,8 @@ func datapath(c *Conversion, v any, row *OldKey) {
 }
 
 func policy(c *Conversion, v any, row *OldKey) {
-	row.To, row.Outcome = "network_policy", Renamed
-	on := strings.ToLower(fmt.Sprint(v)) != "true"
-	if on && !has("network_policy", "true") {
-		row.Outcome, row.Why = Unsupported, "policies are enforced in the old cluster: set the chart's policy.enabled to true in place of this key"
-		on = false
+	row.Outcome, row.To, row.Why = Renamed, "policy.enabled", "false, the chart's default"
+	if c.Policy = strings.ToLower(fmt.Sprint(v)) != "true"; c.Policy {
+		row.Why = "true: a value of the chart, beside eniConfig; nodes need Linux 5.10 or later for it"
 	}
-	c.Config["network_policy"] = on
 }

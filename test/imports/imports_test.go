@@ -350,7 +350,7 @@ func layersOf(doc string) (map[string]int, error) {
 		}
 		names, _, _ := strings.Cut(line, "   ")
 		for name := range strings.SplitSeq(names, "  ") {
-			if name != "cmd" && name != "api" {
+			if !slices.Contains([]string{"cmd", "api", "deploy"}, name) {
 				name = "internal/" + name
 			}
 			if _, twice := layers[name]; twice {

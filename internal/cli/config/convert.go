@@ -1,21 +1,25 @@
 package config
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 
+	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/config"
 )
 
 func convertCommand() *cobra.Command {
 	var given config.Given
-	var output string
+	var accept []string
+	var output program.Output
 	cmd := &cobra.Command{
 		Use:   "convert OLD",
 		Short: "Convert the eni_conf of the existing Terway",
@@ -24,7 +28,8 @@ kubectl prints it, alone or in a List, or eni_conf alone (JSON); - is standard
 input. The whole ConfigMap is better: its other keys say whether policies were
 enforced and how pods were wired.
 
-Standard output gets chart values (eniConfig: …), ready for "helm install -f".
+Standard output gets chart values (eniConfig: …, and policy.enabled if network policies
+were enforced), ready for "helm install -f".
 Standard error gets a table with every key of OLD and its result:
 
   kept           the key is the same
@@ -33,11 +38,13 @@ Standard error gets a table with every key of OLD and its result:
   elsewhere      it must be set in another place; secrets are never printed
   not supported  a function of the old cluster that is missing
 
-It fails, after printing both, if OLD lacks a mandatory key, often cluster_id and
-region; --cluster-id and --region set them.`,
+It fails (exit status 1), after printing both, if a function is lost (not supported)
+that --accept-lost does not name, or if OLD lacks a mandatory key, often cluster_id
+and region; --cluster-id and --region set them.`,
 		Example: `  kubectl -n kube-system get configmap eni-config -o yaml > old.yaml
-  terwayctl config convert old.yaml --region cn-hangzhou > values.yaml`,
-		Args: cobra.ExactArgs(1),
+  terwayctl config convert old.yaml --region cn-hangzhou > values.yaml
+  terwayctl config convert old.yaml --region cn-hangzhou --accept-lost ip_warm_up_size > values.yaml`,
+		Args: program.Args("OLD"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			data, err := read(cmd.InOrStdin(), args[0])
 			if err != nil {
@@ -47,28 +54,63 @@ region; --cluster-id and --region set them.`,
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
-			switch output {
-			case "text":
-				err = text(cmd.OutOrStdout(), cmd.ErrOrStderr(), c)
-			case "json":
-				err = asJSON(cmd.OutOrStdout(), c)
-			default:
-				return fmt.Errorf("--output %q: want text or json", output)
+			lost, err := lostOf(c, accept)
+			if err != nil {
+				return err
 			}
-			if err == nil && c.Problem != nil {
-				return fmt.Errorf("what was printed is not a configuration yet:\n%w", c.Problem)
+			if output.Machine() {
+				err = output.Encode(cmd.OutOrStdout(), forPrograms(c, lost))
+			} else {
+				err = text(cmd.OutOrStdout(), cmd.ErrOrStderr(), c)
+			}
+			if c.Problem != nil {
+				err = errors.Join(err, fmt.Errorf("what was printed is not a configuration yet:\n%w", c.Problem))
+			}
+			if len(lost) > 0 {
+				err = errors.Join(err, fmt.Errorf("the cluster would lose what these keys do: --accept-lost %s accepts that", strings.Join(lost, ",")))
 			}
 			return err
 		},
 	}
 	cmd.Flags().StringVar(&given.ClusterID, "cluster-id", "", "cluster_id, which tags the ENIs (default: the tag ack.aliyun.com of eni_tags, if there)")
 	cmd.Flags().StringVar(&given.Region, "region", "", "region, for example cn-hangzhou (default: region_id, if there)")
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text, or json: all in one object on standard output")
+	cmd.Flags().StringSliceVar(&accept, "accept-lost", nil, "`KEYS` of OLD whose function may be lost")
+	output.Add(cmd.Flags())
+	cmd.Flags().Lookup("output").Usage = "text; json or yaml: all in one object on standard output"
 	return cmd
 }
 
+// lostOf returns the keys whose function is lost and nobody has accepted.
+func lostOf(c *config.Conversion, accept []string) ([]string, error) {
+	lost, names := []string{}, map[string]bool{}
+	for _, k := range c.Keys {
+		if k.Outcome != config.Unsupported {
+			continue
+		}
+		names[k.Key] = true
+		if !slices.Contains(accept, k.Key) && !slices.Contains(lost, k.Key) {
+			lost = append(lost, k.Key)
+		}
+	}
+	for _, name := range accept {
+		if !names[name] {
+			return nil, program.Usagef("--accept-lost %s: is not lost: want keys of %s", name, strings.Join(slices.Sorted(maps.Keys(names)), ", "))
+		}
+	}
+	return lost, nil
+}
+
+// values are the chart's.
+func values(c *config.Conversion) map[string]any {
+	all := map[string]any{"eniConfig": c.Config}
+	if c.Policy {
+		all["policy"] = map[string]any{"enabled": true}
+	}
+	return all
+}
+
 func text(out, report io.Writer, c *config.Conversion) error {
-	b, err := yaml.Marshal(map[string]any{"eniConfig": c.Config})
+	b, err := yaml.Marshal(values(c))
 	if err != nil {
 		return fmt.Errorf("encode: %w", err)
 	}
@@ -90,15 +132,18 @@ func dash(s string) string {
 	return s
 }
 
-func asJSON(out io.Writer, c *config.Conversion) error {
+// conversion is the result for programs.
+type conversion struct {
+	Values   map[string]any  `json:"values"`
+	Keys     []config.OldKey `json:"keys"`
+	Lost     []string        `json:"lost"`
+	Problems []string        `json:"problems"`
+}
+
+func forPrograms(c *config.Conversion, lost []string) conversion {
 	problems := []string{}
 	if c.Problem != nil {
 		problems = strings.Split(c.Problem.Error(), "\n")
 	}
-	e := json.NewEncoder(out)
-	e.SetIndent("", "  ")
-	return e.Encode(struct {
-		*config.Conversion
-		Problems []string `json:"problems"`
-	}{c, problems})
+	return conversion{values(c), c.Keys, lost, problems}
 }
