@@ -22,13 +22,29 @@ COMPARE ?=
 # Options of "terway-lab conformance", for example CONFORMANCE="--datapath route,ebpf --suites netpol".
 CONFORMANCE ?=
 
-.PHONY: all build lab lab-down verify compare test test-in-turn test-conformance unit oracle api e2e scale test-vm check bench-datapath bench-packet bench-cni bench-controller bench-fabric bench-policy bench-bandwidth fuzz-policy generate deps clean
+.PHONY: all build images release image-packages lab lab-down verify compare test test-in-turn test-release test-conformance unit oracle api e2e scale test-vm check bench-datapath bench-packet bench-cni bench-controller bench-fabric bench-policy bench-bandwidth fuzz-policy generate deps clean
 
 all: build
 
 build:
 	@mkdir -p bin
 	$(GOBUILD) -o bin/ ./cmd/...
+
+# The image for all architectures: dist/terway-image-VERSION.tar. REGISTRY=registry.example.com/namespace pushes it;
+# MIRROR=http://mirror.example.com has Debian's packages. docs/release.md describes both targets.
+RELEASE = go run -buildvcs=false ./internal/release $(1) --version="$(VERSION)" --commit="$(COMMIT)" \
+	$(if $(REGISTRY),--registry="$(REGISTRY)") $(if $(MIRROR),--mirror="$(MIRROR)")
+
+images:
+	$(call RELEASE,images)
+
+# All that a release consists of, in dist: image, programs, chart, list of contents, checksums.
+release:
+	$(call RELEASE,release)
+
+# Pins the versions of Debian's packages that the mirror has now: to be reviewed and committed.
+image-packages:
+	$(call RELEASE,pin)
 
 lab: build
 	bin/terway-lab up --verify $(LAB)
@@ -62,6 +78,7 @@ test-in-turn:
 	@$(MAKE) --no-print-directory oracle
 	@$(MAKE) --no-print-directory api
 	@$(MAKE) --no-print-directory scale
+	@$(MAKE) --no-print-directory test-release
 	@$(MAKE) --no-print-directory e2e
 
 unit:
@@ -75,6 +92,10 @@ oracle:
 
 e2e:
 	go test -count=1 -v -timeout 90m -tags e2e ./test/e2e
+
+# A whole release, twice, into a registry on this machine. It compiles everything for arm64, too.
+test-release:
+	go test -count=1 -v -timeout 30m -tags e2e -run '^TestRelease$$' ./internal/release
 
 # The CRDs of policies on a real API server.
 api:
@@ -142,4 +163,4 @@ deps:
 	sh test/deps.sh
 
 clean:
-	rm -rf bin
+	rm -rf bin dist

@@ -10,7 +10,7 @@ import (
 
 // packages are Debian packages that the lab needs at run time, with a program of each.
 var packages = []struct{ program, name string }{
-	{"runc", "runc"}, {"nft", "nftables"}, {"ip", "iproute2"}, {"conntrack", "conntrack"},
+	{"runc", "runc"}, {"nft", "nftables"}, {"ip", "iproute2"},
 	{"curl", "curl"}, {"busybox", "busybox-static"}, {"dash", "dash"}, {"bpftool", "bpftool"}, {"ldd", "libc-bin"},
 	// In the image of agnhost, for suites of others (package conformance).
 	{"bash", "bash"}, {"dig", "bind9-dnsutils"}, {"nc.openbsd", "netcat-openbsd"}, {"wget", "wget"},

@@ -104,7 +104,7 @@ func Files(arch string) (string, error) {
 
 // Debian says where packages come from and are kept.
 type Debian struct {
-	// Mirror is the URL of a mirror, without the folder "debian"; "" is DefaultMirror.
+	// Mirror is the URL of the folder that has a mirror's folders debian and debian-security; "" is DefaultMirror.
 	Mirror string
 	// Cache is a folder for downloaded packages and for what was made of them.
 	Cache string
@@ -131,7 +131,7 @@ func (d Debian) Base(ctx context.Context, arch string) ([]byte, error) {
 		return nil, err
 	}
 	if got := Listing(tree); got != want {
-		return nil, fmt.Errorf("Debian's files for %s are not those of internal/product/"+filesFile+" (%s); after a change of packages, \"make image-packages\" writes the list", arch, arch, difference(want, got))
+		return nil, fmt.Errorf("files of Debian's packages for %s are not those of internal/product/"+filesFile+" (%s); after a change of packages, \"make image-packages\" writes the list", arch, arch, difference(want, got))
 	}
 	b, err := tree.Layer()
 	if err != nil {
@@ -202,7 +202,7 @@ func (d Debian) fetch(ctx context.Context, list []Package) error {
 		return nil
 	}
 	if out, err := exec.CommandContext(ctx, "/usr/lib/apt/apt-helper", args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("download Debian's packages from %s: %w: %s\nIf the mirror has newer versions only, \"make image-packages\" pins them; the pinned ones stay on snapshot.debian.org (--mirror)", mirror, err, bytes.TrimSpace(out))
+		return fmt.Errorf("download Debian's packages from %s: %w: %s\nIf the mirror has newer versions only, \"make image-packages\" pins them", mirror, err, bytes.TrimSpace(out))
 	}
 	for _, p := range missing {
 		from := filepath.Join(dir, p.SHA256)

@@ -40,7 +40,7 @@ func newCommand() *cobra.Command {
 	f.StringVar(&o.out, "out", "dist", "folder for the results")
 	f.StringVar(&o.version.Version, "version", o.version.Version, "the version that programs report")
 	f.StringVar(&o.version.Commit, "commit", o.version.Commit, "the source's commit that programs report")
-	root.AddCommand(imagesCommand(o), rootfsCommand(o), pinCommand(o))
+	root.AddCommand(imagesCommand(o), releaseCommand(o), rootfsCommand(o), pinCommand(o))
 	return root
 }
 

@@ -3,7 +3,9 @@
 // uses no cluster: lookup finds these objects. With "lint": true it answers as "helm lint --strict"
 // does: with no files, or an error that has every problem.
 //
-//	render CHART-FOLDER
+//	render CHART
+//
+// The chart is a folder or an archive.
 package main
 
 import (
@@ -30,7 +32,7 @@ import (
 
 func main() {
 	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "want the chart's folder")
+		fmt.Fprintln(os.Stderr, "want the chart's folder or archive")
 		os.Exit(2)
 	}
 	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
@@ -78,7 +80,7 @@ func problems(dir string, values map[string]any) error {
 }
 
 func render(dir string, ask question) (map[string]string, error) {
-	chart, err := loader.LoadDir(dir)
+	chart, err := loader.Load(dir)
 	if err != nil {
 		return nil, err
 	}
