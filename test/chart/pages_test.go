@@ -27,7 +27,9 @@ func TestValuesOfInstallation(t *testing.T) {
 			}
 			tried++
 			var block map[string]any
-			if err := yaml.Unmarshal([]byte(strings.Join(b.Code, "\n")), &block); err != nil {
+			// The reader puts in his image's digest.
+			code := strings.ReplaceAll(strings.Join(b.Code, "\n"), "sha256:…", "sha256:"+strings.Repeat("0", 64))
+			if err := yaml.Unmarshal([]byte(code), &block); err != nil {
 				t.Fatalf("line %d: %v", b.Line, err)
 			}
 			values := map[string]any{
