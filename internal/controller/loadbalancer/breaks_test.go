@@ -660,6 +660,77 @@ func testPreservedHolds(t *testing.T, g *rig, class string, killed bool) {
 	want("let go")
 }
 
+// A load balancer that stays and cannot be read keeps nobody from knowing what the others have.
+func TestPreservedUnreadable(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		group := map[string]string{} // by Service and pod
+		for _, name := range []string{"a", "b"} {
+			svc := g.service(name, class, map[string]string{lb.Prefix + "preserve-lb-on-delete": "true"}, 80)
+			g.pod(name, name, true, false, false)
+			g.run(20 * time.Second)
+			listeners, err := g.api(class).ListListeners(t.Context(), g.balancers(class, svc)[0].ID)
+			g.Must(err)
+			group[name] = listeners[0].Group
+			g.remove(svc)
+			g.run(20 * time.Second)
+		}
+		for bad, good := range map[string]string{"a": "b", "b": "a"} {
+			match := map[string]string{"ServerGroupId": group[bad]}
+			if class == lb.ClassCLB {
+				match = map[string]string{"VServerGroupId": group[bad]}
+			}
+			g.Fault(faults.Rule{Name: "no", Match: match, Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
+			g.restart()
+			if held, known := g.r.Held(g.at[good]); !held || known {
+				t.Errorf("%s cannot be read: %s: held %v, known %v", bad, good, held, known)
+			}
+			g.Sim.RemoveFault("no")
+			g.Must(g.r.readPreserved(t.Context()))
+			if held, known := g.r.Held(g.at[bad]); !held || !known {
+				t.Errorf("%s was read: held %v, known %v", bad, held, known)
+			}
+		}
+	})
+}
+
+// found calls then after a look for load balancers that stay.
+type found struct {
+	cloud.BalancerAPI
+	then func()
+}
+
+func (f found) FindBalancers(ctx context.Context, k, v string) ([]cloud.Balancer, error) {
+	list, err := f.BalancerAPI.FindBalancers(ctx, k, v)
+	if k == TagPreserved {
+		f.then()
+	}
+	return list, err
+}
+
+// A load balancer that stays from the moment on in which others are looked for keeps its addresses.
+func TestPreservedMeanwhile(t *testing.T) {
+	each(t, func(t *testing.T, g *rig, class string) {
+		svc := g.service("web", class, map[string]string{lb.Prefix + "preserve-lb-on-delete": "true"}, 80)
+		g.pod("web", "a", true, false, false)
+		g.run(20 * time.Second)
+		of := &g.r.CLB
+		if class == lb.ClassNLB {
+			of = &g.r.NLB
+		}
+		*of = found{*of, func() {
+			g.remove(svc)
+			g.run(20 * time.Second)
+			if g.get("web") != nil {
+				t.Errorf("the Service is still there: %q", g.events.All())
+			}
+		}}
+		g.Must(g.r.readPreserved(t.Context()))
+		if held, known := g.r.Held(g.at["a"]); !held || !known {
+			t.Errorf("held %v, known %v", held, known)
+		}
+	})
+}
+
 // Readiness gates wait for all listeners of the user's that have the group of the user's, whatever their port.
 func TestMembersOfUsersGroup(t *testing.T) {
 	each(t, func(t *testing.T, g *rig, class string) {

@@ -2,6 +2,7 @@ package loadbalancer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -24,13 +25,18 @@ func (r *Reconciler) Held(a netip.Addr) (held, known bool) {
 var preservedKey = types.NamespacedName{Name: "load balancers that stay"}
 
 // readPreserved reads what the load balancers have that stayed when their Services went. They are nobody's but for the tag:
-// whoever takes it off, or the backends out, lets go of the addresses.
+// whoever takes it off, or the backends out, lets go of the addresses. One that cannot be read keeps what it had.
 func (r *Reconciler) readPreserved(ctx context.Context) error {
 	vpc, err := r.inVPC(ctx)
 	if err != nil {
 		return err
 	}
+	// One that is preserved meanwhile need not be among those that are found.
+	r.mu.Lock()
+	before := slices.Collect(maps.Keys(r.preserved))
+	r.mu.Unlock()
 	cluster, there := r.Config.Get().ClusterID, map[string]bool{}
+	var errs []error
 	for _, api := range []cloud.BalancerAPI{r.CLB, r.NLB} {
 		found, err := api.FindBalancers(ctx, TagPreserved, cluster)
 		if err != nil {
@@ -41,23 +47,24 @@ func (r *Reconciler) readPreserved(ctx context.Context) error {
 				continue
 			}
 			there[b.ID] = true
-			if err := r.holdPreserved(ctx, api, b.ID); err != nil {
-				return err
-			}
+			errs = append(errs, r.holdPreserved(ctx, api, b.ID))
 		}
 	}
+	failed := errors.Join(errs...)
 	r.mu.Lock()
 	var free []netip.Addr
-	for id, s := range r.preserved {
+	for _, id := range before {
 		if !there[id] {
-			free = append(free, r.releaseLocked(s)...)
+			free = append(free, r.releaseLocked(r.preserved[id])...)
 			delete(r.preserved, id)
 		}
 	}
-	r.knownLocked(preservedKey)
+	if failed == nil {
+		r.knownLocked(preservedKey)
+	}
 	r.mu.Unlock()
 	r.heldChanged(ctx, free)
-	return nil
+	return failed
 }
 
 // holdPreserved holds the addresses that a load balancer that stays has as backends.

@@ -29,23 +29,22 @@ type sweeper struct {
 // run sweeps until ctx is done. What stayed of Services that are gone is read at once, for until then it is not known which
 // addresses are held.
 func (s *sweeper) run(ctx context.Context) error {
-	pause := time.Duration(0)
+	pause, due := time.Duration(0), s.Now().Add(sweepEvery)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(pause):
 		}
-		first := pause == 0
 		pause = sweepEvery
 		if err := s.readPreserved(cloud.WithPriority(ctx, cloud.Refill)); err != nil && ctx.Err() == nil {
 			s.Log.Warn("read the backends of load balancers that stayed when their Services went", "error", err)
 			pause = s.Park
+		}
+		if s.Now().Before(due) {
 			continue
 		}
-		if first {
-			continue
-		}
+		due = s.Now().Add(sweepEvery)
 		if err := s.sweep(cloud.WithPriority(ctx, cloud.GiveBack)); err != nil && ctx.Err() == nil {
 			s.Log.Warn("look for load balancers of Services that do not exist", "error", err)
 		}
