@@ -106,7 +106,7 @@ func (c *cluster) explain(what string, err error) error {
 		return fmt.Errorf("the cluster at %s does not know %s: Terway is not installed in it (deploy/chart)", c.host, what)
 	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
 		return fmt.Errorf("the cluster at %s does not let this user read %s: want a role with \"list\" on nodes, nodenetworks.network.terway.dev and pods in %s, and \"get\" on deployments.apps and leases.coordination.k8s.io there: %w", c.host, what, c.Terway, err)
-	case apierrors.ReasonForError(err) == "":
+	case apierrors.ReasonForError(err) == "" && !errors.Is(err, context.Canceled):
 		return fmt.Errorf("the cluster at %s cannot be reached: %w", c.host, err)
 	}
 	return fmt.Errorf("read %s of the cluster at %s: %w", what, c.host, err)
