@@ -22,7 +22,7 @@ COMPARE ?=
 # Options of "terway-lab conformance", for example CONFORMANCE="--datapath route,ebpf --suites netpol".
 CONFORMANCE ?=
 
-.PHONY: all build images release image-packages lab lab-down verify compare test test-in-turn test-release test-conformance unit oracle api e2e scale test-vm check bench-datapath bench-packet bench-cni bench-controller bench-fabric bench-policy bench-bandwidth fuzz-policy generate deps clean
+.PHONY: all build images release image-packages lab lab-down verify compare test test-in-turn test-release test-conformance unit oracle api e2e scale test-vm check bench-datapath bench-packet bench-cni bench-controller bench-fabric bench-policy bench-bandwidth bench-loadbalancer fuzz-policy generate deps clean
 
 all: build
 
@@ -148,6 +148,14 @@ bench-policy:
 PARTS ?= Traffic|Pods|Priority
 bench-bandwidth:
 	$(GOBENCH) -run '^TestBandwidth($(PARTS))$$' ./test/bench
+
+# Load balancers: requests that fail while pods are upgraded, in labs of its own, with Terway and Flannel; the way to pods
+# compared with that through NodePorts; the controller with 50 Services. GATE=1 makes a missed goal an error; ROUNDS
+# and CASES (upgrade,leader,throttled,bare,flannel,latency) make it shorter. OUT=FILE writes every failed request as JSON.
+bench-loadbalancer: build
+	@failed=; for run in 'TestLoadBalancer ./test/bench' 'TestLoadBalancers ./test/bench/scale'; do \
+		go test -count=1 -v -timeout 60m -tags bench -run "^$${run% *}\$$" $${run#* } || failed=1; \
+	done; test -z "$$failed"
 
 # Compares compiled policies with an evaluator of the model by fuzzing.
 FUZZTIME ?= 1h

@@ -3,12 +3,14 @@ package lab
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
 
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/ecs"
+	"github.com/aliyun/alibaba-cloud-sdk-go/services/slb"
 
 	"terway.dev/terway/internal/vpcsim/state"
 )
@@ -121,4 +123,62 @@ func power(api *clients, m Machine) (string, error) {
 		return "", fmt.Errorf("status of %s (%s): %w", m.Name, m.InstanceID, err)
 	}
 	return r.Instances.Instance[0].Status, nil
+}
+
+// BalanceNodePort makes a CLB in the VPC whose backends are a NodePort of machines, as the existing manager
+// of load balancers does, and returns where it listens, and what removes it.
+func (c *Cloud) BalanceNodePort(machines []Machine, nodePort, port uint16) (to netip.AddrPort, remove func() error, err error) {
+	api, err := c.clients()
+	if err != nil {
+		return to, nil, err
+	}
+	create := slb.CreateCreateLoadBalancerRequest()
+	create.AddressType, create.VpcId, create.VSwitchId = "intranet", c.VPCID, c.NodeVSwitches[machines[0].Zone]
+	made, err := api.slb.CreateLoadBalancer(create)
+	if err != nil {
+		return to, nil, fmt.Errorf("make a load balancer: %w", err)
+	}
+	remove = func() error {
+		q := slb.CreateDeleteLoadBalancerRequest()
+		q.LoadBalancerId = made.LoadBalancerId
+		if _, err := api.slb.DeleteLoadBalancer(q); err != nil {
+			return fmt.Errorf("delete load balancer %s: %w", made.LoadBalancerId, err)
+		}
+		return nil
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("load balancer %s: %w", made.LoadBalancerId, err), remove())
+		}
+	}()
+	type backend struct {
+		ServerId     string
+		Port, Weight string
+	}
+	var backends []backend
+	for _, m := range machines {
+		backends = append(backends, backend{m.InstanceID, fmt.Sprint(nodePort), "100"})
+	}
+	list, err := json.Marshal(backends)
+	if err != nil {
+		return to, nil, err
+	}
+	group := slb.CreateCreateVServerGroupRequest()
+	group.LoadBalancerId, group.VServerGroupName, group.BackendServers = made.LoadBalancerId, "nodes", string(list)
+	nodes, err := api.slb.CreateVServerGroup(group)
+	if err != nil {
+		return to, nil, err
+	}
+	listener := slb.CreateCreateLoadBalancerTCPListenerRequest()
+	listener.LoadBalancerId, listener.ListenerPort, listener.VServerGroupId, listener.Bandwidth = made.LoadBalancerId, requests.NewInteger(int(port)), nodes.VServerGroupId, requests.NewInteger(-1)
+	if _, err := api.slb.CreateLoadBalancerTCPListener(listener); err != nil {
+		return to, nil, err
+	}
+	start := slb.CreateStartLoadBalancerListenerRequest()
+	start.LoadBalancerId, start.ListenerPort, start.ListenerProtocol = made.LoadBalancerId, requests.NewInteger(int(port)), "tcp"
+	if _, err := api.slb.StartLoadBalancerListener(start); err != nil {
+		return to, nil, err
+	}
+	addr, err := netip.ParseAddr(made.Address)
+	return netip.AddrPortFrom(addr, port), remove, err
 }

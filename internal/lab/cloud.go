@@ -15,6 +15,7 @@ import (
 	sdkerrors "github.com/aliyun/alibaba-cloud-sdk-go/sdk/errors"
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/ecs"
+	"github.com/aliyun/alibaba-cloud-sdk-go/services/slb"
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/vpc"
 )
 
@@ -67,6 +68,7 @@ func (o *Options) cloudArgs() []string {
 type clients struct {
 	ecs *ecs.Client
 	vpc *vpc.Client
+	slb *slb.Client
 }
 
 // clients makes the SDK's clients for the lab's cloud.
@@ -83,11 +85,16 @@ func (c *Cloud) clients() (*clients, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a VPC client: %w", err)
 	}
+	l, err := slb.NewClientWithAccessKey(c.Region, c.AccessKeyID, c.AccessKeySecret)
+	if err != nil {
+		return nil, fmt.Errorf("make an SLB client: %w", err)
+	}
 	scheme := strings.ToUpper(u.Scheme)
-	e.Domain, v.Domain = u.Host, u.Host
+	e.Domain, v.Domain, l.Domain = u.Host, u.Host, u.Host
 	e.GetConfig().WithScheme(scheme)
 	v.GetConfig().WithScheme(scheme)
-	return &clients{ecs: e, vpc: v}, nil
+	l.GetConfig().WithScheme(scheme)
+	return &clients{ecs: e, vpc: v, slb: l}, nil
 }
 
 // runInstances starts an instance for the control plane and one for each node.

@@ -58,6 +58,16 @@ type BalancedService struct {
 	Annotations map[string]string
 }
 
+// QuickChecks returns annotations for health checks that come to a verdict in two seconds, with further ones in
+// pairs of a name and a value.
+func QuickChecks(more ...string) map[string]string {
+	at := map[string]string{"health-check-interval": "1", "healthy-threshold": "2", "unhealthy-threshold": "2"}
+	for i := 0; i+1 < len(more); i += 2 {
+		at[more[i]] = more[i+1]
+	}
+	return at
+}
+
 // InjectGates has the namespace's new pods wait for load balancers.
 func (c *Cluster) InjectGates(ctx context.Context) error {
 	patch := fmt.Appendf(nil, `{"metadata":{"labels":{%q:"enabled"}}}`, injectGates)
@@ -82,8 +92,8 @@ func (c *Cluster) Webservers(name string, replicas int32, surge, unavailable int
 	return d
 }
 
-// Balance creates a Service with a load balancer, and waits until that has an address. It has no
-// NodePorts: only pods can be backends.
+// Balance creates a Service with a load balancer, and waits until that has an address. It has
+// NodePorts only with Flannel: else only pods can be backends.
 func (c *Cluster) Balance(ctx context.Context, want BalancedService) (*Balanced, error) {
 	at := map[string]string{}
 	for name, value := range want.Annotations {
@@ -93,10 +103,21 @@ func (c *Cluster) Balance(ctx context.Context, want BalancedService) (*Balanced,
 	if want.Public {
 		at[balancerAnnotation+"address-type"] = "internet"
 	}
+	if c.nodePorts() { // the cluster's configuration names no vSwitches
+		var zones []string
+		for _, zone := range c.Lab.Options.Zones {
+			zones = append(zones, zone+":"+c.Lab.Cloud.NodeVSwitches[zone])
+		}
+		if want.Product == NLB {
+			at[balancerAnnotation+"zone-maps"] = strings.Join(zones, ",")
+		} else {
+			at[balancerAnnotation+"vswitch-id"] = c.Lab.Cloud.NodeVSwitches[c.Lab.Options.Zones[0]]
+		}
+	}
 	s := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: want.Name, Annotations: at},
 		Spec: corev1.ServiceSpec{
-			Type: corev1.ServiceTypeLoadBalancer, LoadBalancerClass: new("network.terway.dev/" + want.Product), AllocateLoadBalancerNodePorts: new(bool),
+			Type: corev1.ServiceTypeLoadBalancer, LoadBalancerClass: new("network.terway.dev/" + want.Product), AllocateLoadBalancerNodePorts: new(c.nodePorts()),
 			Selector: map[string]string{"app": want.Of},
 			Ports:    []corev1.ServicePort{{Port: BalancerPort, TargetPort: intstr.FromInt32(HTTPPort)}},
 		},
@@ -120,6 +141,9 @@ func (c *Cluster) Balance(ctx context.Context, want BalancedService) (*Balanced,
 	}
 	return b, nil
 }
+
+// nodePorts reports whether NodePorts are the backends of load balancers: pods have no addresses in the VPC.
+func (c *Cluster) nodePorts() bool { return c.Lab.Options.Network == lab.NetworkFlannel }
 
 // find looks for the load balancer of a Service's status: by an address, or by the name in the domain of
 // NLB, which begins with its id.
@@ -164,18 +188,39 @@ func Taking(lb *state.Balancer) map[netip.AddrPort]bool {
 	return taking
 }
 
-// Serves waits until the pods, and no others, get the load balancer's connections.
-func (b *Balanced) Serves(ctx context.Context, pods []corev1.Pod) error {
+// backends returns the addresses of what should get a load balancer's connections: the pods, or with
+// Flannel the nodes with the Service's NodePort.
+func (b *Balanced) backends(ctx context.Context, pods []corev1.Pod) (map[netip.AddrPort]bool, error) {
 	want := map[netip.AddrPort]bool{}
+	if b.cluster.nodePorts() {
+		s, err := b.cluster.Client.CoreV1().Services(b.cluster.Namespace).Get(ctx, b.Name, metav1.GetOptions{})
+		if err != nil {
+			return nil, fmt.Errorf("the NodePort of Service %s: %w", b.Name, err)
+		}
+		for _, m := range b.cluster.Lab.Machines {
+			want[netip.AddrPortFrom(m.Address, uint16(s.Spec.Ports[0].NodePort))] = true
+		}
+		return want, nil
+	}
 	for _, p := range pods {
 		addr, err := netip.ParseAddr(p.Status.PodIP)
 		if err != nil {
-			return fmt.Errorf("pod %s: %w", p.Name, err)
+			return nil, fmt.Errorf("pod %s: %w", p.Name, err)
 		}
 		want[netip.AddrPortFrom(addr, HTTPPort)] = true
 	}
+	return want, nil
+}
+
+// Serves waits until the pods, or with Flannel all nodes for them, and no others, get the load
+// balancer's connections.
+func (b *Balanced) Serves(ctx context.Context, pods []corev1.Pod) error {
+	want, err := b.backends(ctx, pods)
+	if err != nil {
+		return err
+	}
 	var got map[netip.AddrPort]bool
-	if err := b.cluster.Poll(ctx, fmt.Sprintf("%d pods to get connections from %s", len(pods), b.ID), func() (bool, error) {
+	if err := b.cluster.Poll(ctx, fmt.Sprintf("%d backends to get connections from %s", len(want), b.ID), func() (bool, error) {
 		lb, err := b.State(ctx)
 		if err != nil {
 			return false, err

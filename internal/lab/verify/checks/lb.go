@@ -29,15 +29,6 @@ var noPodBackends = map[string]string{lab.NetworkFlannel: "pods have no addresse
 // outsideRange is the range of clients outside the VPC (vpcsim's fabric.Outside).
 var outsideRange = netip.MustParsePrefix("192.0.2.0/24")
 
-// quick are annotations for health checks that come to a verdict in two seconds.
-func quick(more ...string) map[string]string {
-	at := map[string]string{"health-check-interval": "1", "healthy-threshold": "2", "unhealthy-threshold": "2"}
-	for i := 0; i+1 < len(more); i += 2 {
-		at[more[i]] = more[i+1]
-	}
-	return at
-}
-
 // products are those of which the lab can have load balancers: an NLB needs two zones.
 func (e *env) products() []string {
 	if len(e.Lab.Cloud.PodVSwitches) < 2 {
@@ -52,7 +43,7 @@ func (e *env) behind(ctx context.Context, of string, d *instruments.Deployment, 
 	if err := e.InjectGates(ctx); err != nil {
 		return nil, nil, err
 	}
-	all, err := e.balance(ctx, of, public, quick())
+	all, err := e.balance(ctx, of, public, instruments.QuickChecks())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -80,7 +71,7 @@ var lbDirect = verify.Check{
 	About:  "the backends of a CLB with TCP, of one with HTTP and of an NLB are the pods themselves, by their ENIs, without NodePorts; each pod is reached and learns the client's address",
 	NotFor: noPodBackends, Beside: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
-		http, err := e.Balance(ctx, instruments.BalancedService{Name: "http", Of: "web", Product: instruments.CLB, Annotations: quick("protocol-port", "http:80")})
+		http, err := e.Balance(ctx, instruments.BalancedService{Name: "http", Of: "web", Product: instruments.CLB, Annotations: instruments.QuickChecks("protocol-port", "http:80")})
 		if err != nil {
 			return "", err
 		}
@@ -300,7 +291,7 @@ spec: {podSelector: {}, policyTypes: [Ingress]}
 		if err := e.InjectGates(ctx); err != nil {
 			return "", err
 		}
-		b, err := e.Balance(ctx, instruments.BalancedService{Name: "clb", Of: "web", Product: instruments.CLB, Annotations: quick()})
+		b, err := e.Balance(ctx, instruments.BalancedService{Name: "clb", Of: "web", Product: instruments.CLB, Annotations: instruments.QuickChecks()})
 		if err != nil {
 			return "", err
 		}

@@ -10,12 +10,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"terway.dev/terway/internal/lab/instruments"
 	"terway.dev/terway/internal/lab/load"
 	"terway.dev/terway/internal/lab/verify"
 )
 
 const (
-	// lossInterval and lossThreshold are those of quick, lossTimeout is set in lb-node-loss.
+	// lossInterval and lossThreshold are those of instruments.QuickChecks, lossTimeout is set in lb-node-loss.
 	lossInterval  = 1 * time.Second
 	lossThreshold = 2
 	lossTimeout   = 1 * time.Second
@@ -41,7 +42,7 @@ var lbNodeLoss = verify.Check{
 		if lost.Name == leads.Name {
 			lost = na
 		}
-		all, err := e.balance(ctx, "web", false, quick("health-check-connect-timeout", fmt.Sprint(lossTimeout.Seconds())))
+		all, err := e.balance(ctx, "web", false, instruments.QuickChecks("health-check-connect-timeout", fmt.Sprint(lossTimeout.Seconds())))
 		if err != nil {
 			return "", err
 		}
