@@ -259,13 +259,16 @@ func measured(t *testing.T) {
 		t.Fatal(err)
 	}
 	const pods = 6
-	n, err := compare.Measure(t.Context(), s, compare.Options{Rounds: 1, Turn: 50 * time.Millisecond, Pods: pods}, lab.NewProgress(t.Output(), time.Now))
+	n, err := compare.Measure(t.Context(), s, compare.Options{Rounds: 1, Turn: 50 * time.Millisecond, Upgrades: 1, Pods: pods}, lab.NewProgress(t.Output(), time.Now))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("\n%s", (&compare.Report{Networks: []compare.Network{*n}}).Table())
 	if len(n.Paths) != 2 || n.Policy.Tried == 0 || len(n.Limits) != 2 {
 		t.Errorf("not everything was measured: %+v", n)
+	}
+	if lb := n.LoadBalancer; lb.Sent == 0 || lb.Direct != (s.Options.Network == lab.NetworkTerway) {
+		t.Errorf("load balancer: %+v, want requests, directly to pods but with Flannel", lb)
 	}
 	a := n.Addresses
 	if s.Options.Network == lab.NetworkFlannel {

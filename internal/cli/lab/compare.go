@@ -30,7 +30,7 @@ func compareCommand(dir *string) *cobra.Command {
 		Long: `Starts a lab for each network, with Terway one for each datapath, measures it and takes
 it down; a lab that is already running is taken down too. Prints a table: throughput and latency of pods
 as a ratio to their nodes', a NetworkPolicy, addresses held and used, route entries, a
-bandwidth limit. Every run measures every row. Takes about ten minutes and needs
+bandwidth limit, requests that fail in rolling upgrades behind a load balancer. Every run measures every row. Takes about ten minutes and needs
 root; other programs on the machine widen the ranges in the table.`,
 		Args: program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -48,7 +48,7 @@ root; other programs on the machine widen the ranges in the table.`,
 			}
 			measured, err := compare.Run(cmd.Context(), base, networks, o, lab.NewProgress(cmd.ErrOrStderr(), time.Now))
 			r := compare.Report{Date: time.Now().Format(time.DateOnly), Kernel: version, CPUs: runtime.NumCPU(),
-				Nodes: base.Nodes, InstanceType: base.InstanceType, Rounds: o.Rounds, Pods: int(o.Pods), Networks: measured}
+				Nodes: base.Nodes, InstanceType: base.InstanceType, Rounds: o.Rounds, Upgrades: o.Upgrades, Pods: int(o.Pods), Networks: measured}
 			if len(measured) > 0 {
 				fmt.Fprintf(cmd.OutOrStdout(), "\n%s", r.Table())
 			}
@@ -68,6 +68,7 @@ root; other programs on the machine widen the ranges in the table.`,
 	f.StringVar(&base.Source, "source", "", "Terway's source tree (default: the working directory or above)")
 	f.IntVar(&o.Rounds, "rounds", 41, "how many rounds of pods and nodes in turns")
 	f.DurationVar(&o.Turn, "turn", 100*time.Millisecond, "how long pods, and nodes, stream and send requests in one round")
+	f.IntVar(&o.Upgrades, "upgrades", 3, "how many rolling upgrades the pods behind a load balancer get")
 	f.Int32Var(&o.Pods, "pods", 30, "how many pods are started to count addresses; with exclusive no more than there are ENIs for")
 	f.StringVar(&out, "out", "", "write the document to this `FILE` (make compare: docs/comparison.md)")
 	f.StringVar(&jsonOut, "json", "", "write all that was measured to this `FILE`")

@@ -167,9 +167,9 @@ func (c *cluster) datapath(ctx context.Context) (string, error) {
 func (c *cluster) cleanUp(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errors.New("it took more than a minute"))
 	defer cancel()
-	err := c.Client.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("delete namespace %s: %w", namespace, err)
+	// Pods first: Kubernetes looks at a namespace again only after half of their grace period.
+	if err := c.Empty(ctx, namespace); err != nil {
+		return err
 	}
 	return c.wait(ctx, "namespace "+namespace+" to be gone", func() (bool, error) {
 		_, err := c.Client.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})

@@ -50,7 +50,10 @@ func sections() []section {
 			{"of the VPC's private addresses", share(func(a Addresses) int { return a.OnENIs }, QuotaPrivateAddresses)},
 			{"route entries", share(func(a Addresses) int { return a.Routes }, QuotaRouteEntries)},
 		}},
-		{"Load balancer", []line{{"to the pod directly or through a NodePort", loadBalancer}}},
+		{"Load balancer", []line{
+			{"to the pod directly or through a NodePort", loadBalancer},
+			{"requests that fail in rolling upgrades of all pods", lostRequests},
+		}},
 	}
 }
 
@@ -124,6 +127,13 @@ func loadBalancer(n *Network) string {
 		return "directly"
 	}
 	return "through a NodePort"
+}
+
+func lostRequests(n *Network) string {
+	if n.LoadBalancer == nil || n.LoadBalancer.Sent == 0 {
+		return notMeasured
+	}
+	return fmt.Sprintf("%d of %d", n.LoadBalancer.Failed, n.LoadBalancer.Sent)
 }
 
 // Table returns the comparison as an aligned Markdown table.
@@ -200,13 +210,16 @@ How it was measured:
   reaches into it.
 - The NetworkPolicy selects every pod and allows no ingress. "Not enforced" means that
   connections to a pod were still opened until the end. With Terway policies are turned
-  on (policy.enabled) for this row, the last one that is measured: they are off by default.
+  on (policy.enabled) for this row and for the load balancer's, which are measured last: they are off by default.
 - The bandwidth limits are asked for with the annotations
   kubernetes.io/egress-bandwidth and kubernetes.io/ingress-bandwidth.
+- Behind the load balancer (CLB) are %d pods whose program exits at SIGTERM, with readiness
+  gates and the injected sleep, of which Flannel's get none. They are upgraded %d times (maxSurge %d,
+  maxUnavailable 0); the requests are %d a second, each over a connection of its own.
 - Held addresses: those on the nodes' secondary ENIs as the cloud lists them, and the
   blocks of nodes (spec.podCIDRs), when %d pods and the cluster's DNS run; with
   exclusive as many pods on each node as leave every node an ENI. Route entries: those
   in the VPC's route tables that are not the system's. Quotas are an account's defaults.
-`, r.Date, r.Kernel, r.CPUs, r.Nodes, r.InstanceType, r.Table(), r.Rounds, r.Pods)
+`, r.Date, r.Kernel, r.CPUs, r.Nodes, r.InstanceType, r.Table(), r.Rounds, upgradedPods, r.Upgrades, upgradedAtOnce, upgradeRate, r.Pods)
 	return err
 }

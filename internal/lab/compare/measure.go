@@ -20,6 +20,8 @@ type Options struct {
 	// Turn is how long pods, and nodes, stream and send requests in one round; opening
 	// connections takes half of it.
 	Turn time.Duration
+	// Upgrades is how often the pods behind a load balancer are made anew.
+	Upgrades int
 	// Pods is the number of pods to count addresses with; with exclusive ENIs it is limited to
 	// the number of ENIs.
 	Pods int32
@@ -35,6 +37,9 @@ func (o *Options) Check() error {
 	}
 	if o.Turn < 10*time.Millisecond || o.Turn > time.Minute {
 		wrong = append(wrong, fmt.Errorf("--turn %s: want 10ms to 1m", o.Turn))
+	}
+	if o.Upgrades < 1 || o.Upgrades > 1000 {
+		wrong = append(wrong, fmt.Errorf("--upgrades %d: want 1 to 1000", o.Upgrades))
 	}
 	if o.Pods < 2 {
 		wrong = append(wrong, fmt.Errorf("--pods %d: want 2 or more", o.Pods))
@@ -124,7 +129,7 @@ func Measure(ctx context.Context, s *lab.State, o Options, progress *lab.Progres
 			n.Limits, err = c.limits(ctx, a.Name, between.To, time.Second)
 			return err
 		}},
-		// The last one: the others are measured as the chart comes, with policies off.
+		// After the others, which are measured as the chart comes, with policies off.
 		{"a NetworkPolicy that denies all", func() (err error) {
 			if s.Options.Network == lab.NetworkTerway && !s.Options.Policy {
 				if err := s.SwitchPolicy(ctx, true); err != nil {
@@ -132,6 +137,15 @@ func Measure(ctx context.Context, s *lab.State, o Options, progress *lab.Progres
 				}
 			}
 			n.Policy, err = c.tryPolicy(ctx, between)
+			return err
+		}},
+		// The last one: with exclusive ENIs the pods from before have all of them.
+		{"an upgrade behind a load balancer", func() (err error) {
+			before := c.NewDeployment(app, 0)
+			if err := before.Scale(ctx, 0); err != nil {
+				return err
+			}
+			n.LoadBalancer, err = c.balanced(ctx, o.Upgrades)
 			return err
 		}},
 	} {

@@ -9,6 +9,7 @@ type Report struct {
 	Nodes        int       `json:"nodes"`
 	InstanceType string    `json:"instanceType"`
 	Rounds       int       `json:"rounds"`
+	Upgrades     int       `json:"upgrades"`
 	Pods         int       `json:"pods"`
 	Networks     []Network `json:"networks"`
 }
@@ -25,7 +26,7 @@ type Network struct {
 	Policy    Policy    `json:"policy"`
 	Limits    []Limit   `json:"limits"`
 	Addresses Addresses `json:"addresses"`
-	// LoadBalancer is nil until it can be measured.
+	// LoadBalancer is nil if it was not measured.
 	LoadBalancer *LoadBalancer `json:"loadBalancer,omitempty"`
 }
 
@@ -119,4 +120,8 @@ const (
 type LoadBalancer struct {
 	// Direct: at the pod's address; otherwise at a NodePort.
 	Direct bool `json:"direct"`
+	// Sent is how many requests it got while all pods behind it were made anew, Failed how many
+	// were not answered.
+	Sent   int `json:"sent"`
+	Failed int `json:"failed"`
 }

@@ -24,16 +24,17 @@ func example() *Report {
 		{Speed{11e9, 44e-6, 99e-6, 70e-6}, Speed{10e9, 40e-6, 90e-6, 70e-6}},
 	}
 	slow := []Round{{Speed{5e9, 80e-6, 180e-6, 160e-6}, Speed{10e9, 40e-6, 90e-6, 80e-6}}}
-	return &Report{Date: "2026-01-31", Kernel: "6.1.0", CPUs: 2, Nodes: 3, InstanceType: "ecs.g6.2xlarge", Rounds: 3, Pods: 30, Networks: []Network{
+	return &Report{Date: "2026-01-31", Kernel: "6.1.0", CPUs: 2, Nodes: 3, InstanceType: "ecs.g6.2xlarge", Rounds: 3, Upgrades: 3, Pods: 30, Networks: []Network{
 		{Name: "terway", Datapath: "ebpf", Default: true, Paths: []Path{summary(PathPodToPod, rounds), summary(PathPodToInstance, rounds[:1])},
 			Seen: Seen{Pod: "192.168.32.5", As: "192.168.32.5", Node: "192.168.0.2"}, Policy: Policy{Enforced: true, Tried: 7, Passed: 4, Seconds: 1.25},
 			Limits:       []Limit{{"egress", 10e6, 9.6e6}, {"ingress", 10e6, 9.8e6}},
 			Addresses:    Addresses{Pods: 32, OnENIs: 45},
-			LoadBalancer: &LoadBalancer{Direct: true}},
+			LoadBalancer: &LoadBalancer{Direct: true, Sent: 12000}},
 		{Name: "flannel", Paths: []Path{summary(PathPodToPod, slow)},
 			Seen: Seen{Pod: "10.0.0.5", As: "192.168.0.2", Node: "192.168.0.2"}, Policy: Policy{Tried: 50, Passed: 50, Seconds: 15.1},
-			Limits:    []Limit{{"egress", 10e6, 4.2e9}},
-			Addresses: Addresses{Pods: 32, InBlocks: 768, Blocks: []string{"10.0.0.0/24", "10.0.1.0/24", "10.0.2.0/24"}, Routes: 3}},
+			Limits:       []Limit{{"egress", 10e6, 4.2e9}},
+			Addresses:    Addresses{Pods: 32, InBlocks: 768, Blocks: []string{"10.0.0.0/24", "10.0.1.0/24", "10.0.2.0/24"}, Routes: 3},
+			LoadBalancer: &LoadBalancer{Sent: 12000, Failed: 34}},
 	}}
 }
 

@@ -32,7 +32,7 @@ func TestRunNamesAllThatIsWrong(t *testing.T) {
 			[]string{"--instance-type ecs.g6.large"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			l, o := good, Options{Rounds: 1, Turn: time.Second, Pods: 6, Datapaths: []string{Auto}}
+			l, o := good, Options{Rounds: 1, Turn: time.Second, Upgrades: 1, Pods: 6, Datapaths: []string{Auto}}
 			tt.change(&l, &o)
 			_, err := Run(context.Background(), l, tt.networks, o, lab.NewProgress(io.Discard, time.Now))
 			if err == nil {
@@ -126,7 +126,7 @@ func TestRunLeavesAnothersLabAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	var told strings.Builder
-	_, err = Run(context.Background(), l, []string{"terway"}, Options{Rounds: 1, Turn: time.Second, Pods: 6, Datapaths: []string{Auto}}, lab.NewProgress(&told, time.Now))
+	_, err = Run(context.Background(), l, []string{"terway"}, Options{Rounds: 1, Turn: time.Second, Upgrades: 1, Pods: 6, Datapaths: []string{Auto}}, lab.NewProgress(&told, time.Now))
 	if !errors.Is(err, lab.ErrRunning) || strings.Contains(told.String(), "down") {
 		t.Errorf("%v; it did %q", err, told.String())
 	}

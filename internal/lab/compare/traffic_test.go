@@ -135,14 +135,14 @@ func TestWatchPolicy(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	if err := (&Options{Rounds: 9, Turn: time.Second, Pods: 30, Datapaths: []string{Auto}}).Check(); err != nil {
+	if err := (&Options{Rounds: 9, Turn: time.Second, Upgrades: 3, Pods: 30, Datapaths: []string{Auto}}).Check(); err != nil {
 		t.Error(err)
 	}
 	err := (&Options{Rounds: -1, Turn: time.Hour, Pods: 1, Datapaths: []string{Auto}}).Check()
 	if err == nil {
 		t.Fatal("no error")
 	}
-	if want := "--rounds -1: want 1 to 1000\n--turn 1h0m0s: want 10ms to 1m\n--pods 1: want 2 or more"; err.Error() != want {
+	if want := "--rounds -1: want 1 to 1000\n--turn 1h0m0s: want 10ms to 1m\n--upgrades 0: want 1 to 1000\n--pods 1: want 2 or more"; err.Error() != want {
 		t.Errorf("got %q, want %q", err, want)
 	}
 }
