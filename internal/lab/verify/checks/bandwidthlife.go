@@ -1,7 +1,6 @@
 package checks
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -140,8 +139,20 @@ var bandwidthNoTrace = verify.Check{
 		if err != nil {
 			return "", err
 		}
-		if left, err := e.limitTraces(ctx, m, nil, nil); err != nil || len(left) > 0 {
-			return "", cmp.Or(err, fmt.Errorf("before, %s has %s", m.Name, strings.Join(left, ", ")))
+		// Pods of a check before may still be ending.
+		var left []string
+		gone := func(what string, addrs []netip.Addr, uids map[string]bool) error {
+			err := e.Poll(ctx, what+" to be gone", func() (_ bool, err error) {
+				left, err = e.limitTraces(ctx, m, addrs, uids)
+				return len(left) == 0, err
+			})
+			if err != nil {
+				return fmt.Errorf("%w; left: %s", err, strings.Join(left, ", "))
+			}
+			return nil
+		}
+		if err := gone("traces of earlier pods' limits", nil, nil); err != nil {
+			return "", err
 		}
 		var names []string
 		for i := range pods {
@@ -194,12 +205,8 @@ var bandwidthNoTrace = verify.Check{
 		if err := e.endWithoutAgent(ctx, m, names); err != nil {
 			return "", err
 		}
-		var left []string
-		if err := e.Poll(ctx, "all traces of the pods' limits to be gone", func() (bool, error) {
-			left, err = e.limitTraces(ctx, m, addrs, uids)
-			return len(left) == 0, err
-		}); err != nil {
-			return "", fmt.Errorf("%w; left: %s", err, strings.Join(left, ", "))
+		if err := gone("all traces of the pods' limits", addrs, uids); err != nil {
+			return "", err
 		}
 		return fmt.Sprintf("%d pods with limits had %d traces on %s and %d queues and devices inside; half of them ended while the agent was killed; none is left", pods, len(there), m.Name, inPods), nil
 	}),
