@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -46,16 +47,22 @@ type Webhook struct {
 	Options
 	client client.Client
 	server webhook.Server
-	// serving is nil until the Secret has been read.
+	// serving is nil until the Secret has been read; then has is closed.
 	serving atomic.Pointer[tls.Certificate]
+	has     chan struct{}
+	first   sync.Once
 }
+
+// certificatePatience is how long a request waits for the certificate of a replica that has just started. It is less than
+// the API server waits for an answer, timeoutSeconds in the chart.
+const certificatePatience = 4 * time.Second
 
 // lookEvery is how often the certificates are checked when nothing changes.
 const lookEvery = 12 * time.Hour
 
 // New makes a Webhook. Pass Cached to the manager's options, then call SetupWithManager.
 func New(o Options) *Webhook {
-	w := &Webhook{Options: o}
+	w := &Webhook{Options: o, has: make(chan struct{})}
 	w.server = webhook.NewServer(webhook.Options{Host: o.Host, Port: o.Port, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
 		c.MinVersion, c.GetCertificate = tls.VersionTLS12, w.certificate
 	}}})
@@ -124,11 +131,17 @@ func (w *Webhook) Ready(r *http.Request) error {
 	return w.server.StartedChecker()(r)
 }
 
-func (w *Webhook) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if c := w.serving.Load(); c != nil {
-		return c, nil
+// certificate waits for the first one: a replica that was killed and started again at once gets requests before it has read
+// the Secret, and without an answer the API server creates the pod as it is.
+func (w *Webhook) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	ctx, cancel := context.WithTimeout(hello.Context(), certificatePatience)
+	defer cancel()
+	select {
+	case <-w.has:
+		return w.serving.Load(), nil
+	case <-ctx.Done():
+		return nil, w.noCertificate()
 	}
-	return nil, w.noCertificate()
 }
 
 func (w *Webhook) noCertificate() error {
@@ -159,6 +172,7 @@ func (w *Webhook) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, e
 		return ctrl.Result{}, fmt.Errorf("renew Secret %s: %w", w.key(), err)
 	}
 	w.serving.Store(r.Certificate)
+	w.first.Do(func() { close(w.has) })
 	return ctrl.Result{RequeueAfter: min(lookEvery, r.Due.Sub(now))}, nil
 }
 

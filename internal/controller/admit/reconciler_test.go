@@ -104,7 +104,10 @@ func (w *world) setBundle(b []byte) error {
 }
 
 // call is a TLS handshake as the API server makes it with a replica.
-func (w *world) call(r *Webhook) error {
+func (w *world) call(r *Webhook) error { return w.handshake(r.certificate) }
+
+// handshake is one with a server that takes its certificate from a function.
+func (w *world) handshake(certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)) error {
 	c := w.configuration()
 	if err := w.kube.Get(context.Background(), client.ObjectKeyFromObject(c), c); err != nil {
 		return err
@@ -112,7 +115,7 @@ func (w *world) call(r *Webhook) error {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(c.Webhooks[0].ClientConfig.CABundle)
 	clock := func() time.Time { return w.now }
-	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{GetCertificate: r.certificate, Time: clock})
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{GetCertificate: certificate, Time: clock})
 	if err != nil {
 		return err
 	}
@@ -180,6 +183,24 @@ func TestTheAPIServerTrustsEveryReplica(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A request that comes before a replica has read its certificate is answered when it has.
+func TestARequestWaitsForTheCertificate(t *testing.T) {
+	w := newWorld(2)
+	w.reconcile(t, w.replicas[0]) // the API server trusts what is in the Secret
+	asked, answered := make(chan struct{}), make(chan error)
+	go func() {
+		answered <- w.handshake(func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			close(asked)
+			return w.replicas[1].certificate(hello)
+		})
+	}()
+	<-asked
+	w.reconcile(t, w.replicas[1])
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
 }
 
 // Changes of the two objects by others are reverted.
