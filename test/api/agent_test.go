@@ -4,7 +4,6 @@ package api
 
 import (
 	"context"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -22,19 +21,7 @@ import (
 // An agent finds the replicas of the hub by their Service's EndpointSlices, hears when they change, and reads whom to trust; what
 // is another Service's, or in another namespace, is not for it.
 func TestAgentsFindTheHub(t *testing.T) {
-	api, err := lab.StartAPIServer(t.Context(), t.TempDir(), lab.NewProgress(os.Stdout, time.Now))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := api.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	rest, err := api.RESTConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, rest := apiServer(t)
 	kube, err := client.New(rest, client.Options{})
 	if err != nil {
 		t.Fatal(err)

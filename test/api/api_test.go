@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	cnpv1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 	"sigs.k8s.io/yaml"
@@ -68,7 +69,9 @@ func makesTiers(t *testing.T, kube client.Client) {
 	}
 }
 
-func server(t *testing.T) (client.Client, string) {
+// apiServer starts an API server, which ends with the test.
+func apiServer(t *testing.T) (*lab.APIServer, *rest.Config) {
+	t.Helper()
 	api, err := lab.StartAPIServer(t.Context(), t.TempDir(), lab.NewProgress(os.Stdout, time.Now))
 	if err != nil {
 		t.Fatal(err)
@@ -78,17 +81,22 @@ func server(t *testing.T) (client.Client, string) {
 			t.Error(err)
 		}
 	})
-	rest, err := api.RESTConfig()
+	cfg, err := api.RESTConfig()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return api, cfg
+}
+
+func server(t *testing.T) (client.Client, string) {
+	api, cfg := apiServer(t)
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v3.AddToScheme, cnpv1.Install} {
 		if err := add(scheme); err != nil {
 			t.Fatal(err)
 		}
 	}
-	kube, err := client.New(rest, client.Options{Scheme: scheme})
+	kube, err := client.New(cfg, client.Options{Scheme: scheme})
 	if err != nil {
 		t.Fatal(err)
 	}

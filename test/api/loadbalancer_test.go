@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -51,20 +50,11 @@ type balanced struct {
 }
 
 func newBalanced(t *testing.T) *balanced {
-	server, err := lab.StartAPIServer(t.Context(), t.TempDir(), lab.NewProgress(os.Stdout, time.Now))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	b := &balanced{T: t}
-	b.rest, err = server.RESTConfig()
-	b.must(err)
+	_, b.rest = apiServer(t)
 	scheme := runtime.NewScheme()
 	b.must(clientgoscheme.AddToScheme(scheme))
+	var err error
 	b.kube, err = client.New(b.rest, client.Options{Scheme: scheme})
 	b.must(err)
 

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -26,19 +25,7 @@ import (
 // Both programs may ask, with the chart's roles, who may scrape their metrics; a scraper may with the chart's ClusterRole,
 // and without it may not.
 func TestScrapersOfMetrics(t *testing.T) {
-	api, err := lab.StartAPIServer(t.Context(), t.TempDir(), lab.NewProgress(os.Stdout, time.Now))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := api.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	admin, err := api.RESTConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, admin := apiServer(t)
 	kube, err := kubernetes.NewForConfig(admin)
 	if err != nil {
 		t.Fatal(err)

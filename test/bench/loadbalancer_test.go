@@ -99,7 +99,7 @@ func (s sending) missed(r *load.Report) error {
 	case none:
 		return r.Err()
 	case once:
-		return r.OfNew()
+		return errors.Join(r.OfNew(), r.OfLiving())
 	}
 	return nil
 }

@@ -186,6 +186,20 @@ func TestConnections(t *testing.T) {
 	}
 }
 
+// A connection that a pod closes as it ends is told from one that it resets while it goes on.
+func TestFailuresOfLivingPods(t *testing.T) {
+	at := time.Now()
+	r := Report{Sent: 3, Pods: map[string]*Pod{"ends": {Last: at.Add(-time.Second)}, "lives": {Last: at.Add(time.Second)}},
+		Failures: []Failure{{At: at, Cause: EOF, Answered: 3, Pod: "ends"}, {At: at, Cause: Refused}}}
+	if err := r.OfLiving(); err != nil {
+		t.Errorf("of a pod that ended, and of none: %v", err)
+	}
+	r.Failures = append(r.Failures, Failure{At: at, Cause: Reset, Answered: 2, Pod: "lives"})
+	if err := r.OfLiving(); err == nil || !strings.Contains(err.Error(), "lives") || strings.Contains(err.Error(), "ends") {
+		t.Errorf("of a pod that lives: %v", err)
+	}
+}
+
 // Failures of connections that were used before are told from those of new ones.
 func TestFailuresOfNewConnections(t *testing.T) {
 	r := Report{Sent: 2, Failures: []Failure{{Cause: EOF, Answered: 3, Pod: "a"}}}

@@ -151,6 +151,15 @@ func (r *Report) OfNew() error {
 	return listed(slices.DeleteFunc(slices.Clone(r.Failures), func(f Failure) bool { return f.Answered > 0 }))
 }
 
+// OfLiving returns an error that lists the failures on connections of pods that opened new ones later: such a pod had not
+// ended.
+func (r *Report) OfLiving() error {
+	return listed(slices.DeleteFunc(slices.Clone(r.Failures), func(f Failure) bool {
+		p := r.Pods[f.Pod]
+		return f.Answered == 0 || p == nil || !p.Last.After(f.At)
+	}))
+}
+
 func listed(failures []Failure) error {
 	var errs []error
 	for i, f := range failures {
