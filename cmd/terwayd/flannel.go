@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -31,25 +32,13 @@ func flannelCommand(f *flags) *cobra.Command {
 			if period <= 0 {
 				return fmt.Errorf("--period %s: want more than zero", period)
 			}
-			if f.nodeName == "" {
-				return fmt.Errorf("--node-name is empty: want the node's name in Kubernetes")
-			}
-			cfg, err := restConfig(f.kubeconfig)
+			node, log, err := flannelNode(cmd.Context(), f)
 			if err != nil {
 				return err
 			}
-			client, err := agent.NodeClient(cfg)
-			if err != nil {
-				return err
-			}
-			log, err := f.log.Start(cmd.Context(), os.Stderr)
-			if err != nil {
-				return err
-			}
-			ctrllog.SetLogger(logr.FromSlogHandler(log.Handler()))
 			n := &flannel.Node{
 				SubnetFile: subnetFile, ConfDir: f.cniConfDir, BinDir: f.cniBinDir, PluginDir: pluginDir, CNIVersion: cniVersion,
-				Publish:  cluster.Node{Client: client, Name: f.nodeName}.Publish,
+				Publish:  node.Publish,
 				Outdated: filepath.Join(filepath.Dir(subnetFile), "outdated"), Now: time.Now,
 				Write: agent.WriteFile, Log: log,
 			}
@@ -89,4 +78,42 @@ func flannelCommand(f *flags) *cobra.Command {
 	fl.StringVar(&healthAddress, "health-address", "127.0.0.1:10362", "address of /healthz and /readyz")
 	fl.DurationVar(&period, "period", time.Second, "how often the file is read")
 	return cmd
+}
+
+// waitForBlockCommand runs before upstream's flanneld.
+func waitForBlockCommand(f *flags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "flannel-wait",
+		Short: "Wait until the Node has a block (spec.podCIDRs), which flanneld looks for once",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			node, log, err := flannelNode(cmd.Context(), f)
+			if err != nil {
+				return err
+			}
+			tick := time.NewTicker(time.Second)
+			defer tick.Stop()
+			return node.WaitForBlock(cmd.Context(), tick.C, func(why error) { log.Info("waiting", "reason", why) })
+		},
+	}
+}
+
+// flannelNode is the Node that the flags name, and the log.
+func flannelNode(ctx context.Context, f *flags) (n cluster.Node, log *slog.Logger, err error) {
+	if f.nodeName == "" {
+		return n, nil, fmt.Errorf("--node-name is empty: want the node's name in Kubernetes")
+	}
+	cfg, err := restConfig(f.kubeconfig)
+	if err != nil {
+		return n, nil, err
+	}
+	client, err := agent.NodeClient(cfg)
+	if err != nil {
+		return n, nil, err
+	}
+	if log, err = f.log.Start(ctx, os.Stderr); err != nil {
+		return n, nil, err
+	}
+	ctrllog.SetLogger(logr.FromSlogHandler(log.Handler()))
+	return cluster.Node{Client: client, Name: f.nodeName}, log, nil
 }

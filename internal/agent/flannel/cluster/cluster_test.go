@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -118,5 +119,40 @@ func TestTellDoesNotWriteIntoAnother(t *testing.T) {
 	}
 	if _, s := node(t, c); s != "" {
 		t.Errorf("the new object says %q", s)
+	}
+}
+
+func TestWaitForBlock(t *testing.T) {
+	c := api(t, nil)
+	n1 := cluster.Node{Client: c, Name: "n1"}
+	tick := make(chan time.Time)
+	ended := make(chan error, 1)
+	var reasons []string
+	go func() {
+		ended <- n1.WaitForBlock(t.Context(), tick, func(err error) { reasons = append(reasons, err.Error()) })
+	}()
+	for range 2 {
+		select {
+		case tick <- time.Time{}: // it has looked and looks again
+		case err := <-ended:
+			t.Fatalf("it ended without a block: %v", err)
+		}
+	}
+	n, _ := node(t, c)
+	n.Spec.PodCIDRs = []string{"172.20.1.0/24"}
+	if err := c.Update(t.Context(), &n); err != nil {
+		t.Fatal(err)
+	}
+	close(tick)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if want := "node n1 has no block yet (spec.podCIDRs)"; len(reasons) != 1 || reasons[0] != want {
+		t.Errorf("reasons %q, want %q once", reasons, want)
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := (cluster.Node{Client: c, Name: "n2"}).WaitForBlock(ctx, nil, func(error) { cancel() }); !errors.Is(err, context.Canceled) {
+		t.Errorf("ended while it waited for a missing node: %v", err)
 	}
 }

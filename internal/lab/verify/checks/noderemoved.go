@@ -168,7 +168,17 @@ func (e *env) deleteNode(ctx context.Context, m lab.Machine) error {
 	}); err != nil {
 		return err
 	}
-	return nil
+	// On the node, the kubelet ends them later. Those of a registered node would find their ports
+	// in use.
+	return e.Poll(ctx, "the processes of the pods of "+m.Name+" to end", func() (bool, error) {
+		for _, name := range []string{"flanneld", "terwayd", "terway-controller"} {
+			ps, err := lab.ProcessesIn(m.NetNS, name)
+			if err != nil || len(ps) > 0 {
+				return false, err
+			}
+		}
+		return true, nil
+	})
 }
 
 // newPodAnswers creates pods on two nodes, of which the second has just been registered again,
