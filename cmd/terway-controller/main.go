@@ -115,7 +115,7 @@ func main() {
 	fl.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of the ConfigMap eni-config and of the leader election lease (default: $POD_NAMESPACE)")
 	fl.StringVar(&f.metricsAddress, "metrics-address", ":10363", "address of /metrics; off to serve none. On an address that only the node itself reaches it is plain HTTP, else TLS, with a token of a user whom Kubernetes allows to get /metrics")
 	fl.StringVar(&f.healthAddress, "health-address", ":10364", "address of /healthz and /readyz")
-	fl.IntVar(&f.webhookPort, "webhook-port", 0, "port of the admission webhook, by which pods request an exclusive ENI with the annotation "+claims.AnnotationExclusiveENI+", and get what load balancers need in namespaces with the label "+claims.LabelInjectGates+"="+claims.GatesEnabled+"; 0 turns it off")
+	fl.IntVar(&f.webhookPort, "webhook-port", 0, "port of the admission webhook, by which pods request an exclusive ENI with the annotation "+claims.AnnotationExclusiveENI+", and get what load balancers need in namespaces with the label "+claims.LabelInjectGates+"="+claims.GatesEnabled+" or "+claims.GatesRequired+"; 0 turns it off")
 	fl.IntVar(&f.policyPort, "policy-port", 0, "port of the policy hub, from which nodes get what network policies say; also makes the tiers default, kube-admin and kube-baseline of Calico's API projectcalico.org/v3, whose kinds the cluster has; 0 turns both off: policies are not read")
 	fl.Int64Var(&f.memory, "memory", 0, "with --policy-port: bytes of memory that the container may have; near seven eighths of it garbage is collected more often (Go's GOMEMLIMIT, which has precedence); 0: unknown")
 	fl.IntVar(&f.workers, "workers", 512, "how many nodes are reconciled at once; most of them wait for the cloud")

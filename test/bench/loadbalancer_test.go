@@ -109,9 +109,9 @@ type upgrades struct {
 	// key is the name in CASES, name that in the table; none for upgrades without trouble.
 	key, name string
 	network   string
-	// bare: without readiness gates and sleep.
-	bare bool
-	ways []sending
+	// bare: without readiness gates and sleep; required: no pod is created without them.
+	bare, required bool
+	ways           []sending
 	// before is called before the first upgrade, during in each; nil: nothing is.
 	before, during func(context.Context, *balancers) error
 }
@@ -128,7 +128,7 @@ func allUpgrades() []upgrades {
 	}
 	return []upgrades{
 		{key: "upgrade", network: lab.NetworkTerway, ways: all},
-		{key: "leader", name: "the leader is killed", network: lab.NetworkTerway, ways: under, during: killLeader},
+		{key: "leader", name: "the leader is killed, gates required", network: lab.NetworkTerway, required: true, ways: under, during: killLeader},
 		{key: "throttled", name: "half of the calls are throttled", network: lab.NetworkTerway, ways: under, before: throttle},
 		{key: "bare", name: "gate and sleep off", network: lab.NetworkTerway, bare: true, ways: seen},
 		{key: "flannel", name: "Flannel with NodePorts", network: lab.NetworkFlannel, ways: seen},
@@ -275,7 +275,7 @@ func (b *balancers) upgrade(ctx context.Context, u upgrades, rounds int) (report
 	}
 	defer func() { err = errors.Join(err, b.end(ctx)) }()
 	if !u.bare {
-		if err := b.InjectGates(ctx); err != nil {
+		if err := b.InjectGates(ctx, u.required); err != nil {
 			return nil, err
 		}
 	}

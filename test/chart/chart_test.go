@@ -111,7 +111,7 @@ func TestAdmissionHasTheControllersNames(t *testing.T) {
 	annotations := map[string][]string{admit.PathExclusiveENI: {claims.AnnotationExclusiveENI}, admit.PathBandwidth: append([]string{bandwidth.NetworkPriority}, bandwidth.Annotations...)}
 	for _, w := range webhook.Webhooks {
 		s := w.ClientConfig.Service
-		if s != nil && s.Path != nil && *s.Path == admit.PathLoadBalancers {
+		if w.NamespaceSelector != nil {
 			continue // TestAdmissionForLoadBalancers
 		}
 		if s == nil || s.Name != admit.Name || s.Namespace != "kube-system" || s.Path == nil || annotations[*s.Path] == nil {
@@ -135,26 +135,30 @@ func TestAdmissionHasTheControllersNames(t *testing.T) {
 	}
 }
 
-// Pods get what load balancers need in namespaces with the label alone, and are created if no controller answers.
+// Pods get what load balancers need in namespaces with the label alone. If no controller answers, the label's value says whether
+// they are created without.
 func TestAdmissionForLoadBalancers(t *testing.T) {
 	var webhook admissionv1.MutatingWebhookConfiguration
 	into(t, objects(t, with("terway", nil))["MutatingWebhookConfiguration "+admit.Name], &webhook)
-	i := slices.IndexFunc(webhook.Webhooks, func(w admissionv1.MutatingWebhook) bool {
-		s := w.ClientConfig.Service
-		return s != nil && s.Name == admit.Name && s.Namespace == "kube-system" && s.Path != nil && *s.Path == admit.PathLoadBalancers
-	})
-	if i < 0 {
-		t.Fatalf("no webhook is sent to %s", admit.PathLoadBalancers)
+	want := map[string]string{claims.GatesEnabled: "Ignore " + admit.PathLoadBalancers, claims.GatesRequired: "Fail " + admit.PathGatesRequired}
+	for _, w := range webhook.Webhooks {
+		s, of := w.ClientConfig.Service, w.NamespaceSelector
+		if of == nil {
+			continue
+		}
+		value := of.MatchLabels[claims.LabelInjectGates]
+		if len(of.MatchExpressions) > 0 || len(of.MatchLabels) != 1 || s == nil || s.Name != admit.Name || s.Namespace != "kube-system" || s.Path == nil || w.FailurePolicy == nil {
+			t.Errorf("%s: %+v for namespaces %+v", w.Name, s, of)
+		} else if got := string(*w.FailurePolicy) + " " + *s.Path; got != want[value] {
+			t.Errorf("%s for namespaces %s=%s: %s, want %s", w.Name, claims.LabelInjectGates, value, got, want[value])
+		}
+		delete(want, value)
+		if w.ReinvocationPolicy == nil || *w.ReinvocationPolicy != admissionv1.IfNeededReinvocationPolicy {
+			t.Errorf("%s: reinvocationPolicy %v: containers of other webhooks would not sleep", w.Name, w.ReinvocationPolicy)
+		}
 	}
-	w := webhook.Webhooks[i]
-	if s := w.NamespaceSelector; s == nil || len(s.MatchExpressions) > 0 || !maps.Equal(s.MatchLabels, map[string]string{claims.LabelInjectGates: claims.GatesEnabled}) {
-		t.Errorf("namespaces %+v", s)
-	}
-	if w.FailurePolicy == nil || *w.FailurePolicy != admissionv1.Ignore {
-		t.Errorf("failurePolicy %v: pods would not be created", w.FailurePolicy)
-	}
-	if w.ReinvocationPolicy == nil || *w.ReinvocationPolicy != admissionv1.IfNeededReinvocationPolicy {
-		t.Errorf("reinvocationPolicy %v: containers of other webhooks would not sleep", w.ReinvocationPolicy)
+	for value := range want {
+		t.Errorf("there is no webhook for namespaces %s=%s", claims.LabelInjectGates, value)
 	}
 }
 

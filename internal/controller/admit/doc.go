@@ -25,4 +25,6 @@ const (
 	PathBandwidth    = "/bandwidth"
 	// PathLoadBalancers is for readiness gates and sleeps.
 	PathLoadBalancers = "/load-balancers"
+	// PathGatesRequired is for the same in namespaces that have no pod without them.
+	PathGatesRequired = "/load-balancers-required"
 )

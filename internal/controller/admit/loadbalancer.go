@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,8 +21,20 @@ import (
 // handleLoadBalancers answers a request about a pod that is being created in a namespace whose pods get readiness
 // gates. It refuses none: without them a pod runs, and only loses connections when it starts and ends.
 func (w *Webhook) handleLoadBalancers(ctx context.Context, req admission.Request) admission.Response {
+	return w.gates(ctx, req, false)
+}
+
+// handleGatesRequired is for a namespace that has no pod without them.
+func (w *Webhook) handleGatesRequired(ctx context.Context, req admission.Request) admission.Response {
+	return w.gates(ctx, req, true)
+}
+
+func (w *Webhook) gates(ctx context.Context, req admission.Request, required bool) admission.Response {
 	raw, err := w.forLoadBalancers(ctx, req.Namespace, req.Object.Raw)
-	if err != nil {
+	switch {
+	case err != nil && required:
+		return admission.Errored(http.StatusInternalServerError, fmt.Errorf("readiness gates of its load balancers, which namespace %s requires (label %s): %w", req.Namespace, claims.LabelInjectGates, err))
+	case err != nil:
 		w.Log.Warn("a pod gets no readiness gates", "namespace", req.Namespace, "error", err)
 		return admission.Allowed("").WithWarnings(fmt.Sprintf("the pod gets no readiness gates of its load balancers: %v", err))
 	}

@@ -121,12 +121,15 @@ func TestServicesOfTheNamespaceCount(t *testing.T) {
 	if r := w.handleLoadBalancers(t.Context(), asked("one", pod)); !r.Allowed || len(r.Patches) != 5 {
 		t.Errorf("%v %v, want a gate, a label, a sleep, a grace period and an annotation", r.Allowed, r.Patches)
 	}
+	if r := w.handleGatesRequired(t.Context(), asked("one", pod)); !r.Allowed || len(r.Patches) != 5 {
+		t.Errorf("gates are required: %v %v, want the same", r.Allowed, r.Patches)
+	}
 	if r := w.handleLoadBalancers(t.Context(), asked("two", pod)); !r.Allowed || len(r.Patches) != 0 {
 		t.Errorf("in another namespace: %v %v", r.Allowed, r.Patches)
 	}
 }
 
-// No pod is refused: failurePolicy Ignore does not concern a webhook that answers.
+// No pod is refused unless its namespace requires gates: failurePolicy does not concern a webhook that answers.
 func TestNoPodIsRefusedForLoadBalancers(t *testing.T) {
 	for name, c := range map[string]struct {
 		w   *Webhook
@@ -140,6 +143,10 @@ func TestNoPodIsRefusedForLoadBalancers(t *testing.T) {
 		r := c.w.handleLoadBalancers(t.Context(), asked("one", c.pod))
 		if !r.Allowed || len(r.Patches) != 0 || len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "gets no readiness gates") {
 			t.Errorf("%s: %+v", name, r)
+		}
+		r = c.w.handleGatesRequired(t.Context(), asked("one", c.pod))
+		if r.Allowed || len(r.Patches) != 0 || !strings.Contains(r.Result.Message, "namespace one requires") {
+			t.Errorf("%s, gates are required: %+v", name, r)
 		}
 	}
 }

@@ -69,6 +69,7 @@ func New(o Options) *Webhook {
 	w.server.Register(PathExclusiveENI, &admission.Webhook{Handler: admission.HandlerFunc(HandleExclusiveENI)})
 	w.server.Register(PathBandwidth, &admission.Webhook{Handler: admission.HandlerFunc(HandleBandwidth)})
 	w.server.Register(PathLoadBalancers, &admission.Webhook{Handler: admission.HandlerFunc(w.handleLoadBalancers)})
+	w.server.Register(PathGatesRequired, &admission.Webhook{Handler: admission.HandlerFunc(w.handleGatesRequired)})
 	return w
 }
 

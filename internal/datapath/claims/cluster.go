@@ -44,9 +44,10 @@ const (
 	// controller need not watch all pods. The admission webhook sets it.
 	LabelReadinessGate = "network.terway.dev/readiness-gate"
 	// LabelInjectGates, with the value GatesEnabled, on a namespace: its new pods get what load balancers need. The
-	// existing manager uses the same.
+	// existing manager uses the same. With GatesRequired none is created without it.
 	LabelInjectGates = "k8s.alibabacloud.com/pod-readiness-gate-inject"
 	GatesEnabled     = "enabled"
+	GatesRequired    = "required"
 
 	// FinalizerENIs keeps a NodeNetwork until its ENIs are gone from the cloud.
 	FinalizerENIs = "network.terway.dev/enis"

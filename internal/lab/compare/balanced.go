@@ -25,7 +25,7 @@ func (c *cluster) balanced(ctx context.Context, upgrades int) (*LoadBalancer, er
 	limit := time.Duration(upgrades+1) * patience
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took more than %s", limit))
 	defer cancel()
-	if err := c.InjectGates(ctx); err != nil {
+	if err := c.InjectGates(ctx, false); err != nil {
 		return nil, err
 	}
 	b, err := c.Balance(ctx, instruments.BalancedService{Name: "balanced", Of: "balanced", Product: instruments.CLB, Annotations: instruments.QuickChecks()})

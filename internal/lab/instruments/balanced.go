@@ -68,9 +68,13 @@ func QuickChecks(more ...string) map[string]string {
 	return at
 }
 
-// InjectGates has the namespace's new pods wait for load balancers.
-func (c *Cluster) InjectGates(ctx context.Context) error {
-	patch := fmt.Appendf(nil, `{"metadata":{"labels":{%q:"enabled"}}}`, injectGates)
+// InjectGates has the namespace's new pods wait for load balancers; required: none is created that does not.
+func (c *Cluster) InjectGates(ctx context.Context, required bool) error {
+	value := "enabled"
+	if required {
+		value = "required"
+	}
+	patch := fmt.Appendf(nil, `{"metadata":{"labels":{%q:%q}}}`, injectGates, value)
 	if _, err := c.Client.CoreV1().Namespaces().Patch(ctx, c.Namespace, types.StrategicMergePatchType, patch, metav1.PatchOptions{}); err != nil {
 		return fmt.Errorf("label namespace %s: %w", c.Namespace, err)
 	}

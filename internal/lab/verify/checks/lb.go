@@ -40,7 +40,7 @@ func (e *env) products() []string {
 // behind makes pods behind a load balancer of each product, with readiness gates, and returns them when they are ready. The
 // Services have the names of product and Deployment.
 func (e *env) behind(ctx context.Context, of string, d *instruments.Deployment, public bool) ([]*instruments.Balanced, []corev1.Pod, error) {
-	if err := e.InjectGates(ctx); err != nil {
+	if err := e.InjectGates(ctx, false); err != nil {
 		return nil, nil, err
 	}
 	all, err := e.balance(ctx, of, public, instruments.QuickChecks())
@@ -288,7 +288,7 @@ spec: {podSelector: {}, policyTypes: [Ingress]}
 `); err != nil {
 			return "", err
 		}
-		if err := e.InjectGates(ctx); err != nil {
+		if err := e.InjectGates(ctx, false); err != nil {
 			return "", err
 		}
 		b, err := e.Balance(ctx, instruments.BalancedService{Name: "clb", Of: "web", Product: instruments.CLB, Annotations: instruments.QuickChecks()})

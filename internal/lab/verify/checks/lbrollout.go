@@ -47,10 +47,13 @@ var lbRollingUpgrade = verify.Check{
 
 var lbControllerFailover = verify.Check{
 	Name:   "lb-controller-failover",
-	About:  "the leading controller is killed while pods behind a CLB and an NLB are made anew: no request fails, with programs that exit at SIGTERM, and a connection for each request",
+	About:  "the leading controller is killed while pods behind a CLB and an NLB are made anew, in a namespace that requires gates: no request fails, with programs that exit at SIGTERM, and a connection for each request",
 	NotFor: noPodBackends, Once: true, Shared: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		return e.upgraded(ctx, "exit", 0, func(ctx context.Context, d *instruments.Deployment) error {
+			if err := e.InjectGates(ctx, true); err != nil {
+				return err
+			}
 			if err := e.Terminates(ctx, d); err != nil {
 				return err
 			}
