@@ -17,7 +17,7 @@ import (
 // and the caller. The controller's numbers are what the service is known to allow an account.
 // The operator's are low, because a person makes few calls. What the
 // service allows for load balancers is not known: their numbers are what rolling upgrades of many
-// Services need, also at the fiftieth part to which throttling may slow them: pods that terminate
+// Services need, also at the tenth part to which throttling may slow them: pods that terminate
 // wait at most 15 s by default. They fall when the cloud throttles.
 var actions = map[string]struct {
 	product   string
@@ -137,11 +137,13 @@ func DefaultLimits() map[string]int {
 	return m
 }
 
-// A throttled action continues at half its rate, but never below 1/50 of the configured rate.
+// A throttled action continues at half its rate, but never below 1/50 of the configured rate, nor below 1/10 if it is about
+// load balancers: a pod that terminates waits for one such call, in a queue with those of other pods.
 // The rate grows by a fifth after every five seconds without throttling.
 const (
 	slowFactor    = 0.5
 	slowFloor     = 1.0 / 50
+	balancerFloor = 1.0 / 10
 	slowPause     = time.Second // throttled answers within this time count as one
 	recoverFactor = 1.2
 	recoverStep   = 5 * time.Second
@@ -155,6 +157,7 @@ type limiter struct {
 	tokens  float64
 	at      time.Time // when tokens was updated
 	base    float64   // as configured
+	floor   float64   // the lowest that throttling leaves
 	burst   int
 	current float64
 	slowed  time.Time // last time the rate was halved
@@ -202,15 +205,20 @@ func newLimiters(override map[string]int) (map[string]*limiter, error) {
 	}
 	all := make(map[string]*limiter, len(perMinute))
 	for action, n := range perMinute {
-		all[action] = newLimiter(n)
+		floor := slowFloor
+		if p := actions[action].product; p == productSLB || p == productNLB {
+			floor = balancerFloor
+		}
+		all[action] = newLimiter(n, floor)
 	}
 	return all, nil
 }
 
-func newLimiter(perMinute int) *limiter {
+// newLimiter returns a limiter that throttling slows to the part floor of perMinute.
+func newLimiter(perMinute int, floor float64) *limiter {
 	base := float64(perMinute) / 60
 	burst := max(1, perMinute*burstSeconds/60)
-	return &limiter{tokens: float64(burst), base: base, burst: burst, current: base}
+	return &limiter{tokens: float64(burst), base: base, floor: base * floor, burst: burst, current: base}
 }
 
 // errTooLate says that the call could start only after its deadline.
@@ -362,7 +370,7 @@ func (l *limiter) slow(now time.Time) {
 		return
 	}
 	l.slowed = now
-	l.set(now, max(l.current*slowFactor, l.base*slowFloor))
+	l.set(now, max(l.current*slowFactor, l.floor))
 }
 
 // fine is called after any other answer.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"regexp"
 	"slices"
@@ -26,7 +27,7 @@ func untold(time.Duration) {}
 
 func TestThrottlingSlowsAndRecovers(t *testing.T) {
 	clock := newFakeClock()
-	l := newLimiter(600) // 10 a second
+	l := newLimiter(600, slowFloor) // 10 a second
 	if l.rate() != 10 {
 		t.Fatalf("rate %v, want 10", l.rate())
 	}
@@ -67,7 +68,7 @@ func TestThrottlingSlowsAndRecovers(t *testing.T) {
 
 func TestTurnIsGivenBack(t *testing.T) {
 	clock := newFakeClock()
-	l := newLimiter(60)
+	l := newLimiter(60, slowFloor)
 	for range l.burst {
 		if _, err := l.wait(t.Context(), clock, untold); err != nil {
 			t.Fatal(err)
@@ -91,13 +92,32 @@ type deadlineAt struct {
 
 func (d deadlineAt) Deadline() (time.Time, bool) { return d.at, true }
 
+// However often they are throttled, calls about load balancers go on at a tenth of the configured rate, others at a fiftieth.
+func TestThrottlingLeavesMoreForLoadBalancers(t *testing.T) {
+	all, err := newLimiters(map[string]int{"DescribeInstances": 600})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for action, want := range map[string]float64{"slb:SetVServerGroupAttribute": 5, "nlb:UpdateServerGroupServersAttribute": 5, "DescribeInstances": 0.2} {
+		clock := newFakeClock()
+		for range 100 {
+			clock.Step(time.Minute)
+			all[action].slow(clock.Now())
+		}
+		if r := all[action].rate(); math.Abs(r-want) > 1e-9 {
+			t.Errorf("%s: %v calls a second, want %v", action, r, want)
+		}
+	}
+}
+
 // For any mix of calls, throttling and pauses, no period has more calls than the configured
 // rate and one burst allow.
 func TestNeverFasterThanConfigured(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		clock := newFakeClock()
 		perMinute := rapid.IntRange(1, 3000).Draw(t, "perMinute")
-		l := newLimiter(perMinute)
+		floor := rapid.SampledFrom([]float64{slowFloor, balancerFloor}).Draw(t, "floor")
+		l := newLimiter(perMinute, floor)
 		base := l.base
 		var calls []time.Time
 		for range rapid.IntRange(1, 200).Draw(t, "steps") {
@@ -114,8 +134,8 @@ func TestNeverFasterThanConfigured(t *testing.T) {
 				}
 				calls = append(calls, clock.Now())
 			}
-			if r := l.rate(); r > base || r < base*slowFloor*0.999 {
-				t.Fatalf("rate %v is outside %v…%v", r, base*slowFloor, base)
+			if r := l.rate(); r > base || r < base*floor*0.999 {
+				t.Fatalf("rate %v is outside %v…%v", r, base*floor, base)
 			}
 		}
 		for i := range calls {
@@ -165,7 +185,7 @@ func TestBackoff(t *testing.T) {
 // for ever.
 func TestPriorities(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimiter(60)
+		l := newLimiter(60, slowFloor)
 		for l.tokens > 0 {
 			_, _ = l.wait(t.Context(), clock.RealClock{}, untold)
 		}
@@ -218,7 +238,7 @@ func TestPriorities(t *testing.T) {
 // not behind others, and a retry succeeds.
 func TestDeferral(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimiter(600) // 10 a second
+		l := newLimiter(600, slowFloor) // 10 a second
 		held, served := 0, 0
 		var mu sync.Mutex
 		var wg sync.WaitGroup
