@@ -36,7 +36,7 @@ import (
 type flags struct {
 	nodeName, namespace, kubeconfig  string
 	stateDir, socket                 string
-	kubeletDir, hostRoot             string
+	kubeletDir, hostRoot, procSys    string
 	dropIns                          bool
 	cniConfDir, cniBinDir, pluginBin string
 	wait                             time.Duration
@@ -70,6 +70,7 @@ func main() {
 	fl.StringVar(&f.pluginBin, "plugin-binary", "/usr/bin/terway", "the CNI plugin to install into --cni-bin-dir")
 	fl.StringVar(&f.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's folder, with its device-plugins and pod-resources")
 	fl.StringVar(&f.hostRoot, "host-root", "", "folder with the node's etc and run; empty: the agent changes no files of the node but its own")
+	fl.StringVar(&f.procSys, "proc-sys", "/proc/sys", "folder with the node's sysctls, of which the agent writes net; a container that is not privileged has another one than /proc/sys, which is read-only there")
 	fl.BoolVar(&f.dropIns, "drop-ins", true, "keep NetworkManager and systemd-networkd away from pods' devices by files below --host-root; false: remove the files of an earlier agent")
 	fl.DurationVar(&f.wait, "address-wait", 25*time.Second, "how long a pod waits for an address before the attempt fails with the reason")
 	fl.DurationVar(&f.repairPeriod, "repair-period", 5*time.Second, "how often the kernel is compared with the desired state")
@@ -91,7 +92,7 @@ func main() {
 		cmd.AddCommand(c)
 	}
 	version.Add(cmd)
-	share(teardownCommand(&f), "state-dir", "cni-conf-dir", "cni-bin-dir", "host-root", "policy-dir")
+	share(teardownCommand(&f), "state-dir", "cni-conf-dir", "cni-bin-dir", "host-root", "proc-sys", "policy-dir")
 	share(askCommand(&f), "ask-socket")
 	share(waitForBlockCommand(&f), "node-name", "kubeconfig", "log-format", "verbose")
 	share(flannelCommand(&f), "node-name", "kubeconfig", "cni-conf-dir", "cni-bin-dir", "log-format", "verbose")
@@ -132,7 +133,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	node, policy, err := kinds.New(kinds.Options{Log: log, Lacking: lacking})
+	node, policy, err := kinds.New(kinds.Options{ProcSys: f.procSys, Log: log, Lacking: lacking})
 	if err != nil {
 		return err
 	}

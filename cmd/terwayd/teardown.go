@@ -49,7 +49,7 @@ func teardownCommand(f *flags) *cobra.Command {
 			if err != nil {
 				return errors.Join(append(errs, err)...)
 			}
-			node, _, err := kinds.New(kinds.Options{Log: slog.Default(), Lacking: lacking})
+			node, _, err := kinds.New(kinds.Options{ProcSys: f.procSys, Log: slog.Default(), Lacking: lacking})
 			if err != nil {
 				return errors.Join(append(errs, err)...)
 			}

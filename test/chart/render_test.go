@@ -366,10 +366,9 @@ func TestControllerKeepsOffNodesLeftAlone(t *testing.T) {
 	}
 }
 
-// The controller has the resources that it needs for 5,000 nodes, and no more, and no
-// unnecessary system calls. A privileged container would have no profile, so none is
-// privileged.
-func TestControllerIsConfined(t *testing.T) {
+// The controller has the resources that it needs for 5,000 nodes, and no more. No container has system calls that it
+// does not need; a privileged one would have no profile, so none is privileged.
+func TestContainersAreConfined(t *testing.T) {
 	containers := func(network, name string) []corev1.Container {
 		t.Helper()
 		var template struct {
@@ -393,9 +392,18 @@ func TestControllerIsConfined(t *testing.T) {
 				if c.Name == "kube-flannel" {
 					continue // upstream's, which has its own program for NAT
 				}
-				privileged := s.Privileged != nil && *s.Privileged
-				if confined := s.SeccompProfile != nil && s.SeccompProfile.Type == corev1.SeccompProfileTypeRuntimeDefault; confined == privileged {
-					t.Errorf("%s, %s, container %s: privileged %v, profile %+v", network, name, c.Name, privileged, s.SeccompProfile)
+				confined := s.SeccompProfile != nil && s.SeccompProfile.Type == corev1.SeccompProfileTypeRuntimeDefault && s.Privileged == nil &&
+					s.AllowPrivilegeEscalation != nil && !*s.AllowPrivilegeEscalation && s.ReadOnlyRootFilesystem != nil && *s.ReadOnlyRootFilesystem &&
+					slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"})
+				if !confined {
+					t.Errorf("%s, %s, container %s: %+v", network, name, c.Name, s)
+				}
+				var want []corev1.Capability
+				if c.Name == "terwayd" {
+					want = []corev1.Capability{"NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_RESOURCE"}
+				}
+				if !slices.Equal(s.Capabilities.Add, want) {
+					t.Errorf("%s, %s, container %s: capabilities %v, want %v", network, name, c.Name, s.Capabilities.Add, want)
 				}
 			}
 		}

@@ -22,6 +22,8 @@ import (
 type Options struct {
 	// NetNS is the path of the node's network namespace; empty means the process's own.
 	NetNS string
+	// ProcSys is where sysctls are, "/proc/sys" if empty.
+	ProcSys string
 	// Lacking are kinds that must not be used, with the reason; see Probe.
 	Lacking map[string]error
 	Log     *slog.Logger
@@ -59,7 +61,7 @@ func New(o Options) (n *node.Node, policy *ebpf.Policy, err error) {
 		choices = append(choices, claims.IPvlan)
 	}
 	n, err = node.New(node.Options{
-		NetNS: o.NetNS, Log: o.Log, Kinds: list, Choices: append(choices, claims.Route), Lacking: o.Lacking, Features: features,
+		NetNS: o.NetNS, ProcSys: o.ProcSys, Log: o.Log, Kinds: list, Choices: append(choices, claims.Route), Lacking: o.Lacking, Features: features,
 	})
 	return n, policy, err
 }
