@@ -61,6 +61,8 @@ func (s *State) chartValues() map[string]any {
 	// A short time, so that the return of addresses and ENIs can be watched.
 	controller["surplusAfter"] = "2s"
 	values["policy"] = map[string]any{"enabled": s.Options.Policy}
+	// The machine may lack SYS_RESOURCE itself, and its kernel counts memory of eBPF maps by cgroup.
+	values["agent"] = map[string]any{"capabilities": []string{"NET_ADMIN", "NET_RAW", "SYS_ADMIN"}}
 	return values
 }
 

@@ -275,6 +275,7 @@ func TestEachValueCounts(t *testing.T) {
 		"agent.kubeletDir":         {to: "/data/kubelet", off: flannel},
 		"agent.netnsDir":           {to: "/run/netns", off: flannel},
 		"agent.hostDropIns":        {to: false, off: flannel},
+		"agent.capabilities":       {to: []any{"NET_ADMIN"}, off: flannel},
 		"agent.extraArgs":          {to: []any{"--cni-version=1.0.0"}},
 		"agent.extraEnv":           {to: env},
 		"agent.podAnnotations":     {to: label},
