@@ -19,6 +19,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificates of authorities; mounted ones have precedence
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -99,20 +100,7 @@ func main() {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), f) },
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.credentials, "credentials", "secret", "where the cloud credential comes from: secret, ecs-role or rrsa")
-	fl.StringVar(&f.secretDir, "secret-dir", "/etc/terway/credentials", "secret: directory with the files access-key-id and access-key-secret")
-	fl.StringVar(&f.role, "role", "", "ecs-role: the RAM role's name (default: from the metadata service)")
-	fl.StringVar(&f.roleARN, "role-arn", os.Getenv("ALIBABA_CLOUD_ROLE_ARN"), "rrsa: ARN of the RAM role")
-	fl.StringVar(&f.providerARN, "oidc-provider-arn", os.Getenv("ALIBABA_CLOUD_OIDC_PROVIDER_ARN"), "rrsa: ARN of the OIDC provider")
-	fl.StringVar(&f.tokenFile, "oidc-token-file", os.Getenv("ALIBABA_CLOUD_OIDC_TOKEN_FILE"), "rrsa: the service account's token")
-	fl.StringVar(&f.stsEndpoint, "sts-endpoint", "", "rrsa: STS endpoint (default: the region's)")
-	fl.StringVar(&f.metadataEndpoint, "metadata-endpoint", "", "ecs-role: metadata service (default: http://100.100.100.200)")
-	fl.StringVar(&f.ecsEndpoint, "ecs-endpoint", os.Getenv("ECS_ENDPOINT"), "ECS endpoint, host:port or URL (default: the region's)")
-	fl.StringVar(&f.vpcEndpoint, "vpc-endpoint", os.Getenv("VPC_ENDPOINT"), "VPC endpoint, host:port or URL (default: the region's)")
-	fl.StringVar(&f.slbEndpoint, "slb-endpoint", os.Getenv("SLB_ENDPOINT"), "endpoint of SLB (CLB), host:port or URL (default: the region's)")
-	fl.StringVar(&f.nlbEndpoint, "nlb-endpoint", os.Getenv("NLB_ENDPOINT"), "endpoint of NLB, host:port or URL (default: the region's)")
-	fl.StringVar(&f.network, "endpoint-network", "vpc", "which of the region's endpoints: vpc or public")
-	fl.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of the ConfigMap eni-config and of the leader election lease (default: $POD_NAMESPACE)")
+	f.toTheCloud(fl)
 	fl.StringVar(&f.metricsAddress, "metrics-address", ":10363", "address of /metrics; off to serve none. On an address that only the node itself reaches it is plain HTTP, else TLS, with a token of a user whom Kubernetes allows to get /metrics")
 	fl.StringVar(&f.healthAddress, "health-address", ":10364", "address of /healthz and /readyz")
 	fl.IntVar(&f.webhookPort, "webhook-port", 0, "port of the admission webhook, by which pods request an exclusive ENI with the annotation "+claims.AnnotationExclusiveENI+", and get what load balancers need in namespaces with the label "+claims.LabelInjectGates+"="+claims.GatesEnabled+" or "+claims.GatesRequired+"; 0 turns it off")
@@ -127,15 +115,33 @@ func main() {
 	fl.DurationVar(&f.leaseDuration, "lease-duration", 8*time.Second, "leader election: how long a lease is valid; with the retry period shorter than pods wait before they end (annotation "+lb.AnnotationDrainSeconds+" of Services), so that load balancers send them nothing new although the leader has been killed")
 	fl.DurationVar(&f.renew, "lease-renew-deadline", 6*time.Second, "leader election: how long the leader tries to renew")
 	fl.DurationVar(&f.retryLease, "lease-retry-period", time.Second, "leader election: pause between attempts")
-	fl.StringToIntVar(&f.limits, "cloud-limits", nil, "ACTION=N,…: the most calls a minute of an action of the cloud's API, instead of the default (docs/configuration.md, rate limits)")
-	f.log.Register(fl)
-	cmd.AddCommand(logs.Command())
+	cmd.AddCommand(logs.Command(), uninstallCommand())
 
 	version.Add(cmd)
 	if err := cmd.ExecuteContext(ctrl.SetupSignalHandler()); err != nil {
 		fmt.Fprintln(os.Stderr, "terway-controller:", err)
 		os.Exit(1)
 	}
+}
+
+// toTheCloud registers the flags that say whose configuration is used, and how the cloud is reached.
+func (f *flags) toTheCloud(fl *pflag.FlagSet) {
+	fl.StringVar(&f.credentials, "credentials", "secret", "where the cloud credential comes from: secret, ecs-role or rrsa")
+	fl.StringVar(&f.secretDir, "secret-dir", "/etc/terway/credentials", "secret: directory with the files access-key-id and access-key-secret")
+	fl.StringVar(&f.role, "role", "", "ecs-role: the RAM role's name (default: from the metadata service)")
+	fl.StringVar(&f.roleARN, "role-arn", os.Getenv("ALIBABA_CLOUD_ROLE_ARN"), "rrsa: ARN of the RAM role")
+	fl.StringVar(&f.providerARN, "oidc-provider-arn", os.Getenv("ALIBABA_CLOUD_OIDC_PROVIDER_ARN"), "rrsa: ARN of the OIDC provider")
+	fl.StringVar(&f.tokenFile, "oidc-token-file", os.Getenv("ALIBABA_CLOUD_OIDC_TOKEN_FILE"), "rrsa: the service account's token")
+	fl.StringVar(&f.stsEndpoint, "sts-endpoint", "", "rrsa: STS endpoint (default: the region's)")
+	fl.StringVar(&f.metadataEndpoint, "metadata-endpoint", "", "ecs-role: metadata service (default: http://100.100.100.200)")
+	fl.StringVar(&f.ecsEndpoint, "ecs-endpoint", os.Getenv("ECS_ENDPOINT"), "ECS endpoint, host:port or URL (default: the region's)")
+	fl.StringVar(&f.vpcEndpoint, "vpc-endpoint", os.Getenv("VPC_ENDPOINT"), "VPC endpoint, host:port or URL (default: the region's)")
+	fl.StringVar(&f.slbEndpoint, "slb-endpoint", os.Getenv("SLB_ENDPOINT"), "endpoint of SLB (CLB), host:port or URL (default: the region's)")
+	fl.StringVar(&f.nlbEndpoint, "nlb-endpoint", os.Getenv("NLB_ENDPOINT"), "endpoint of NLB, host:port or URL (default: the region's)")
+	fl.StringVar(&f.network, "endpoint-network", "vpc", "which of the region's endpoints: vpc or public")
+	fl.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of the ConfigMap eni-config and of the leader election lease (default: $POD_NAMESPACE)")
+	fl.StringToIntVar(&f.limits, "cloud-limits", nil, "ACTION=N,…: the most calls a minute of an action of the cloud's API, instead of the default (docs/configuration.md, rate limits)")
+	f.log.Register(fl)
 }
 
 func run(ctx context.Context, f flags) error {

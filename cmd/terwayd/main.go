@@ -92,7 +92,7 @@ func main() {
 		cmd.AddCommand(c)
 	}
 	version.Add(cmd)
-	share(teardownCommand(&f), "state-dir", "cni-conf-dir", "cni-bin-dir", "host-root", "proc-sys", "policy-dir")
+	share(teardownCommand(&f), "state-dir", "socket", "ask-socket", "cni-conf-dir", "cni-bin-dir", "host-root", "proc-sys", "policy-dir")
 	share(askCommand(&f), "ask-socket")
 	share(waitForBlockCommand(&f), "node-name", "kubeconfig", "log-format", "verbose")
 	share(flannelCommand(&f), "node-name", "kubeconfig", "cni-conf-dir", "cni-bin-dir", "log-format", "verbose")

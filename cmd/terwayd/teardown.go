@@ -40,6 +40,8 @@ func teardownCommand(f *flags) *cobra.Command {
 				remove(filepath.Join(f.cniConfDir, agent.ConflistName)),
 				remove(filepath.Join(f.cniBinDir, "terway")),
 				remove(filepath.Join(f.policyDir, stateFile)),
+				remove(f.socket), // of an agent that was killed
+				remove(f.askSocket),
 			}
 			if f.hostRoot != "" {
 				_, err := hostOf(f.hostRoot).Remove()

@@ -1,0 +1,105 @@
+package uninstall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/pages"
+)
+
+// enis returns the cluster's ENIs: those with its tags, and those in specs whose tags somebody has removed.
+func (u *uninstaller) enis(ctx context.Context) ([]cloud.ENI, error) {
+	ctx = cloud.WithPriority(ctx, cloud.GiveBack)
+	list, err := u.Cloud.DescribeENIs(ctx, cloud.ENIFilter{Tags: map[string]string{claims.TagCreator: claims.Creator, claims.TagCluster: u.Cluster}})
+	if err != nil {
+		return nil, fmt.Errorf("list the cluster's ENIs: %w", err)
+	}
+	there := map[string]bool{}
+	for i := range list {
+		there[list[i].ID] = true
+	}
+	var missing []string
+	for nns, err := range pages.Of(ctx, u.Client, &v1alpha1.NodeNetworkList{}) {
+		if err != nil {
+			return nil, fmt.Errorf("list NodeNetworks: %w", err)
+		}
+		for i := range nns.Items {
+			for _, e := range nns.Items[i].Spec.ENIs {
+				if e.ID != "" && !there[e.ID] {
+					missing = append(missing, e.ID)
+				}
+			}
+		}
+	}
+	if len(missing) == 0 {
+		return list, nil
+	}
+	more, err := u.Cloud.DescribeENIs(ctx, cloud.ENIFilter{IDs: missing})
+	if err != nil {
+		return nil, fmt.Errorf("describe ENIs %v: %w", missing, err)
+	}
+	return append(list, more...), nil
+}
+
+// giveBack detaches and deletes the cluster's ENIs, until two lists in a row have none.
+func (u *uninstaller) giveBack(ctx context.Context) error {
+	ctx = cloud.WithPriority(ctx, cloud.GiveBack)
+	u.Log.Info("giving back the ENIs")
+	empty := false
+	var last error // of what is left
+	for {
+		wait := u.Poll
+		left, err := u.enis(ctx)
+		switch {
+		case err == nil && len(left) == 0 && empty:
+			u.Log.Info("the cloud has no ENI of this cluster", "cluster", u.Cluster)
+			return nil
+		case err == nil && len(left) == 0:
+			empty, wait, last = true, u.Settle, nil
+		case err == nil:
+			empty = false
+			err = u.call(ctx, left)
+			u.Log.Info("giving back ENIs", "left", len(left))
+		}
+		if err != nil {
+			last = err
+			if class := cloud.ClassOf(err); class == cloud.Auth || class == cloud.Invalid {
+				return fmt.Errorf("give back the cluster's ENIs: %s", cloud.Explain(err))
+			}
+			u.Log.Warn("give back ENIs; this is repeated", "error", err)
+		}
+		if ended := u.Sleep(ctx, wait); ended != nil {
+			return fmt.Errorf("give back the cluster's ENIs: %w, and %d are left: %w", ended, len(left), errors.Join(last))
+		}
+	}
+}
+
+// call makes the next call for each ENI. One that is in between two states is left alone.
+func (u *uninstaller) call(ctx context.Context, left []cloud.ENI) error {
+	group := errgroup.Group{}
+	group.SetLimit(u.AtOnce)
+	for _, e := range left {
+		group.Go(func() error {
+			var err error
+			switch e.Status {
+			case cloud.ENIInUse:
+				err = u.Cloud.DetachENI(ctx, e.ID, e.InstanceID)
+			case cloud.ENIAvailable:
+				err = u.Cloud.DeleteENI(ctx, e.ID)
+			default:
+				return nil
+			}
+			if _, later := cloud.Deferred(err); err != nil && !later {
+				return fmt.Errorf("ENI %s, which is %s: %w", e.ID, e.Status, err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
