@@ -216,6 +216,8 @@ func TestEachValueCounts(t *testing.T) {
 		"image.pullPolicy":            {to: "Always"},
 		"image.pullSecrets":           {to: []any{"registry"}},
 		"kinds.install":               {to: false},
+		"uninstall.force":             {to: true, off: flannel},
+		"uninstall.timeout":           {to: "1h", off: flannel},
 		"apiServer.host":              {to: "10.0.0.1"},
 		"apiServer.port":              {to: 443, base: map[string]any{"apiServer.host": "10.0.0.1"}},
 		"credentials.source":          {to: "ecs-role"},
@@ -384,7 +386,7 @@ func TestContainersAreConfined(t *testing.T) {
 		return template.Spec.Template.Spec.Containers
 	}
 	for network, names := range map[string][]string{
-		"terway":  {"Deployment terway-controller", "DaemonSet terwayd"},
+		"terway":  {"Deployment terway-controller", "DaemonSet terwayd", "Job terway-uninstall"},
 		"flannel": {"Deployment terway-controller", "DaemonSet kube-flannel"},
 	} {
 		for _, name := range names {

@@ -71,3 +71,61 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- define "terway.secret" -}}
 {{ .Values.credentials.existingSecret | default "terway-credentials" }}
 {{- end }}
+{{- /* Flags of terway-controller: how it reaches the cloud. */ -}}
+{{- define "terway.toTheCloud" -}}
+- --credentials={{ .Values.credentials.source }}
+- --secret-dir=/etc/terway-credentials
+- --endpoint-network={{ .Values.controller.endpointNetwork }}
+{{- range $action, $perMinute := .Values.controller.cloudLimits }}
+- --cloud-limits={{ $action }}={{ int $perMinute }}
+{{- end }}
+{{- with .Values.controller.ecsEndpoint }}
+- --ecs-endpoint={{ . }}
+{{- end }}
+{{- with .Values.controller.vpcEndpoint }}
+- --vpc-endpoint={{ . }}
+{{- end }}
+{{- with .Values.controller.slbEndpoint }}
+- --slb-endpoint={{ . }}
+{{- end }}
+{{- with .Values.controller.nlbEndpoint }}
+- --nlb-endpoint={{ . }}
+{{- end }}
+{{- with .Values.controller.stsEndpoint }}
+- --sts-endpoint={{ . }}
+{{- end }}
+{{- with .Values.credentials.role }}
+- --role={{ . }}
+{{- end }}
+{{- if eq .Values.credentials.source "rrsa" }}
+- --role-arn={{ .Values.credentials.roleARN }}
+- --oidc-provider-arn={{ .Values.credentials.oidcProviderARN }}
+- --oidc-token-file=/var/run/secrets/oidc/token
+{{- end }}
+{{- end }}
+{{- define "terway.credentialMounts" -}}
+{{- if ne .Values.credentials.source "ecs-role" -}}
+volumeMounts:
+  {{- if eq .Values.credentials.source "secret" }}
+  - {name: credentials, mountPath: /etc/terway-credentials, readOnly: true}
+  {{- end }}
+  {{- if eq .Values.credentials.source "rrsa" }}
+  - {name: oidc, mountPath: /var/run/secrets/oidc, readOnly: true}
+  {{- end }}
+{{- end }}
+{{- end }}
+{{- define "terway.credentialVolumes" -}}
+{{- if ne .Values.credentials.source "ecs-role" -}}
+volumes:
+  {{- if eq .Values.credentials.source "secret" }}
+  - name: credentials
+    secret: {secretName: {{ include "terway.secret" . }}}
+  {{- end }}
+  {{- if eq .Values.credentials.source "rrsa" }}
+  - name: oidc
+    projected:
+      sources:
+        - serviceAccountToken: {audience: sts.aliyuncs.com, expirationSeconds: 3600, path: token}
+  {{- end }}
+{{- end }}
+{{- end }}

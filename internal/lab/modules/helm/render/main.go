@@ -1,7 +1,8 @@
 // Render renders a chart with Helm's library: it reads lines of JSON, {"values": …, "objects":
 // [{…}, …]}, and answers each with a line, {"files": {template: text}} or {"error": text}. It
-// uses no cluster: lookup finds these objects. With "lint": true it answers as "helm lint --strict"
-// does: with no files, or an error that has every problem.
+// uses no cluster: lookup finds these objects. The cluster has the kind Job, and with "offline": true none
+// is known, as for "helm template". With "lint": true it answers as "helm lint --strict" does: with no files, or an
+// error that has every problem.
 //
 //	render CHART
 //
@@ -66,6 +67,7 @@ func main() {
 type question struct {
 	Values  map[string]any   `json:"values"`
 	Objects []map[string]any `json:"objects"`
+	Offline bool             `json:"offline"`
 	Lint    bool             `json:"lint"`
 }
 
@@ -84,7 +86,11 @@ func render(dir string, ask question) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := util.ToRenderValues(chart, ask.Values, common.ReleaseOptions{Name: "terway", Namespace: "kube-system", Revision: 1, IsInstall: true}, common.DefaultCapabilities)
+	can := common.DefaultCapabilities.Copy()
+	if !ask.Offline {
+		can.APIVersions = append(can.APIVersions, "batch/v1/Job")
+	}
+	all, err := util.ToRenderValues(chart, ask.Values, common.ReleaseOptions{Name: "terway", Namespace: "kube-system", Revision: 1, IsInstall: true}, can)
 	if err != nil {
 		return nil, err
 	}

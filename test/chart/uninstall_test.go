@@ -1,0 +1,115 @@
+package chart
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	batchv1 "k8s.io/api/batch/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+)
+
+// uninstallObjects are the objects that exist only while the chart is uninstalled.
+var uninstallObjects = []string{"ServiceAccount terway-uninstall", "ClusterRole terway-uninstall", "ClusterRoleBinding terway-uninstall",
+	"Role terway-uninstall", "RoleBinding terway-uninstall", "Job terway-uninstall"}
+
+// An object that is no hook would be installed, and the job would take Terway off the cluster at once.
+func TestUninstallIsAHook(t *testing.T) {
+	got := objects(t, with("terway", nil))
+	for _, name := range uninstallObjects {
+		o := got[name]
+		if o == nil {
+			t.Fatalf("there is no %s", name)
+		}
+		a := o.GetAnnotations()
+		weight := "-1" // what the job needs exists before it
+		if o.GetKind() == "Job" {
+			weight = "0"
+		}
+		if a["helm.sh/hook"] != "pre-delete" || a["helm.sh/hook-weight"] != weight || a["helm.sh/hook-delete-policy"] != "before-hook-creation,hook-succeeded" {
+			t.Errorf("%s: annotations %v", name, a)
+		}
+	}
+	if a := got["Job terway-uninstall"].GetAnnotations(); a["helm.sh/hook-output-log-policy"] != "hook-failed" {
+		t.Errorf("Helm does not print what the job said: %v", a)
+	}
+	for name, o := range got {
+		if _, hook := o.GetAnnotations()["helm.sh/hook"]; hook != slices.Contains(uninstallObjects, name) {
+			t.Errorf("%s: a hook: %v", name, hook)
+		}
+	}
+	// helm template | kubectl apply.
+	files, problem := helm.ask(t, map[string]any{"values": with("terway", nil), "offline": true})
+	if problem != "" {
+		t.Fatal(problem)
+	}
+	for name, o := range parsed(t, files) {
+		if _, hook := o.GetAnnotations()["helm.sh/hook"]; hook || strings.Contains(name, "uninstall") {
+			t.Errorf("helm template prints %s", name)
+		}
+	}
+	for name := range objects(t, with("flannel", nil)) {
+		if strings.Contains(name, "uninstall") {
+			t.Errorf("with flannel there is %s", name)
+		}
+	}
+}
+
+// It reaches the cloud as the controller does, whatever the credential is.
+func TestUninstallHasTheControllersCredential(t *testing.T) {
+	rrsa := map[string]any{"credentials.source": "rrsa", "credentials.roleARN": "acs:ram::1:role/r", "credentials.oidcProviderARN": "acs:ram::1:oidc-provider/p",
+		"controller.stsEndpoint": "sts.example", "controller.serviceAccount.annotations": map[string]any{"a": "b"}}
+	for name, values := range map[string]map[string]any{
+		"secret": {"credentials.existingSecret": "mine", "controller.ecsEndpoint": "ecs.example", "controller.cloudLimits": map[string]any{"DeleteNetworkInterface": 9}},
+		"role":   {"credentials.source": "ecs-role", "credentials.role": "r"},
+		"rrsa":   rrsa,
+	} {
+		got := objects(t, with("terway", values))
+		controller := podOf(t, got["Deployment terway-controller"]).Spec
+		var job batchv1.Job
+		into(t, got["Job terway-uninstall"], &job)
+		pod := job.Spec.Template.Spec
+		own := []string{"--timeout=30m", "--kinds"}
+		for _, a := range pod.Containers[0].Args {
+			if !slices.Contains(controller.Containers[0].Args, a) && !slices.Contains(own, a) {
+				t.Errorf("%s: the controller has no %s", name, a)
+			}
+		}
+		for _, a := range controller.Containers[0].Args {
+			cloud := strings.Contains(a, "endpoint") || strings.Contains(a, "role") || strings.Contains(a, "credentials") || strings.Contains(a, "oidc") || strings.Contains(a, "limits")
+			if cloud && !slices.Contains(pod.Containers[0].Args, a) {
+				t.Errorf("%s: the job has no %s", name, a)
+			}
+		}
+		if !reflect.DeepEqual(pod.Volumes, controller.Volumes) || !reflect.DeepEqual(pod.Containers[0].VolumeMounts, controller.Containers[0].VolumeMounts) {
+			t.Errorf("%s: the job's volumes are %v at %v", name, pod.Volumes, pod.Containers[0].VolumeMounts)
+		}
+		if a := got["ServiceAccount terway-uninstall"].GetAnnotations(); name == "rrsa" && a["a"] != "b" {
+			t.Errorf("%s: annotations of its account %v", name, a)
+		}
+	}
+}
+
+// It may change Services only if it is forced to.
+func TestUninstallForced(t *testing.T) {
+	for _, force := range []bool{false, true} {
+		got := objects(t, with("terway", map[string]any{"uninstall.force": force}))
+		var job batchv1.Job
+		into(t, got["Job terway-uninstall"], &job)
+		if slices.Contains(job.Spec.Template.Spec.Containers[0].Args, "--force") != force {
+			t.Errorf("uninstall.force: %v: arguments %q", force, job.Spec.Template.Spec.Containers[0].Args)
+		}
+		var role rbacv1.ClusterRole
+		into(t, got["ClusterRole terway-uninstall"], &role)
+		if may(role.Rules, "", "services", "", "patch") != force {
+			t.Errorf("uninstall.force: %v: rules %v", force, role.Rules)
+		}
+	}
+	got := objects(t, with("terway", map[string]any{"kinds.install": false}))
+	var role rbacv1.ClusterRole
+	into(t, got["ClusterRole terway-uninstall"], &role)
+	if may(role.Rules, "apiextensions.k8s.io", "customresourcedefinitions", "nodenetworks.network.terway.dev", "delete") {
+		t.Error("it may delete a kind that the chart has not installed")
+	}
+}
