@@ -32,9 +32,9 @@ func jobName(node string) string {
 	return teardownApp + "-" + hex.EncodeToString(sum[:6])
 }
 
-// teardownJob returns the Job that cleans a node: the agent's own pod, with its mounts and capabilities, that runs "terwayd
+// TeardownJob returns the Job that cleans a node: the agent's own pod, with its mounts and capabilities, that runs "terwayd
 // teardown" in place of the agent.
-func teardownJob(set *appsv1.DaemonSet, node string, force bool) *batchv1.Job {
+func TeardownJob(set *appsv1.DaemonSet, node string, force bool) *batchv1.Job {
 	spec := set.Spec.Template.Spec.DeepCopy()
 	delete(spec.NodeSelector, selector)
 	spec.NodeName = node // not by the scheduler: the node may have no network, or be cordoned
@@ -68,8 +68,8 @@ func teardownJob(set *appsv1.DaemonSet, node string, force bool) *batchv1.Job {
 	}
 }
 
-// outcome returns whether a Job has ended, and why it failed if it has.
-func outcome(j *batchv1.Job) (ended bool, why string) {
+// Outcome returns whether a Job has ended, and why it failed if it has.
+func Outcome(j *batchv1.Job) (ended bool, why string) {
 	for _, c := range j.Status.Conditions {
 		if c.Status != corev1.ConditionTrue {
 			continue
@@ -106,7 +106,7 @@ func (u *uninstaller) teardown(ctx context.Context, set *appsv1.DaemonSet, nodes
 		for i := range jobs.Items {
 			j := &jobs.Items[i]
 			node, ours := running[j.Name]
-			ended, why := outcome(j)
+			ended, why := Outcome(j)
 			if !ours || !ended {
 				continue
 			}
@@ -116,7 +116,7 @@ func (u *uninstaller) teardown(ctx context.Context, set *appsv1.DaemonSet, nodes
 			}
 		}
 		for len(waiting) > 0 && len(running) < u.AtOnce {
-			j := teardownJob(set, waiting[0], u.Force)
+			j := TeardownJob(set, waiting[0], u.Force)
 			if err := u.Client.Create(ctx, j); err != nil && !apierrors.IsAlreadyExists(err) {
 				return "", fmt.Errorf("create Job %s for node %s: %w", j.Name, waiting[0], err)
 			}

@@ -23,12 +23,12 @@ func TestTeardownJob(t *testing.T) {
 		}},
 	}
 	node := strings.Repeat("long-", 40) + "name"
-	j := teardownJob(set, node, false)
+	j := TeardownJob(set, node, false)
 	spec, c := j.Spec.Template.Spec, j.Spec.Template.Spec.Containers[0]
 	if want := []string{"teardown", "--cni-conf-dir=/c", "--state-dir=/s"}; !slices.Equal(c.Args, want) {
 		t.Errorf("arguments %q, want %q", c.Args, want)
 	}
-	if got := teardownJob(set, node, true).Spec.Template.Spec.Containers[0].Args; got[len(got)-1] != "--force" {
+	if got := TeardownJob(set, node, true).Spec.Template.Spec.Containers[0].Args; got[len(got)-1] != "--force" {
 		t.Errorf("forced: arguments %q", got)
 	}
 	if c.LivenessProbe != nil || c.ReadinessProbe != nil || c.Ports != nil {
@@ -47,7 +47,7 @@ func TestTeardownJob(t *testing.T) {
 	if wrong := validation.IsDNS1123Label(j.Name); len(wrong) > 0 {
 		t.Errorf("name %q: %v", j.Name, wrong)
 	}
-	if teardownJob(set, "other", false).Name == j.Name {
+	if TeardownJob(set, "other", false).Name == j.Name {
 		t.Error("the Jobs of two nodes have one name")
 	}
 	if _, ok := set.Spec.Template.Spec.NodeSelector[selector]; !ok || len(set.Spec.Template.Spec.Containers[0].Args) != 4 {

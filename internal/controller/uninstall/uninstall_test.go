@@ -176,7 +176,7 @@ func (r *rig) sleep(ctx context.Context, d time.Duration) error {
 	r.Must(r.kube.List(ctx, &jobs))
 	for _, j := range jobs.Items {
 		node := j.Spec.Template.Spec.NodeName
-		if ended, _ := outcome(&j); ended {
+		if ended, _ := Outcome(&j); ended {
 			continue
 		}
 		if err := r.kube.Get(ctx, client.ObjectKeyFromObject(r.agent(node)), &corev1.Pod{}); err == nil {
