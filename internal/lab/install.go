@@ -73,15 +73,20 @@ func (o *Options) installTerway(ctx context.Context, s *State) error {
 
 // helm installs or upgrades the chart with the values of a state.
 func (o *Options) helm(ctx context.Context, s *State, verb string) error {
-	b, err := yaml.Marshal(s.chartValues())
+	return o.helmChart(ctx, verb, filepath.Join(o.Source, "deploy", "chart"), s.chartValues())
+}
+
+// helmChart installs a chart, or upgrades to it.
+func (o *Options) helmChart(ctx context.Context, verb, chart string, values map[string]any) error {
+	b, err := yaml.Marshal(values)
 	if err != nil {
 		return fmt.Errorf("encode the chart's values: %w", err)
 	}
-	values := o.path("values.yaml")
-	if err := writeFile(values, b, 0o600); err != nil {
+	file := o.path("values.yaml")
+	if err := writeFile(file, b, 0o600); err != nil {
 		return err
 	}
-	args := []string{verb, "terway", filepath.Join(o.Source, "deploy", "chart"), "--namespace", metav1.NamespaceSystem, "--values", values}
+	args := []string{verb, "terway", chart, "--namespace", metav1.NamespaceSystem, "--values", file}
 	if verb == "upgrade" {
 		args = append(args, "--force-conflicts") // checks have changed arguments, and put the former ones back
 	}
@@ -102,12 +107,17 @@ func (o *Options) installDNS(ctx context.Context) error {
 // run runs a client program on the cluster.
 func (o *Options) run(ctx context.Context, stdin []byte, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+o.Kubeconfig(), "HELM_CACHE_HOME="+o.path("helm"), "HELM_CONFIG_HOME="+o.path("helm"), "HELM_DATA_HOME="+o.path("helm"))
+	cmd.Env = o.clientEnv()
 	cmd.Stdin = bytes.NewReader(stdin)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s %s: %w\n%s", filepath.Base(name), strings.Join(args, " "), err, out)
 	}
 	return nil
+}
+
+// clientEnv is the environment of client programs.
+func (o *Options) clientEnv() []string {
+	return append(os.Environ(), "KUBECONFIG="+o.Kubeconfig(), "HELM_CACHE_HOME="+o.path("helm"), "HELM_CONFIG_HOME="+o.path("helm"), "HELM_DATA_HOME="+o.path("helm"))
 }
 
 // waitPods waits until every system pod is ready.

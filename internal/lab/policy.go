@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/api/v1alpha1"
@@ -55,28 +56,8 @@ func (s *State) waitPolicy(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("not done within three minutes"))
 	defer cancel()
 	return eventually(ctx, 100*time.Millisecond, func() error {
-		set, err := c.AppsV1().DaemonSets(metav1.NamespaceSystem).Get(ctx, "terwayd", metav1.GetOptions{})
-		if err != nil {
-			return fmt.Errorf("read DaemonSet terwayd: %w", err)
-		}
-		if st := set.Status; st.ObservedGeneration < set.Generation || st.UpdatedNumberScheduled < st.DesiredNumberScheduled || st.NumberReady < st.DesiredNumberScheduled {
-			return fmt.Errorf("of %d agents %d are new and %d ready", st.DesiredNumberScheduled, st.UpdatedNumberScheduled, st.NumberReady)
-		}
-		d, err := c.AppsV1().Deployments(metav1.NamespaceSystem).Get(ctx, "terway-controller", metav1.GetOptions{})
-		if err != nil {
-			return fmt.Errorf("read Deployment terway-controller: %w", err)
-		}
-		if st, want := d.Status, *d.Spec.Replicas; st.ObservedGeneration < d.Generation || st.UpdatedReplicas < want || st.ReadyReplicas < want || st.Replicas > want {
-			return fmt.Errorf("of %d controllers %d are new and %d ready", want, st.UpdatedReplicas, st.ReadyReplicas)
-		}
-		pods, err := c.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "app in (terwayd,terway-controller)"})
-		if err != nil {
-			return fmt.Errorf("list Terway's pods: %w", err)
-		}
-		for _, p := range pods.Items {
-			if p.DeletionTimestamp != nil {
-				return fmt.Errorf("pod %s ends", p.Name)
-			}
+		if err := rolledOut(ctx, c); err != nil {
+			return err
 		}
 		for _, m := range s.Machines {
 			if err := s.policyReady(ctx, objects, m.Name); err != nil {
@@ -85,6 +66,34 @@ func (s *State) waitPolicy(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// rolledOut returns an error while a pod of Terway's is not of the last form, or is not ready, or ends.
+func rolledOut(ctx context.Context, c kubernetes.Interface) error {
+	set, err := c.AppsV1().DaemonSets(metav1.NamespaceSystem).Get(ctx, "terwayd", metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("read DaemonSet terwayd: %w", err)
+	}
+	if st := set.Status; st.ObservedGeneration < set.Generation || st.UpdatedNumberScheduled < st.DesiredNumberScheduled || st.NumberReady < st.DesiredNumberScheduled {
+		return fmt.Errorf("of %d agents %d are new and %d ready", st.DesiredNumberScheduled, st.UpdatedNumberScheduled, st.NumberReady)
+	}
+	d, err := c.AppsV1().Deployments(metav1.NamespaceSystem).Get(ctx, "terway-controller", metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("read Deployment terway-controller: %w", err)
+	}
+	if st, want := d.Status, *d.Spec.Replicas; st.ObservedGeneration < d.Generation || st.UpdatedReplicas < want || st.ReadyReplicas < want || st.Replicas > want {
+		return fmt.Errorf("of %d controllers %d are new and %d ready", want, st.UpdatedReplicas, st.ReadyReplicas)
+	}
+	pods, err := c.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "app in (terwayd,terway-controller)"})
+	if err != nil {
+		return fmt.Errorf("list Terway's pods: %w", err)
+	}
+	for _, p := range pods.Items {
+		if p.DeletionTimestamp != nil {
+			return fmt.Errorf("pod %s ends", p.Name)
+		}
+	}
+	return nil
 }
 
 // policyReady says what a node lacks.

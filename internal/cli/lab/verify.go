@@ -64,6 +64,7 @@ func verifyCommand(dir *string) *cobra.Command {
 	f.StringSliceVar(&r.Datapaths, "datapath", nil, "run the checks on each of these, moving the nodes there and back: "+
 		strings.Join(verify.Datapaths(), ", ")+"; or "+verify.AllDatapaths+" that the kernel has (default: what the nodes run)")
 	f.IntVar(&r.Parallel, "parallel", verify.DefaultParallel, "how many of the checks that change nothing for others run at a time (1: one after another)")
+	f.StringVar(&r.From, "from", "", "the version from which upgrade goes to this one, and to which rollback goes back: a git tag or commit (default: the last tag before this commit)")
 	f.DurationVar(&r.Traffic, "traffic", verify.DefaultTraffic, "how long agent-upgrade sends at least")
 	output.Add(f)
 	cmd.Long = cmd.Short + `.

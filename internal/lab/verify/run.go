@@ -20,6 +20,8 @@ type Request struct {
 	Datapaths []string
 	// Traffic is Env.Traffic.
 	Traffic time.Duration
+	// From is Env.From.
+	From string
 	// Parallel is how many of the checks that may run beside others run at a time; less than 2: one.
 	Parallel int
 }
@@ -77,7 +79,7 @@ func Run(ctx context.Context, s *lab.State, suite Suite, r Request, report Repor
 	if err != nil {
 		return nil, err
 	}
-	e := &Env{Cluster: *c, Traffic: r.Traffic, suite: suite, parallel: r.Parallel}
+	e := &Env{Cluster: *c, Traffic: r.Traffic, From: r.From, suite: suite, parallel: r.Parallel}
 	if err := errors.Join(e.sweep(ctx), e.LookAtNodes(ctx)); err != nil {
 		return nil, err
 	}

@@ -64,6 +64,8 @@ type Env struct {
 	instruments.Cluster
 	// Traffic is how long checks send traffic while something is interrupted.
 	Traffic time.Duration
+	// From is the version from which checks upgrade: a git tag or commit; empty: the release before.
+	From string
 	// Killed is how many processes of the system the check has killed.
 	Killed int
 

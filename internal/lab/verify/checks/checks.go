@@ -22,7 +22,7 @@ func All() verify.Suite {
 		sameName, bandwidthEgress, bandwidthIngress, bandwidthSameNode, bandwidthLiveChange, bandwidthExclusive,
 		bandwidthOfType, bandwidthWrongValue, bandwidthNoTrace, policyExclusiveENI, policyCompletedPod, policyRunningConnection, policyNoOpenWindow, policyFirstPacket, policyConnectionsFull, exclusiveENI, lbOutside, lbPolicy, lbRollingUpgrade, lbDrain, podLimit, release, agentRestart, policyAgentRestart, agentUpgrade, controllerRestart, lbControllerFailover, nodeRemoved, nodeAnew,
 		forwardPolicy, repair, registeredAgain, eniTaken, addressTaken, controllerAway, staleCloud, vswitchReplaced, kubeletKilled, lbThrottled, lbAPIDown, lbNodeLoss,
-		policyHubDown, policyOffNoLoad,
+		policyHubDown, policyOffNoLoad, upgradeCheck, rollbackCheck, uninstalled,
 	}}
 }
 

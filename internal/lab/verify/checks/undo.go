@@ -25,6 +25,7 @@ import (
 func (e *env) undo(ctx context.Context) error {
 	errs := []error{e.withdraw(ctx), e.Lab.Cloud.RemoveFault(ctx, faultName)}
 	if e.Lab.Options.Network == lab.NetworkTerway {
+		errs = append(errs, e.restoreSurely(ctx)) // first: the others change what it installs
 		errs = append(errs, e.putVSwitchesBack(ctx), e.probesBack(ctx), e.removeVSwitch(ctx), e.putControllerBack(ctx), e.putAgentsBack(ctx), e.putPoliciesBack(ctx), e.removePolicies(ctx, client.HasLabels{ofCheck}),
 			e.Lab.Cloud.AcceptNoMore(outsideRange, instruments.HTTPPort), e.uncordon(ctx), e.powerOn(ctx))
 		for _, m := range e.Lab.Machines {

@@ -1,0 +1,252 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"terway.dev/terway/internal/oci"
+	"terway.dev/terway/internal/product"
+	"terway.dev/terway/internal/version"
+)
+
+// Uninstall runs "helm uninstall", like an operator. Its error has what the chart's job said.
+func (s *State) Uninstall(ctx context.Context) error {
+	return s.Options.run(ctx, nil, s.Options.Bin("helm"), "uninstall", "terway", "--namespace", metav1.NamespaceSystem, "--wait", "--timeout", "4m")
+}
+
+// Restore installs the chart of this tree, whatever an uninstallation, an upgrade or a rollback has left, and waits until all pods of
+// the system are ready.
+func (s *State) Restore(ctx context.Context) error {
+	o := &s.Options
+	revision, status, err := s.Revision(ctx)
+	if err != nil {
+		return err
+	}
+	verb := "upgrade"
+	switch {
+	case revision == 0:
+		verb = "install"
+	case status != "deployed": // Helm upgrades no release whose uninstallation was refused
+		if err := s.Rollback(ctx, revision); err != nil {
+			return err
+		}
+	}
+	if err := o.helm(ctx, s, verb); err != nil {
+		return err
+	}
+	return s.waitSystem(ctx)
+}
+
+// Rollback runs "helm rollback" to a revision, and waits until its pods are ready.
+func (s *State) Rollback(ctx context.Context, revision int) error {
+	if err := s.Options.run(ctx, nil, s.Options.Bin("helm"), "rollback", "terway", fmt.Sprint(revision), "--namespace", metav1.NamespaceSystem, "--force-conflicts"); err != nil {
+		return err
+	}
+	return s.waitSystem(ctx)
+}
+
+// waitSystem waits until Terway's pods are those of the last upgrade, and all of the system's are ready.
+func (s *State) waitSystem(ctx context.Context) error {
+	c, err := s.Options.Client()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("not done within three minutes"))
+	defer cancel()
+	if err := eventually(ctx, 100*time.Millisecond, func() error { return rolledOut(ctx, c) }); err != nil {
+		return err
+	}
+	return waitPods(ctx, c)
+}
+
+// Revision returns the last revision of the release and its status; 0 if the chart is not installed.
+func (s *State) Revision(ctx context.Context) (revision int, status string, err error) {
+	cmd := exec.CommandContext(ctx, s.Options.Bin("helm"), "history", "terway", "--namespace", metav1.NamespaceSystem, "-o", "json")
+	cmd.Env = s.Options.clientEnv()
+	out, err := cmd.Output()
+	var ended *exec.ExitError
+	if errors.As(err, &ended) && strings.Contains(string(ended.Stderr), "not found") {
+		return 0, "", nil
+	}
+	if err != nil {
+		return 0, "", fmt.Errorf("helm history: %w", err)
+	}
+	return lastRevision(out)
+}
+
+// lastRevision reads the output of "helm history -o json".
+func lastRevision(out []byte) (revision int, status string, err error) {
+	var history []struct {
+		Revision int    `json:"revision"`
+		Status   string `json:"status"`
+	}
+	if err := json.Unmarshal(out, &history); err != nil {
+		return 0, "", fmt.Errorf("helm history: %w", err)
+	}
+	for _, h := range history {
+		if h.Revision > revision {
+			revision, status = h.Revision, h.Status
+		}
+	}
+	if status == "uninstalled" {
+		return 0, "", nil
+	}
+	return revision, status, nil
+}
+
+// ErrNoRelease is the error of a source tree that has no release before its last commit.
+var ErrNoRelease = errors.New("there is no release before this one: no git tag")
+
+// Older is another version of Terway.
+type Older struct {
+	// Version is its git tag or commit.
+	Version string
+	// Image is the reference of its image, which all nodes have.
+	Image string
+	chart string
+}
+
+// Older builds another version from the tree's git repository, once, and gives its image to all nodes: that of a tag or commit, or, if
+// ref is empty, the last release before the last commit. Its image has this tree's other files, Debian's packages and CNI plugins.
+func (s *State) Older(ctx context.Context, ref string) (*Older, error) {
+	o := &s.Options
+	if ref == "" {
+		tag, err := o.git(ctx, "describe", "--tags", "--abbrev=0", "HEAD^")
+		if err != nil {
+			return nil, ErrNoRelease
+		}
+		ref = tag
+	}
+	commit, err := o.git(ctx, "rev-parse", "--verify", ref+"^{commit}")
+	if err != nil {
+		return nil, fmt.Errorf("version %q: want a git tag or commit of %s: %w", ref, o.Source, err)
+	}
+	repository, _, _ := strings.Cut(ImageTerway, ":")
+	dir := o.cached("older", commit)
+	older := &Older{Version: ref, Image: repository + ":" + commit[:12], chart: filepath.Join(dir, "deploy", "chart")}
+	archive := filepath.Join(dir, "image.tar")
+	if _, err := os.Stat(archive); errors.Is(err, fs.ErrNotExist) {
+		if err := o.buildOlder(ctx, commit, dir, older.Image, archive); err != nil {
+			return nil, fmt.Errorf("build version %s: %w", ref, err)
+		}
+	} else if err != nil {
+		return nil, err
+	}
+	for _, m := range s.Machines {
+		cmd, err := s.Shell(m.Name, []string{"ctr", "-n", "k8s.io", "images", "import", "--local", archive})
+		if err != nil {
+			return nil, err
+		}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("import %s on %s: %w: %s", older.Image, m.Name, err, out)
+		}
+	}
+	return older, nil
+}
+
+// buildOlder writes a version's tree to dir, and last its image's archive.
+func (o *Options) buildOlder(ctx context.Context, commit, dir, ref, archive string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	tree := filepath.Join(dir, "tree.tar")
+	if _, err := o.git(ctx, "archive", "--output="+tree, commit); err != nil {
+		return err
+	}
+	if out, err := exec.CommandContext(ctx, "tar", "-x", "-f", tree, "-C", dir).CombinedOutput(); err != nil {
+		return fmt.Errorf("tar: %w: %s", err, out)
+	}
+	programs := filepath.Join(dir, "programs")
+	args := append([]string{"build"}, product.Flags...)
+	args = append(args, product.Strip, "-o", programs+"/")
+	for _, name := range product.Programs {
+		args = append(args, "./cmd/"+name)
+	}
+	if out, err := goCommand(ctx, dir, false, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w: %s", err, out)
+	}
+	base, err := o.debian().Base(ctx, runtime.GOARCH)
+	if err != nil {
+		return err
+	}
+	img, err := product.Image(runtime.GOARCH, version.Get(), base, func(name string) string {
+		if slices.Contains(product.Plugins, name) {
+			return o.cached("cni", name)
+		}
+		return filepath.Join(programs, name)
+	}, oci.Plain)
+	if err != nil {
+		return err
+	}
+	b, err := oci.Archive(img, &v1.Platform{Architecture: runtime.GOARCH, OS: "linux"}, ref)
+	if err != nil {
+		return err
+	}
+	return writeFile(archive, b, 0o644)
+}
+
+// git runs git in the source tree and returns the first line of its output.
+func (o *Options) git(ctx context.Context, args ...string) (string, error) {
+	out, err := exec.CommandContext(ctx, "git", append([]string{"-C", o.Source}, args...)...).Output()
+	var ended *exec.ExitError
+	if errors.As(err, &ended) {
+		return "", fmt.Errorf("git %s: %w: %s", args[0], err, strings.TrimSpace(string(ended.Stderr)))
+	}
+	return strings.TrimSpace(string(out)), err
+}
+
+// Change upgrades the release to another version's chart and image, and waits until all pods are of it and ready.
+func (s *State) Change(ctx context.Context, to *Older) error {
+	var theirs map[string]any
+	b, err := os.ReadFile(filepath.Join(to.chart, "values.yaml"))
+	if err != nil {
+		return fmt.Errorf("version %s: %w", to.Version, err)
+	}
+	if err := yaml.Unmarshal(b, &theirs); err != nil {
+		return fmt.Errorf("version %s: values.yaml: %w", to.Version, err)
+	}
+	repository, tag, _ := strings.Cut(to.Image, ":")
+	values := known(s.chartValues(), theirs)
+	values["image"] = map[string]any{"repository": repository, "tag": tag}
+	if err := s.Options.helmChart(ctx, "upgrade", to.chart, values); err != nil {
+		return err
+	}
+	return s.waitSystem(ctx)
+}
+
+// known returns the values that another version's chart knows, by its values.yaml; its schema refuses others. Keys of eniConfig are
+// not all in values.yaml.
+func known(values, theirs map[string]any) map[string]any {
+	out := map[string]any{}
+	for section, v := range values {
+		other, ok := theirs[section]
+		if !ok {
+			continue
+		}
+		of, isMap := v.(map[string]any)
+		has, theyToo := other.(map[string]any)
+		if section == "eniConfig" || !isMap || !theyToo {
+			out[section] = v
+			continue
+		}
+		of = maps.Clone(of)
+		maps.DeleteFunc(of, func(key string, _ any) bool { _, ok := has[key]; return !ok })
+		out[section] = of
+	}
+	return out
+}
