@@ -321,13 +321,22 @@ func (u *uninstaller) forgetNetwork(ctx context.Context, nn *v1alpha1.NodeNetwor
 	return nil
 }
 
-// until looks again and again until nothing is left of what is awaited. Errors of a look are repeated too; when the time is up the
-// last one, or what was left, is told.
+// until looks again and again until nothing is left of what is awaited. Errors of a look are repeated too, unless the API server will
+// always refuse it. When the time is up, the last error or what was left is told.
 func (u *uninstaller) until(ctx context.Context, what string, look func() (left string, err error)) error {
+	told := ""
 	for {
 		left, err := look()
-		if err == nil && left == "" {
+		switch {
+		case err == nil && left == "":
 			return nil
+		case apierrors.IsForbidden(err) || apierrors.IsInvalid(err):
+			return err
+		case err != nil:
+			u.Log.Warn("wait for "+what+"; this is repeated", "error", err)
+		case left != told:
+			u.Log.Info("wait for "+what, "left", left)
+			told = left
 		}
 		if ended := u.Sleep(ctx, u.Poll); ended != nil {
 			if err == nil {

@@ -16,9 +16,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
@@ -36,7 +38,7 @@ const ns = "kube-system"
 // end or start, and Jobs run.
 type rig struct {
 	*cloudtest.Cloud
-	kube      client.Client
+	kube      client.WithWatch
 	o         Options
 	instances map[string]string
 	enis      map[string]string
@@ -379,6 +381,21 @@ func TestNoPermission(t *testing.T) {
 	r.o.Cloud = deny{r.o.Cloud, refused}
 	if err := Run(t.Context(), r.o); !errors.Is(err, refused) {
 		t.Fatalf("%v, want %v", err, refused)
+	}
+	r.kept()
+}
+
+// A right that is missing ends it at once, and the agents start again.
+func TestForbidden(t *testing.T) {
+	r := newRig(t)
+	r.o.Client = interceptor.NewClient(r.kube, interceptor.Funcs{Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+		if _, job := o.(*batchv1.Job); job {
+			return apierrors.NewForbidden(schema.GroupResource{Group: "batch", Resource: "jobs"}, o.GetName(), errors.New("no right"))
+		}
+		return c.Create(ctx, o, opts...)
+	}})
+	if err := Run(t.Context(), r.o); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "for node n1") {
+		t.Fatalf("%v; want what is forbidden, for which node", err)
 	}
 	r.kept()
 }
