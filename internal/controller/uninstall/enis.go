@@ -7,10 +7,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/datapath/claims"
-	"terway.dev/terway/internal/pages"
 )
 
 // enis returns the cluster's ENIs: those with its tags, and those in specs whose tags somebody has removed.
@@ -25,15 +23,14 @@ func (u *uninstaller) enis(ctx context.Context) ([]cloud.ENI, error) {
 		there[list[i].ID] = true
 	}
 	var missing []string
-	for nns, err := range pages.Of(ctx, u.Client, &v1alpha1.NodeNetworkList{}) {
-		if err != nil {
-			return nil, fmt.Errorf("list NodeNetworks: %w", err)
-		}
-		for i := range nns.Items {
-			for _, e := range nns.Items[i].Spec.ENIs {
-				if e.ID != "" && !there[e.ID] {
-					missing = append(missing, e.ID)
-				}
+	networks, err := u.nodeNetworks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range networks {
+		for _, e := range networks[i].Spec.ENIs {
+			if e.ID != "" && !there[e.ID] {
+				missing = append(missing, e.ID)
 			}
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -116,11 +117,9 @@ type uninstaller struct{ Options }
 // look reads what exists. It changes nothing; a credential that the cloud refuses ends it here.
 func (u *uninstaller) look(ctx context.Context) (*found, error) {
 	f := &found{namespace: u.Namespace}
-	for list, err := range pages.Of(ctx, u.Client, &v1alpha1.NodeNetworkList{}) {
-		if err != nil {
-			return nil, fmt.Errorf("list NodeNetworks: %w", err)
-		}
-		f.networks = append(f.networks, list.Items...)
+	var err error
+	if f.networks, err = u.nodeNetworks(ctx); err != nil {
+		return nil, err
 	}
 	for list, err := range pages.Of(ctx, u.Client, &corev1.NodeList{}) {
 		if err != nil {
@@ -138,16 +137,31 @@ func (u *uninstaller) look(ctx context.Context) (*found, error) {
 			}
 		}
 	}
-	pods, err := u.agentPods(ctx)
-	if err != nil {
+	if f.agents, err = u.agentPods(ctx); err != nil {
 		return nil, err
 	}
-	f.agents = pods
 	if f.enis, err = u.enis(ctx); err != nil {
 		return nil, err
 	}
 	return f, nil
 }
+
+// nodeNetworks returns all, and none when an earlier run, or somebody else, has deleted their kind.
+func (u *uninstaller) nodeNetworks(ctx context.Context) (all []v1alpha1.NodeNetwork, err error) {
+	for list, err := range pages.Of(ctx, u.Client, &v1alpha1.NodeNetworkList{}) {
+		if noKind(err) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list NodeNetworks: %w", err)
+		}
+		all = append(all, list.Items...)
+	}
+	return all, nil
+}
+
+// noKind reports whether the API server does not know the kind that was listed.
+func noKind(err error) bool { return meta.IsNoMatchError(err) || apierrors.IsNotFound(err) }
 
 func (u *uninstaller) agentPods(ctx context.Context) ([]corev1.Pod, error) {
 	var pods corev1.PodList
@@ -254,14 +268,11 @@ func (u *uninstaller) forget(ctx context.Context) error {
 		return err
 	}
 	if err := u.until(ctx, "the NodeNetworks to be gone", func() (string, error) {
-		var left v1alpha1.NodeNetworkList
-		if err := u.Client.List(ctx, &left, client.Limit(1)); err != nil {
-			return "", fmt.Errorf("list NodeNetworks: %w", err)
-		}
-		for _, nn := range left.Items {
+		left, err := u.nodeNetworks(ctx)
+		for _, nn := range left {
 			return fmt.Sprintf("NodeNetwork %s has the finalizers %q", nn.Name, nn.Finalizers), nil
 		}
-		return "", nil
+		return "", err
 	}); err != nil {
 		return err
 	}

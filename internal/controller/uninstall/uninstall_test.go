@@ -14,6 +14,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -372,6 +373,37 @@ func TestStopped(t *testing.T) {
 		r.Must(Run(t.Context(), r.o))
 		r.gone()
 	}
+}
+
+// After a kill behind its last step the kind of NodeNetworks is gone, and Helm starts it again.
+func TestAgainWithoutTheKind(t *testing.T) {
+	r := newRig(t)
+	gone := false
+	r.o.Kinds = true
+	r.o.Client = interceptor.NewClient(r.kube, interceptor.Funcs{
+		Delete: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
+			if kind, ok := o.(*metav1.PartialObjectMetadata); ok {
+				if gone {
+					return apierrors.NewNotFound(schema.GroupResource{Resource: "customresourcedefinitions"}, kind.Name)
+				}
+				gone = true
+				return nil
+			}
+			return c.Delete(ctx, o, opts...)
+		},
+		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+			if _, ok := list.(*v1alpha1.NodeNetworkList); ok && gone {
+				return &meta.NoKindMatchError{GroupKind: v1alpha1.GroupVersion.WithKind("NodeNetwork").GroupKind()}
+			}
+			return c.List(ctx, list, opts...)
+		},
+	})
+	r.Must(Run(t.Context(), r.o))
+	if !gone {
+		t.Fatal("it did not delete the kind")
+	}
+	r.Must(Run(t.Context(), r.o))
+	r.gone()
 }
 
 // The cloud's refusal ends it before anything is changed.
