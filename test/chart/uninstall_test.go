@@ -11,7 +11,7 @@ import (
 )
 
 // uninstallObjects are the objects that exist only while the chart is uninstalled.
-var uninstallObjects = []string{"ServiceAccount terway-uninstall", "ClusterRole terway-uninstall", "ClusterRoleBinding terway-uninstall",
+var uninstallObjects = []string{"ClusterRole terway-uninstall", "ClusterRoleBinding terway-uninstall",
 	"Role terway-uninstall", "RoleBinding terway-uninstall", "Job terway-uninstall"}
 
 // An object that is no hook would be installed, and the job would take Terway off the cluster at once.
@@ -59,7 +59,7 @@ func TestUninstallIsAHook(t *testing.T) {
 // It reaches the cloud as the controller does, whatever the credential is.
 func TestUninstallHasTheControllersCredential(t *testing.T) {
 	rrsa := map[string]any{"credentials.source": "rrsa", "credentials.roleARN": "acs:ram::1:role/r", "credentials.oidcProviderARN": "acs:ram::1:oidc-provider/p",
-		"controller.stsEndpoint": "sts.example", "controller.serviceAccount.annotations": map[string]any{"a": "b"}}
+		"controller.stsEndpoint": "sts.example"}
 	for name, values := range map[string]map[string]any{
 		"secret": {"credentials.existingSecret": "mine", "controller.ecsEndpoint": "ecs.example", "controller.cloudLimits": map[string]any{"DeleteNetworkInterface": 9}},
 		"role":   {"credentials.source": "ecs-role", "credentials.role": "r"},
@@ -85,8 +85,8 @@ func TestUninstallHasTheControllersCredential(t *testing.T) {
 		if !reflect.DeepEqual(pod.Volumes, controller.Volumes) || !reflect.DeepEqual(pod.Containers[0].VolumeMounts, controller.Containers[0].VolumeMounts) {
 			t.Errorf("%s: the job's volumes are %v at %v", name, pod.Volumes, pod.Containers[0].VolumeMounts)
 		}
-		if a := got["ServiceAccount terway-uninstall"].GetAnnotations(); name == "rrsa" && a["a"] != "b" {
-			t.Errorf("%s: annotations of its account %v", name, a)
+		if pod.ServiceAccountName != controller.ServiceAccountName {
+			t.Errorf("%s: its account is %s; a RAM role trusts %s", name, pod.ServiceAccountName, controller.ServiceAccountName)
 		}
 	}
 }

@@ -470,18 +470,19 @@ func outline(p *Page) []part {
 
 // TestTrustPolicy: the RAM role of the installation page trusts the service account and the audience that the chart has.
 func TestTrustPolicy(t *testing.T) {
-	chart, err := os.ReadFile(filepath.Join(root, "deploy/chart/templates/controller.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	find := func(pattern string) string {
-		m := regexp.MustCompile(pattern).FindSubmatch(chart)
+	find := func(template, pattern string) string {
+		t.Helper()
+		text, err := os.ReadFile(filepath.Join(root, "deploy/chart/templates", template))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := regexp.MustCompile(pattern).FindSubmatch(text)
 		if m == nil {
-			t.Fatalf("the chart has no %s", pattern)
+			t.Fatalf("%s has no %s", template, pattern)
 		}
 		return string(m[1])
 	}
-	audience, account := find(`serviceAccountToken: {audience: ([a-z.]+)`), find(`serviceAccountName: ([a-z-]+)`)
+	audience, account := find("_helpers.tpl", `serviceAccountToken: {audience: ([a-z.]+)`), find("controller.yaml", `serviceAccountName: ([a-z-]+)`)
 	found := 0
 	for _, p := range pages(t) {
 		for _, b := range p.Blocks {
