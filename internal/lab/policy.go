@@ -77,6 +77,11 @@ func rolledOut(ctx context.Context, c kubernetes.Interface) error {
 	if st := set.Status; st.ObservedGeneration < set.Generation || st.UpdatedNumberScheduled < st.DesiredNumberScheduled || st.NumberReady < st.DesiredNumberScheduled {
 		return fmt.Errorf("of %d agents %d are new and %d ready", st.DesiredNumberScheduled, st.UpdatedNumberScheduled, st.NumberReady)
 	}
+	return controllerRolledOut(ctx, c)
+}
+
+// controllerRolledOut returns an error while a replica of the controller is not of the last form, or is not ready, or a pod of Terway's ends.
+func controllerRolledOut(ctx context.Context, c kubernetes.Interface) error {
 	d, err := c.AppsV1().Deployments(metav1.NamespaceSystem).Get(ctx, "terway-controller", metav1.GetOptions{})
 	if err != nil {
 		return fmt.Errorf("read Deployment terway-controller: %w", err)

@@ -17,6 +17,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/internal/oci"
@@ -49,26 +50,26 @@ func (s *State) Restore(ctx context.Context) error {
 	if err := o.helm(ctx, s, verb); err != nil {
 		return err
 	}
-	return s.waitSystem(ctx)
+	return s.waitSystem(ctx, rolledOut)
 }
 
-// Rollback runs "helm rollback" to a revision, and waits until its pods are ready.
+// Rollback runs "helm rollback" to a revision, and waits until the controller is of it and all pods of the system are ready.
 func (s *State) Rollback(ctx context.Context, revision int) error {
 	if err := s.Options.run(ctx, nil, s.Options.Bin("helm"), "rollback", "terway", fmt.Sprint(revision), "--namespace", metav1.NamespaceSystem, "--force-conflicts"); err != nil {
 		return err
 	}
-	return s.waitSystem(ctx)
+	return s.waitSystem(ctx, controllerRolledOut)
 }
 
-// waitSystem waits until Terway's pods are those of the last upgrade, and all of the system's are ready.
-func (s *State) waitSystem(ctx context.Context) error {
+// waitSystem waits until done returns nil, and all pods of the system are ready.
+func (s *State) waitSystem(ctx context.Context, done func(context.Context, kubernetes.Interface) error) error {
 	c, err := s.Options.Client()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("not done within three minutes"))
 	defer cancel()
-	if err := eventually(ctx, 100*time.Millisecond, func() error { return rolledOut(ctx, c) }); err != nil {
+	if err := eventually(ctx, 100*time.Millisecond, func() error { return done(ctx, c) }); err != nil {
 		return err
 	}
 	return waitPods(ctx, c)
@@ -112,18 +113,23 @@ func lastRevision(out []byte) (revision int, status string, err error) {
 // ErrNoRelease is the error of a source tree that has no release before its last commit.
 var ErrNoRelease = errors.New("there is no release before this one: no git tag")
 
-// Older is another version of Terway.
-type Older struct {
-	// Version is its git tag or commit.
-	Version string
+// Version is a version of Terway that can be installed in the lab.
+type Version struct {
+	// Name is its git tag or commit.
+	Name string
 	// Image is the reference of its image, which all nodes have.
 	Image string
 	chart string
 }
 
+// This returns the version of the source tree.
+func (s *State) This() *Version {
+	return &Version{Name: "this version", Image: ImageTerway, chart: filepath.Join(s.Options.Source, "deploy", "chart")}
+}
+
 // Older builds another version from the tree's git repository, once, and gives its image to all nodes: that of a tag or commit, or, if
 // ref is empty, the last release before the last commit. Its image has this tree's other files, Debian's packages and CNI plugins.
-func (s *State) Older(ctx context.Context, ref string) (*Older, error) {
+func (s *State) Older(ctx context.Context, ref string) (*Version, error) {
 	o := &s.Options
 	if ref == "" {
 		tag, err := o.git(ctx, "describe", "--tags", "--abbrev=0", "HEAD^")
@@ -138,7 +144,7 @@ func (s *State) Older(ctx context.Context, ref string) (*Older, error) {
 	}
 	repository, _, _ := strings.Cut(ImageTerway, ":")
 	dir := o.cached("older", commit)
-	older := &Older{Version: ref, Image: repository + ":" + commit[:12], chart: filepath.Join(dir, "deploy", "chart")}
+	older := &Version{Name: ref, Image: repository + ":" + commit[:12], chart: filepath.Join(dir, "deploy", "chart")}
 	archive := filepath.Join(dir, "image.tar")
 	if _, err := os.Stat(archive); errors.Is(err, fs.ErrNotExist) {
 		if err := o.buildOlder(ctx, commit, dir, older.Image, archive); err != nil {
@@ -202,7 +208,7 @@ func (o *Options) buildOlder(ctx context.Context, commit, dir, ref, archive stri
 
 // git runs git in the source tree and returns the first line of its output.
 func (o *Options) git(ctx context.Context, args ...string) (string, error) {
-	out, err := exec.CommandContext(ctx, "git", append([]string{"-C", o.Source}, args...)...).Output()
+	out, err := exec.CommandContext(ctx, "git", append([]string{"-c", "safe.directory=*", "-C", o.Source}, args...)...).Output() // the tree may be another user's
 	var ended *exec.ExitError
 	if errors.As(err, &ended) {
 		return "", fmt.Errorf("git %s: %w: %s", args[0], err, strings.TrimSpace(string(ended.Stderr)))
@@ -210,23 +216,26 @@ func (o *Options) git(ctx context.Context, args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// Change upgrades the release to another version's chart and image, and waits until all pods are of it and ready.
-func (s *State) Change(ctx context.Context, to *Older) error {
+// Change upgrades the release to a version's chart and image, and waits until the controller is of it and all pods of the system are
+// ready. Agents become of it when their pods are deleted.
+func (s *State) Change(ctx context.Context, to *Version) error {
 	var theirs map[string]any
 	b, err := os.ReadFile(filepath.Join(to.chart, "values.yaml"))
 	if err != nil {
-		return fmt.Errorf("version %s: %w", to.Version, err)
+		return fmt.Errorf("%s: %w", to.Name, err)
 	}
 	if err := yaml.Unmarshal(b, &theirs); err != nil {
-		return fmt.Errorf("version %s: values.yaml: %w", to.Version, err)
+		return fmt.Errorf("%s: values.yaml: %w", to.Name, err)
 	}
+	values := s.chartValues()
+	values["agent"].(map[string]any)["updateStrategy"] = map[string]any{"type": "OnDelete"}
+	values = known(values, theirs)
 	repository, tag, _ := strings.Cut(to.Image, ":")
-	values := known(s.chartValues(), theirs)
 	values["image"] = map[string]any{"repository": repository, "tag": tag}
 	if err := s.Options.helmChart(ctx, "upgrade", to.chart, values); err != nil {
 		return err
 	}
-	return s.waitSystem(ctx)
+	return s.waitSystem(ctx, controllerRolledOut)
 }
 
 // known returns the values that another version's chart knows, by its values.yaml; its schema refuses others. Keys of eniConfig are

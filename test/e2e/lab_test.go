@@ -105,6 +105,10 @@ func TestLab(t *testing.T) {
 	t.Run("trouble", func(t *testing.T) { verifySome(t, c, all) })
 	t.Run("compare", measured)
 	t.Run("conformance", func(t *testing.T) { selections(t, c) })
+	// Last, because they replace what all others test.
+	t.Run("versions", func(t *testing.T) {
+		verifySome(t, c, named(t, "upgrade", "rollback", "uninstall"), "--from", olderVersion(t, c))
+	})
 	t.Run("down", func(t *testing.T) {
 		c.run(t, "down")
 		before.sameAs(t)
@@ -222,14 +226,39 @@ func runs(t *testing.T, c *programs, datapath, why string) {
 	}
 }
 
+// named returns the checks of these names.
+func named(t *testing.T, names ...string) (list []verify.Check) {
+	t.Helper()
+	for _, name := range names {
+		i := slices.IndexFunc(checks.All().Checks, func(c verify.Check) bool { return c.Name == name })
+		if i < 0 {
+			t.Fatalf("there is no check %s", name)
+		}
+		list = append(list, checks.All().Checks[i])
+	}
+	return list
+}
+
+// olderVersion returns the commit from which the check upgrade upgrades: no version has been released yet. In a shallow clone it is the
+// last commit itself.
+func olderVersion(t *testing.T, c *programs) string {
+	t.Helper()
+	const commit = "c61150152b6d7acf6d491b0016ed9e3d74f9447a"
+	if err := exec.Command("git", "-c", "safe.directory=*", "-C", c.source, "cat-file", "-e", commit+"^{commit}").Run(); err != nil {
+		t.Logf("this clone has no commit %s: %v", commit, err)
+		return "HEAD"
+	}
+	return commit
+}
+
 // verifySome runs some checks in one run like a user, parses its JSON, and makes each check a test of
 // its own.
-func verifySome(t *testing.T, c *programs, list []verify.Check) {
+func verifySome(t *testing.T, c *programs, list []verify.Check, flags ...string) {
 	names := make([]string, len(list))
 	for i, check := range list {
 		names[i] = check.Name
 	}
-	cmd := c.lab("verify", "--only", strings.Join(names, ","), "--traffic", "15s", "-o", "json")
+	cmd := c.lab(append([]string{"verify", "--only", strings.Join(names, ","), "--traffic", "15s", "-o", "json"}, flags...)...)
 	cmd.Stderr = t.Output()
 	out, err := cmd.Output()
 	var answer struct{ Checks []verify.Result }

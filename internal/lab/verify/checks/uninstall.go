@@ -137,10 +137,14 @@ func (e *env) restoreSurely(ctx context.Context) error {
 	if ofThis != nil || there {
 		return errors.Join(err, ofThis)
 	}
-	return errors.Join(err, e.Lab.Restore(ctx))
+	// The job of an uninstallation that was refused stays, with its failed pod.
+	background := metav1.DeletePropagationBackground
+	job := e.Client.BatchV1().Jobs(metav1.NamespaceSystem).Delete(ctx, "terway-uninstall", metav1.DeleteOptions{PropagationPolicy: &background})
+	return errors.Join(err, client.IgnoreNotFound(job), e.Lab.Restore(ctx))
 }
 
-// ofThisTree reports whether the chart is installed, no uninstallation of it was refused, and agents and controller are this tree's.
+// ofThisTree reports whether the chart is installed as "up" installs it, no uninstallation of it was refused, and agents and controller
+// are this tree's.
 func (e *env) ofThisTree(ctx context.Context) (bool, error) {
 	_, status, err := e.Lab.Revision(ctx)
 	if err != nil || status != "deployed" {
@@ -154,7 +158,7 @@ func (e *env) ofThisTree(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, client.IgnoreNotFound(err)
 	}
-	return set.Spec.Template.Spec.Containers[0].Image == lab.ImageTerway && d.Spec.Template.Spec.Containers[0].Image == lab.ImageTerway, nil
+	return set.Spec.UpdateStrategy.Type == appsv1.RollingUpdateDaemonSetStrategyType && set.Spec.Template.Spec.Containers[0].Image == lab.ImageTerway && d.Spec.Template.Spec.Containers[0].Image == lab.ImageTerway, nil
 }
 
 // traceKinds are what exists in every lab with Terway while pods run.

@@ -41,7 +41,9 @@ var agentUpgrade = verify.Check{
 			return "", err
 		}
 		began := time.Now()
-		err = e.replaceAgents(ctx)
+		for i := 0; i < upgrades && err == nil; i++ {
+			err = e.replaceAgents(ctx)
+		}
 		select {
 		case <-time.After(e.Traffic - time.Since(began)):
 		case <-ctx.Done():
@@ -80,24 +82,19 @@ func (e *env) replaceAgents(ctx context.Context) error {
 		}
 		return uids, ready, nil
 	}
-	for range upgrades {
-		old, _, err := agents()
-		if err != nil {
-			return err
-		}
-		if err := e.Client.CoreV1().Pods(metav1.NamespaceSystem).DeleteCollection(ctx, metav1.DeleteOptions{},
-			metav1.ListOptions{LabelSelector: "app=terwayd"}); err != nil {
-			return fmt.Errorf("delete the agents: %w", err)
-		}
-		if err := e.Poll(ctx, "the agents to be replaced", func() (bool, error) {
-			now, ready, err := agents()
-			for uid := range old {
-				ready = ready && !now[uid]
-			}
-			return ready, err
-		}); err != nil {
-			return err
-		}
+	old, _, err := agents()
+	if err != nil {
+		return err
 	}
-	return nil
+	if err := e.Client.CoreV1().Pods(metav1.NamespaceSystem).DeleteCollection(ctx, metav1.DeleteOptions{},
+		metav1.ListOptions{LabelSelector: "app=terwayd"}); err != nil {
+		return fmt.Errorf("delete the agents: %w", err)
+	}
+	return e.Poll(ctx, "the agents to be replaced", func() (bool, error) {
+		now, ready, err := agents()
+		for uid := range old {
+			ready = ready && !now[uid]
+		}
+		return ready, err
+	})
 }

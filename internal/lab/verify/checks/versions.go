@@ -6,72 +6,81 @@ import (
 	"fmt"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/instruments"
 	"terway.dev/terway/internal/lab/verify"
 )
 
-// Checks of two versions: this tree's, and the release before or --from.
+// Checks of two versions: this tree's, and the release before or --from. While a chart is upgraded or rolled back, controller and
+// agents are of different versions on some nodes; the checks hold that state, by the agents' update strategy OnDelete.
 
 var oneVersion = map[string]string{lab.NetworkFlannel: "there is no agent of Terway's: nothing to upgrade on a node"}
 
 var upgradeCheck = verify.Check{
 	Name:    "upgrade",
-	About:   "from the release before (a git tag; or --from, a commit) to this one under traffic: first the agents alone, then all by helm upgrade; no connection is lost, new ones open, and pods start with both pairs of versions",
+	About:   "helm upgrade from the release before (a git tag; or --from, a commit) to this one under traffic: the controller first, then the agents; no connection is lost, new ones open, and pods start with both pairs of versions",
 	NotFor:  oneVersion,
 	Trouble: true, Slow: true, Once: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
-		return e.versions(ctx, func(ctx context.Context, older *lab.Older, start func(string) error) error {
-			if err := e.changeImage(ctx, lab.ImageTerway); err != nil {
+		return e.versions(ctx, func(ctx context.Context, v *versions) error {
+			if err := e.Lab.Change(ctx, v.this); err != nil {
 				return err
 			}
-			if err := start("new agents, old controller"); err != nil {
+			if err := v.podStarts(ctx, v.this, v.older); err != nil {
 				return err
 			}
-			if err := e.Lab.Restore(ctx); err != nil {
+			if err := e.replaceAgents(ctx); err != nil {
 				return err
 			}
-			return start("both new")
+			return v.podStarts(ctx, v.this, v.this)
 		})
 	}),
 }
 
 var rollbackCheck = verify.Check{
 	Name:    "rollback",
-	About:   "helm rollback from this version to the release before (a git tag; or --from, a commit) under traffic, after the agents alone went back; no connection is lost, new ones open, and pods start with both pairs of versions",
+	About:   "helm rollback from this version to the release before (a git tag; or --from, a commit) under traffic: the controller first, then the agents; no connection is lost, new ones open, and pods start with both pairs of versions",
 	NotFor:  oneVersion,
 	Trouble: true, Slow: true, Once: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
-		return e.versions(ctx, func(ctx context.Context, older *lab.Older, start func(string) error) error {
+		return e.versions(ctx, func(ctx context.Context, v *versions) error {
 			revision, _, err := e.Lab.Revision(ctx)
 			if err != nil {
 				return err
 			}
-			if err := e.Lab.Restore(ctx); err != nil {
-				return err
-			}
-			if err := start("both new"); err != nil {
-				return err
-			}
-			if err := e.changeImage(ctx, older.Image); err != nil {
-				return err
-			}
-			if err := start("old agents, new controller"); err != nil {
+			if err := e.changeAll(ctx, v.this); err != nil {
 				return err
 			}
 			if err := e.Lab.Rollback(ctx, revision); err != nil {
 				return err
 			}
-			return start("both old")
+			if err := v.podStarts(ctx, v.older, v.this); err != nil {
+				return err
+			}
+			if err := e.replaceAgents(ctx); err != nil {
+				return err
+			}
+			return v.podStarts(ctx, v.older, v.older)
 		})
 	}),
 }
 
-// versions puts the older version in place, and changes versions under traffic. change calls start to see a pod start and answer.
-func (e *env) versions(ctx context.Context, change func(ctx context.Context, older *lab.Older, start func(with string) error) error) (_ string, err error) {
+// versions are two versions, and pods between which there is traffic.
+type versions struct {
+	*env
+	older, this *lab.Version
+	// node is where pods start, which ask peer.
+	node lab.Machine
+	peer corev1.Pod
+	// started is how many have.
+	started int
+}
+
+// versions puts the older version in place, and lets change change versions under traffic.
+func (e *env) versions(ctx context.Context, change func(context.Context, *versions) error) (_ string, err error) {
 	older, err := e.Lab.Older(ctx, e.From)
 	if errors.Is(err, lab.ErrNoRelease) {
 		return "", instruments.NothingToTest(err.Error() + "; --from names a commit")
@@ -84,7 +93,7 @@ func (e *env) versions(ctx context.Context, change func(ctx context.Context, old
 		return "", err
 	}
 	defer func() { err = errors.Join(err, e.restoreSurely(ctx)) }()
-	if err := e.Lab.Change(ctx, older); err != nil {
+	if err := e.changeAll(ctx, older); err != nil {
 		return "", err
 	}
 	pods, err := e.PodOn(ctx, na, na, nb)
@@ -99,34 +108,54 @@ func (e *env) versions(ctx context.Context, change func(ctx context.Context, old
 	if err != nil {
 		return "", err
 	}
-	began, started := time.Now(), 0
-	err = change(ctx, older, func(with string) error {
-		started++
-		if err := e.startsAndAnswers(ctx, fmt.Sprintf("started-%d", started), na, pods[2]); err != nil {
-			return fmt.Errorf("a pod with %s: %w", with, err)
-		}
-		return nil
-	})
+	v := &versions{env: e, older: older, this: e.Lab.This(), node: na, peer: pods[2]}
+	began := time.Now()
+	err = change(ctx, v)
 	r := t.Stop()
-	return fmt.Sprintf("%s and this version: %d pods started in %s: %s", older.Version, started, time.Since(began).Round(time.Second), r), errors.Join(err, r.Err())
+	return fmt.Sprintf("%s and this version: %d pods started in %s: %s", older.Name, v.started, time.Since(began).Round(time.Second), r), errors.Join(err, r.Err())
 }
 
-// startsAndAnswers starts a pod on a node, which asks another one.
-func (e *env) startsAndAnswers(ctx context.Context, name string, on lab.Machine, other corev1.Pod) error {
-	if err := e.CreatePod(ctx, name, e.PodSpec(on.Name)); err != nil {
+// changeAll puts a version in place of the controller and of the agents.
+func (e *env) changeAll(ctx context.Context, to *lab.Version) error {
+	if err := e.Lab.Change(ctx, to); err != nil {
 		return err
 	}
-	if _, err := e.Ready(ctx, name); err != nil {
-		return err
-	}
-	_, err := e.Curl(ctx, name, instruments.URL(other.Status.PodIP, instruments.HTTPPort, "hostname"))
-	return err
+	return e.replaceAgents(ctx)
 }
 
-// changeImage gives the agents alone another version's image, and waits for the rollout.
-func (e *env) changeImage(ctx context.Context, image string) error {
-	return e.editAgents(ctx, func(d *appsv1.DaemonSet) error {
-		d.Spec.Template.Spec.Containers[0].Image = image
-		return nil
-	})
+// podStarts starts a pod, which asks another one, while controller and agents are of these versions.
+func (v *versions) podStarts(ctx context.Context, controller, agents *lab.Version) error {
+	if err := v.run(ctx, controllerName, controller); err != nil {
+		return err
+	}
+	if err := v.run(ctx, agentName, agents); err != nil {
+		return err
+	}
+	v.started++
+	name := fmt.Sprintf("started-%d", v.started)
+	err := v.CreatePod(ctx, name, v.PodSpec(v.node.Name))
+	if err == nil {
+		_, err = v.Ready(ctx, name)
+	}
+	if err == nil {
+		_, err = v.Curl(ctx, name, instruments.URL(v.peer.Status.PodIP, instruments.HTTPPort, "hostname"))
+	}
+	if err != nil {
+		return fmt.Errorf("a pod with the controller of %s and agents of %s: %w", controller.Name, agents.Name, err)
+	}
+	return nil
+}
+
+// run returns an error unless all pods of an app are of a version.
+func (v *versions) run(ctx context.Context, app string, of *lab.Version) error {
+	pods, err := v.Client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "app=" + app})
+	if err != nil {
+		return fmt.Errorf("list the pods of %s: %w", app, err)
+	}
+	for i := range pods.Items {
+		if p := &pods.Items[i]; p.Spec.Containers[0].Image != of.Image {
+			return fmt.Errorf("pod %s has the image %s, want that of %s, %s", p.Name, p.Spec.Containers[0].Image, of.Name, of.Image)
+		}
+	}
+	return nil
 }
