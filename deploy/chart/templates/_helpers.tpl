@@ -103,8 +103,9 @@ tolerations: {{- toYaml . | nindent 2 }}
 - --oidc-token-file=/var/run/secrets/oidc/token
 {{- end }}
 {{- end }}
-{{- define "terway.credentialMounts" -}}
-{{- if ne .Values.credentials.source "ecs-role" -}}
+{{- /* Mounts and volumes of the containers of terway-controller: the credential's, and those of the values. */ -}}
+{{- define "terway.controllerMounts" -}}
+{{- if or (ne .Values.credentials.source "ecs-role") .Values.controller.extraVolumeMounts -}}
 volumeMounts:
   {{- if eq .Values.credentials.source "secret" }}
   - {name: credentials, mountPath: /etc/terway-credentials, readOnly: true}
@@ -112,10 +113,11 @@ volumeMounts:
   {{- if eq .Values.credentials.source "rrsa" }}
   - {name: oidc, mountPath: /var/run/secrets/oidc, readOnly: true}
   {{- end }}
+  {{- with .Values.controller.extraVolumeMounts }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- end }}
 {{- end }}
-{{- define "terway.credentialVolumes" -}}
-{{- if ne .Values.credentials.source "ecs-role" -}}
+{{- define "terway.controllerVolumes" -}}
+{{- if or (ne .Values.credentials.source "ecs-role") .Values.controller.extraVolumes -}}
 volumes:
   {{- if eq .Values.credentials.source "secret" }}
   - name: credentials
@@ -127,5 +129,12 @@ volumes:
       sources:
         - serviceAccountToken: {audience: sts.aliyuncs.com, expirationSeconds: 3600, path: token}
   {{- end }}
+  {{- with .Values.controller.extraVolumes }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- end }}
+{{- end }}
+{{- /* The probes of a container, with the figures of the values: dict "of" .Values.agent "http" (dict "port" …). */ -}}
+{{- define "terway.probes" -}}
+startupProbe: {{- merge (dict "httpGet" (merge (dict "path" "/healthz") .http)) .of.startupProbe | toYaml | nindent 2 }}
+livenessProbe: {{- merge (dict "httpGet" (merge (dict "path" "/healthz") .http)) .of.livenessProbe | toYaml | nindent 2 }}
+readinessProbe: {{- merge (dict "httpGet" (merge (dict "path" "/readyz") .http)) .of.readinessProbe | toYaml | nindent 2 }}
 {{- end }}
