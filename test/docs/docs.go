@@ -65,7 +65,7 @@ func (b *Block) Commands() []string {
 // Pages returns all pages of the repository in the folder root.
 func Pages(root string) ([]Page, error) {
 	var paths []string
-	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md"} {
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md", "deploy/*/*.md"} {
 		found, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {
 			return nil, err
