@@ -14,7 +14,9 @@ import (
 )
 
 // memoryLock is a Lease in memory.
-type memoryLock struct{ has *resourcelock.LeaderElectionRecord }
+type memoryLock struct {
+	has *resourcelock.LeaderElectionRecord
+}
 
 func (l *memoryLock) Get(context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
 	if l.has == nil {
