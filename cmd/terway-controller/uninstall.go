@@ -148,7 +148,7 @@ func lead(ctx context.Context, lock resourcelock.Interface, do func(context.Cont
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("Lease %s: %w", leader, err)
+		return fmt.Errorf("set up the Lease %s: %w", leader, err)
 	}
 	elector.Run(ctx)
 	select {
