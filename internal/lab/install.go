@@ -62,7 +62,7 @@ func (s *State) chartValues() map[string]any {
 	controller["surplusAfter"] = "2s"
 	values["policy"] = map[string]any{"enabled": s.Options.Policy}
 	// The machine may lack SYS_RESOURCE itself, and its kernel counts memory of eBPF maps by cgroup.
-	values["agent"] = map[string]any{"securityContext": map[string]any{"capabilities": map[string]any{"add": []string{"NET_ADMIN", "NET_RAW", "SYS_ADMIN"}}}}
+	values["agent"] = map[string]any{"securityContext": map[string]any{"capabilities": map[string]any{"add": []string{"DAC_OVERRIDE", "NET_ADMIN", "NET_RAW", "SYS_ADMIN"}}}}
 	return values
 }
 

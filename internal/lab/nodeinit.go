@@ -311,6 +311,10 @@ func (c *nodeConfig) makeRoot() error {
 			return err
 		}
 	}
+	// Another user's, as some installers of Kubernetes leave it: Terway must write it anyway.
+	if err := os.Chown("/opt/cni/bin", 65534, 0); err != nil {
+		return fmt.Errorf("owner of /opt/cni/bin: %w", err)
+	}
 	if err := c.linkPlugins(); err != nil {
 		return err
 	}

@@ -428,8 +428,11 @@ func TestContainersAreConfined(t *testing.T) {
 					t.Errorf("%s, %s, container %s: %+v", network, name, c.Name, s)
 				}
 				var want []corev1.Capability
-				if c.Name == "terwayd" {
-					want = []corev1.Capability{"NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_RESOURCE"}
+				switch c.Name {
+				case "cni":
+					want = []corev1.Capability{"DAC_OVERRIDE"}
+				case "terwayd":
+					want = []corev1.Capability{"DAC_OVERRIDE", "NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_RESOURCE"}
 				}
 				if !slices.Equal(s.Capabilities.Add, want) {
 					t.Errorf("%s, %s, container %s: capabilities %v, want %v", network, name, c.Name, s.Capabilities.Add, want)
