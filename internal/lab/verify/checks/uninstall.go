@@ -161,7 +161,7 @@ func (e *env) ofThisTree(ctx context.Context) (bool, error) {
 	return set.Spec.UpdateStrategy.Type == appsv1.RollingUpdateDaemonSetStrategyType && set.Spec.Template.Spec.Containers[0].Image == lab.ImageTerway && d.Spec.Template.Spec.Containers[0].Image == lab.ImageTerway, nil
 }
 
-// traceKinds are what exists in every lab with Terway while pods run.
+// traceKinds are what exists in every lab with Terway while pods run. Queueing disciplines exist with some datapaths and with policies.
 var traceKinds = []string{"device", "rule", "route", "nft table", "file", "ENI in the cloud", "NodeNetwork", "mark on a Node", "Lease"}
 
 // traces counts what there is of Terway on the nodes, in the cluster and in the cloud. Kinds of which there is nothing are left out.
@@ -180,6 +180,7 @@ func (e *env) traces(ctx context.Context) (map[string]int, error) {
 			"device":    {[]string{"ip", "-o", "link"}, ourDevice},
 			"rule":      {[]string{"ip", "rule"}, ourRule},
 			"route":     {[]string{"ip", "route", "show", "table", "all"}, ourRoute},
+			"qdisc":     {[]string{"tc", "qdisc", "show"}, func(l string) bool { return strings.Contains(l, " clsact ") }},
 			"nft table": {[]string{"nft", "list", "tables"}, func(l string) bool { return strings.Contains(l, "terway") }},
 			"file":      {[]string{"sh", "-c", "ls -d " + strings.Join(nodeFiles, " ") + " 2>/dev/null; true"}, func(l string) bool { return l != "" }},
 		} {
