@@ -24,48 +24,37 @@ var upgradeCheck = verify.Check{
 	About:   "helm upgrade from the release before (a git tag; or --from, a commit) to this one under traffic: the controller first, then the agents; no connection is lost, new ones open, and pods start with both pairs of versions",
 	NotFor:  oneVersion,
 	Trouble: true, Slow: true, Once: true,
-	Run: run(func(ctx context.Context, e *env) (string, error) {
-		return e.versions(ctx, func(ctx context.Context, v *versions) error {
-			if err := e.Lab.Change(ctx, v.this); err != nil {
-				return err
-			}
-			if err := v.podStarts(ctx, v.this, v.older); err != nil {
-				return err
-			}
-			if err := e.replaceAgents(ctx); err != nil {
-				return err
-			}
-			return v.podStarts(ctx, v.this, v.this)
-		})
-	}),
+	Run: run(func(ctx context.Context, e *env) (string, error) { return e.versions(ctx, upgradeNow) }),
 }
 
 var rollbackCheck = verify.Check{
 	Name:    "rollback",
-	About:   "helm rollback from this version to the release before (a git tag; or --from, a commit) under traffic: the controller first, then the agents; no connection is lost, new ones open, and pods start with both pairs of versions",
+	About:   "what upgrade does, then helm rollback to the release before, the controller first, under the same traffic: no connection is lost, new ones open, and pods start with both pairs of versions on the way back too",
 	NotFor:  oneVersion,
 	Trouble: true, Slow: true, Once: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		return e.versions(ctx, func(ctx context.Context, v *versions) error {
-			revision, _, err := e.Lab.Revision(ctx)
+			before, _, err := e.Lab.Revision(ctx)
 			if err != nil {
 				return err
 			}
-			if err := e.changeAll(ctx, v.this); err != nil {
+			if err := upgradeNow(ctx, v); err != nil {
 				return err
 			}
-			if err := e.Lab.Rollback(ctx, revision); err != nil {
+			if err := e.Lab.Rollback(ctx, before); err != nil {
 				return err
 			}
-			if err := v.podStarts(ctx, v.older, v.this); err != nil {
-				return err
-			}
-			if err := e.replaceAgents(ctx); err != nil {
-				return err
-			}
-			return v.podStarts(ctx, v.older, v.older)
+			return v.agentsFollow(ctx, v.this, v.older)
 		})
 	}),
+}
+
+// upgradeNow upgrades from the older version to this one.
+func upgradeNow(ctx context.Context, v *versions) error {
+	if err := v.Lab.Change(ctx, v.this); err != nil {
+		return err
+	}
+	return v.agentsFollow(ctx, v.older, v.this)
 }
 
 // versions are two versions, and pods between which there is traffic.
@@ -121,6 +110,17 @@ func (e *env) changeAll(ctx context.Context, to *lab.Version) error {
 		return err
 	}
 	return e.replaceAgents(ctx)
+}
+
+// agentsFollow replaces the agents, when the controller is already of the version to. A pod starts before and after.
+func (v *versions) agentsFollow(ctx context.Context, from, to *lab.Version) error {
+	if err := v.podStarts(ctx, to, from); err != nil {
+		return err
+	}
+	if err := v.replaceAgents(ctx); err != nil {
+		return err
+	}
+	return v.podStarts(ctx, to, to)
 }
 
 // podStarts starts a pod, which asks another one, while controller and agents are of these versions.
