@@ -12,6 +12,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -56,8 +57,8 @@ func TestRights(t *testing.T) {
 		t.Helper()
 		var group, kind string
 		switch o := o.(type) {
-		case *metav1.PartialObjectMetadata:
-			group, kind = o.GroupVersionKind().Group, o.Kind
+		case *unstructured.Unstructured:
+			group, kind = o.GroupVersionKind().Group, o.GetKind()
 		case client.Object:
 			gvk, err := apiutil.GVKForObject(o, r.kube.Scheme())
 			r.Must(err)
@@ -98,7 +99,7 @@ func TestRights(t *testing.T) {
 		},
 		Delete: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
 			may("delete", o, o.GetNamespace(), o.GetName())
-			if _, kind := o.(*metav1.PartialObjectMetadata); kind {
+			if _, kind := o.(*unstructured.Unstructured); kind {
 				return nil // this API server does not know it
 			}
 			return c.Delete(ctx, o, opts...)

@@ -22,6 +22,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -277,8 +278,9 @@ func (u *uninstaller) forget(ctx context.Context) error {
 		return err
 	}
 	if u.Kinds {
-		kind := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: kinds}}
+		kind := &unstructured.Unstructured{}
 		kind.SetGroupVersionKind(crd)
+		kind.SetName(kinds)
 		if err := client.IgnoreNotFound(u.Client.Delete(ctx, kind)); err != nil {
 			return fmt.Errorf("delete CustomResourceDefinition %s: %w", kinds, err)
 		}

@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -382,9 +383,9 @@ func TestAgainWithoutTheKind(t *testing.T) {
 	r.o.Kinds = true
 	r.o.Client = interceptor.NewClient(r.kube, interceptor.Funcs{
 		Delete: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
-			if kind, ok := o.(*metav1.PartialObjectMetadata); ok {
+			if kind, ok := o.(*unstructured.Unstructured); ok {
 				if gone {
-					return apierrors.NewNotFound(schema.GroupResource{Resource: "customresourcedefinitions"}, kind.Name)
+					return apierrors.NewNotFound(schema.GroupResource{Resource: "customresourcedefinitions"}, kind.GetName())
 				}
 				gone = true
 				return nil

@@ -40,10 +40,8 @@ var uninstalled = verify.Check{
 		if err != nil {
 			return "", err
 		}
-		for _, kind := range traceKinds {
-			if before[kind] == 0 {
-				return "", fmt.Errorf("before: no %s of Terway's: what is not seen now cannot be seen to be gone", kind)
-			}
+		if kind := lacks(before); kind != "" {
+			return "", fmt.Errorf("before: no %s of Terway's: what is not seen now cannot be seen to be gone", kind)
 		}
 		defer func() { err = errors.Join(err, e.restoreSurely(ctx)) }()
 		began := time.Now()
@@ -52,7 +50,7 @@ var uninstalled = verify.Check{
 			return "", fmt.Errorf("helm uninstall while pod %s runs: want a refusal that names it, got %w", named, err)
 		}
 		refused := time.Since(began)
-		if now, err := e.traces(ctx); err != nil || now["ENI in the cloud"] < before["ENI in the cloud"] {
+		if now, err := e.traces(ctx); err != nil || lacks(now) != "" {
 			return "", errors.Join(fmt.Errorf("after the refusal there are %v, before %v", now, before), err)
 		}
 		if _, err := e.Curl(ctx, pods[0].Name, instruments.URL(pods[1].Status.PodIP, instruments.HTTPPort, "hostname")); err != nil {
@@ -163,6 +161,16 @@ func (e *env) ofThisTree(ctx context.Context) (bool, error) {
 
 // traceKinds are what exists in every lab with Terway while pods run. Queueing disciplines exist with some datapaths and with policies.
 var traceKinds = []string{"device", "rule", "route", "nft table", "file", "ENI in the cloud", "NodeNetwork", "mark on a Node", "Lease"}
+
+// lacks returns a kind of which there is nothing, "" if there is none. The numbers may change: free ENIs are given back.
+func lacks(traces map[string]int) string {
+	for _, kind := range traceKinds {
+		if traces[kind] == 0 {
+			return kind
+		}
+	}
+	return ""
+}
 
 // traces counts what there is of Terway on the nodes, in the cluster and in the cloud. Kinds of which there is nothing are left out.
 func (e *env) traces(ctx context.Context) (map[string]int, error) {
