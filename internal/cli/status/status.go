@@ -10,13 +10,16 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"terway.dev/terway/internal/cli/agents"
+	"terway.dev/terway/internal/cli/cluster"
+	"terway.dev/terway/internal/cli/kubeflags"
 	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/inventory"
 )
 
 // NewCommand returns "terwayctl status".
 func NewCommand() *cobra.Command {
-	c := cluster{}
+	var kube kubeflags.Flags
 	var output program.Output
 	var pods bool
 	cmd := &cobra.Command{
@@ -41,17 +44,25 @@ get and create pods/exec there: it runs "terwayd ask" in the agents' pods.`,
   terwayctl status --kubeconfig ~/.kube/config --context prod -o json`,
 		Args: program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, fleet, err := c.connect(cmd.Context())
+			cfg, err := kube.Config(cmd.Context())
 			if err != nil {
 				return err
 			}
-			o, err := c.ask(cmd.Context(), client)
+			reader, err := cluster.New(cfg, kube.Terway)
+			if err != nil {
+				return err
+			}
+			o, err := reader.Objects(cmd.Context())
 			if err != nil {
 				return err
 			}
 			r := report{Status: o.Status()}
 			var measured error
 			if pods {
+				fleet, err := agents.New(cfg, reader, kube.Terway)
+				if err != nil {
+					return err
+				}
 				r.Pods = limitedPods(o.Networks)
 				measured = measure(cmd.Context(), fleet, r.Pods, span)
 			}
@@ -59,8 +70,8 @@ get and create pods/exec there: it runs "terwayd ask" in the agents' pods.`,
 		},
 	}
 	f := cmd.Flags()
-	c.Add(f)
-	c.AddTerway(f)
+	kube.Add(f)
+	kube.AddTerway(f)
 	f.BoolVar(&pods, "pods", false, "also the pods with a bandwidth limit and their rates, for which it counts for 10 s")
 	output.Add(f)
 	return cmd

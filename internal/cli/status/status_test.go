@@ -17,15 +17,13 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/api/v1alpha1"
-	"terway.dev/terway/internal/cli/kubeflags"
+	"terway.dev/terway/internal/cli/cluster"
 	"terway.dev/terway/internal/inventory"
 )
 
@@ -34,8 +32,8 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // fakeCluster returns a cluster with the objects of a file.
 func fakeCluster(t *testing.T, file string) client.Reader {
 	t.Helper()
-	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+	scheme, err := cluster.Scheme()
+	if err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(filepath.Join("testdata", file))
@@ -59,8 +57,7 @@ func fakeCluster(t *testing.T, file string) client.Reader {
 }
 
 func TestStatus(t *testing.T) {
-	c := cluster{Flags: kubeflags.Flags{Terway: "kube-system"}, host: "https://cluster"}
-	o, err := c.ask(t.Context(), fakeCluster(t, "cluster.yaml"))
+	o, err := (&cluster.Reader{Reader: fakeCluster(t, "cluster.yaml"), Host: "https://cluster", Terway: "kube-system"}).Objects(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +133,7 @@ func TestErrors(t *testing.T) {
 		want  string
 	}{
 		"no CRD":    {answer(404, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404}`), "Terway is not installed"},
-		"no rights": {there(answer(403, forbidden)), `want a role with "list" on nodes, nodenetworks.network.terway.dev and pods in kube-system, and "get" on deployments.apps and leases`},
+		"no rights": {there(answer(403, forbidden)), `does not let this user read nodenetworks.network.terway.dev; --help says what is needed`},
 		"no nodes": {there(func(string) (int, string) {
 			return 200, `{"kind":"List","apiVersion":"v1","items":[]}`
 		}), "has no NodeNetworks"},
@@ -160,12 +157,11 @@ func TestErrors(t *testing.T) {
 
 func asked(t *testing.T, cfg *rest.Config) (*inventory.Objects, error) {
 	cfg.Timeout = 10 * time.Second
-	c := cluster{Flags: kubeflags.Flags{Terway: "kube-system"}}
-	r, err := c.client(cfg)
+	r, err := cluster.New(cfg, "kube-system")
 	if err != nil {
 		return nil, err
 	}
-	return c.ask(context.WithoutCancel(t.Context()), r)
+	return r.Objects(context.WithoutCancel(t.Context()))
 }
 
 // A command that waits for a cluster that accepts connections and never answers ends when its context
