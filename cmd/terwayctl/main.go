@@ -12,6 +12,7 @@ import (
 	"terway.dev/terway/internal/cli/config"
 	"terway.dev/terway/internal/cli/instancetypes"
 	"terway.dev/terway/internal/cli/plan"
+	"terway.dev/terway/internal/cli/pods"
 	"terway.dev/terway/internal/cli/policy"
 	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/cli/status"
@@ -41,6 +42,7 @@ on standard error, as JSON: {"error": {"message": …, "reason": …, "exitStatu
 		config.NewCommand(),
 		instancetypes.NewCommand(),
 		plan.NewCommand(),
+		pods.NewCommand(),
 		policy.NewCommand(),
 		status.NewCommand(),
 		vpc.NewCommand(),

@@ -40,6 +40,12 @@ func (f *Flags) AddWithoutPlan(set *pflag.FlagSet) {
 	f.add(set, "region (default: $ALIBABA_CLOUD_REGION_ID)")
 }
 
+// AddWithCluster defines the flags of commands that find the region by the cluster's nodes.
+func (f *Flags) AddWithCluster(set *pflag.FlagSet) {
+	f.noPlan = true
+	f.add(set, "region (default: that of the cluster's nodes, then $ALIBABA_CLOUD_REGION_ID)")
+}
+
 func (f *Flags) add(set *pflag.FlagSet, region string) {
 	set.StringVar(&f.region, "region", "", region)
 	set.StringVar(&f.endpoint, "endpoint", "", "one endpoint for ECS and VPC, host:port or URL (default: $ECS_ENDPOINT and $VPC_ENDPOINT, then the region's)")
