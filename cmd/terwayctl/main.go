@@ -16,6 +16,7 @@ import (
 	"terway.dev/terway/internal/cli/policy"
 	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/cli/status"
+	"terway.dev/terway/internal/cli/supportbundle"
 	"terway.dev/terway/internal/cli/version"
 	"terway.dev/terway/internal/cli/vpc"
 )
@@ -45,6 +46,7 @@ on standard error, as JSON: {"error": {"message": …, "reason": …, "exitStatu
 		pods.NewCommand(),
 		policy.NewCommand(),
 		status.NewCommand(),
+		supportbundle.NewCommand(),
 		vpc.NewCommand(),
 		moved("lab"),
 		moved("vpcsim", "vpcsim"),

@@ -1,0 +1,138 @@
+package supportbundle
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+)
+
+// removed stands for a secret.
+const removed = "REMOVED"
+
+// secretName matches the names of keys, flags and variables whose value is a secret.
+var secretName = regexp.MustCompile(`(?i)secret|passw|token|credential|access[-_.]?key|private[-_.]?key|signature|authorization`)
+
+// secrets are the forms that secrets have in text, whatever it says about them, and what is put in
+// place of each.
+var secrets = []struct {
+	form *regexp.Regexp
+	to   string
+}{
+	// Keys in PEM, also where line breaks are escaped, and where the end is missing.
+	{regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\z)`), removed},
+	// JSON web tokens, as service accounts have.
+	{regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?`), removed},
+	// Alibaba Cloud's access keys: of users, and of roles.
+	{regexp.MustCompile(`\b(?:LTAI|STS\.)[A-Za-z0-9]{8,}`), removed},
+	// Users in URLs.
+	{regexp.MustCompile(`(://)[^/\s@"']+@`), "${1}" + removed + "@"},
+	{regexp.MustCompile(`(?i)(\bauthorization\\?["']?\s*[=:]\s*\\?["']?)(?:[a-z0-9-]+\s+)?[^\s"',;\\]+`), "${1}" + removed},
+	{regexp.MustCompile(`(?i)(\bbearer\s+)[A-Za-z0-9._~+/=-]{8,}`), "${1}" + removed},
+	// key=value, key: value, "key": "value" and \"key\":\"value\". The cloud's error codes, such as
+	// InvalidAccessKeyId.NotFound and SignatureDoesNotMatch, are no keys.
+	{regexp.MustCompile(`(?i)([a-z0-9_.-]*(?:(?:secret|passwd|password|token|private[-_.]?key)(?:[-_][a-z0-9_-]*|key|value|id)?|access[-_.]?key(?:[-_.]?id)?|signature)\\?["']?\s*[=:]\s*)` +
+		`(?:\\"(?:[^"\\]|\\[^"])*\\"|"(?:[^"\\]|\\.)*"|'[^']*'|[^\s,;&"'}\]\\]+)`), "${1}" + removed},
+}
+
+// redactText removes secrets from text.
+func redactText(s string) string {
+	for _, r := range secrets {
+		s = r.form.ReplaceAllString(s, r.to)
+	}
+	return s
+}
+
+// redactData removes secrets from what a ConfigMap has under a key: YAML or JSON mostly.
+func redactData(key, text string) string {
+	if secretName.MatchString(key) {
+		return removed
+	}
+	var v any
+	if err := yaml.Unmarshal([]byte(text), &v); err == nil {
+		switch v.(type) {
+		case map[string]any, []any:
+			if b, err := yaml.Marshal(redactValue(v, true)); err == nil {
+				return string(b)
+			}
+		}
+	}
+	return redactText(text)
+}
+
+// harmless are the variables whose values are kept.
+var harmless = []string{"KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "GOMAXPROCS", "GOMEMLIMIT"}
+
+// redactObject removes secrets from an object of the cluster, in place. Of containers' variables only
+// the values of harmless ones stay.
+func redactObject(o map[string]any) {
+	if m, ok := o["metadata"].(map[string]any); ok {
+		delete(m, "managedFields")
+		if a, ok := m["annotations"].(map[string]any); ok {
+			// It has the object as it was before any of this.
+			delete(a, "kubectl.kubernetes.io/last-applied-configuration")
+			m["annotations"] = redactValue(a, true)
+		}
+	}
+	if kind := o["kind"]; kind == "ConfigMap" {
+		delete(o, "binaryData")
+		if data, ok := o["data"].(map[string]any); ok {
+			for key, text := range data {
+				if s, ok := text.(string); ok {
+					data[key] = redactData(key, s)
+				}
+			}
+		}
+		return
+	}
+	for key, v := range o {
+		o[key] = redactValue(v, false)
+	}
+}
+
+// redactValue removes secrets from a value and all that is in it. With keys, a key with the name of a
+// secret has one; without, as in objects of Kubernetes, only text has.
+func redactValue(v any, keys bool) any {
+	switch v := v.(type) {
+	case string:
+		return redactText(v)
+	case map[string]any:
+		for key, in := range v {
+			env, isEnv := in.([]any)
+			switch {
+			case keys && secretName.MatchString(key) && in != nil:
+				v[key] = removed
+			case key == "env" && isEnv:
+				redactEnv(env)
+			default:
+				v[key] = redactValue(in, keys)
+			}
+		}
+	case []any:
+		flag := false // the element before is a flag whose value is a secret
+		for i, in := range v {
+			text, isText := in.(string)
+			if flag && isText {
+				v[i] = removed
+			} else {
+				v[i] = redactValue(in, keys)
+			}
+			flag = isText && strings.HasPrefix(text, "-") && !strings.Contains(text, "=") && secretName.MatchString(text)
+		}
+	}
+	return v
+}
+
+func redactEnv(list []any) {
+	for _, in := range list {
+		v, ok := in.(map[string]any)
+		if !ok {
+			continue
+		}
+		name, _ := v["name"].(string)
+		if _, has := v["value"]; has && !slices.Contains(harmless, name) {
+			v["value"] = removed
+		}
+	}
+}
