@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,11 +18,17 @@ import (
 	"terway.dev/terway/internal/inventory"
 )
 
+// poll is the time between two looks of --wait.
+const poll = 2 * time.Second
+
 // NewCommand returns "terwayctl status".
-func NewCommand() *cobra.Command {
+func NewCommand() *cobra.Command { return newCommand(poll) }
+
+func newCommand(poll time.Duration) *cobra.Command {
 	var kube kubeflags.Flags
 	var output program.Output
 	var pods bool
+	var wait time.Duration
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show which datapath each node of a cluster runs and why, its agent, ENIs and addresses",
@@ -36,14 +43,23 @@ With --pods it also shows, for each pod with a bandwidth limit, how much it has 
 (ingress) and sent (egress) while the command counted, for 10 s, and its limits; and the
 network priority of each pod that has one.
 
+With --wait it first waits until there is no problem, also for a cluster that cannot be
+reached yet or in which Terway is not installed yet, and says on standard error what it
+waits for. If a problem is left when the time is over, the exit status is 1.
+
 It needs to list nodes, nodenetworks.network.terway.dev and the pods of Terway's namespace,
 and to get the Deployment and the Lease "` + inventory.ControllerName + `" there; for --pods also to
 get and create pods/exec there: it runs "terwayd ask" in the agents' pods.`,
 		Example: `  terwayctl status
   terwayctl status --pods
+  terwayctl status --wait
+  terwayctl status --wait=15m -o json
   terwayctl status --kubeconfig ~/.kube/config --context prod -o json`,
 		Args: program.Args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if wait < 0 {
+				return program.Usagef("--wait=%s: want a duration such as 5m", wait)
+			}
 			cfg, err := kube.Config(cmd.Context())
 			if err != nil {
 				return err
@@ -52,7 +68,11 @@ get and create pods/exec there: it runs "terwayd ask" in the agents' pods.`,
 			if err != nil {
 				return err
 			}
-			o, err := reader.Objects(cmd.Context())
+			look := reader.Objects
+			if cmd.Flags().Changed(flagWait) {
+				look = waiter{look: look, most: wait, poll: poll, say: cmd.ErrOrStderr()}.until
+			}
+			o, err := look(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -73,6 +93,8 @@ get and create pods/exec there: it runs "terwayd ask" in the agents' pods.`,
 	kube.Add(f)
 	kube.AddTerway(f)
 	f.BoolVar(&pods, "pods", false, "also the pods with a bandwidth limit and their rates, for which it counts for 10 s")
+	f.DurationVar(&wait, flagWait, 0, "wait until there is no problem, for at most `DURATION` (5m if it is left out)")
+	f.Lookup(flagWait).NoOptDefVal = standardWait.String()
 	output.Add(f)
 	return cmd
 }
