@@ -11,8 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"terway.dev/terway/api/v1alpha1"
-	"terway.dev/terway/internal/cloud"
-	"terway.dev/terway/internal/datapath/claims"
 )
 
 // The kinds of a Finding.
@@ -43,9 +41,21 @@ type Records struct {
 	Networks []v1alpha1.NodeNetwork
 	Pods     []Pod
 	// Cloud: the cloud was asked. ENIs are those with the cluster's tags, and those that a NodeNetwork
-	// has and that exist.
+	// has and that exist, without those that are being deleted.
 	Cloud bool
-	ENIs  []cloud.ENI
+	ENIs  []CloudENI
+}
+
+// CloudENI is an ENI as the cloud has it.
+type CloudENI struct {
+	ID string
+	// Status is the cloud's word; Instance is where the ENI is attached, if it is.
+	Status, Instance, VSwitch string
+	// Node and Token are its tags.
+	Node, Token string
+	// Addresses are those with IPv4; Primary is one of them.
+	Primary   string
+	Addresses []string
 }
 
 // Compare returns the differences, in order. Records are not read at one moment, so a difference may
@@ -202,8 +212,8 @@ func (p Pod) differs(address string) bool {
 }
 
 // cloud compares NodeNetworks with the cloud.
-func (c *comparison) cloud(networks []v1alpha1.NodeNetwork, enis []cloud.ENI) {
-	there := map[string]cloud.ENI{}
+func (c *comparison) cloud(networks []v1alpha1.NodeNetwork, enis []CloudENI) {
+	there := map[string]CloudENI{}
 	for _, e := range enis {
 		there[e.ID] = e
 	}
@@ -230,40 +240,40 @@ func (c *comparison) cloud(networks []v1alpha1.NodeNetwork, enis []cloud.ENI) {
 		}
 	}
 	for _, e := range enis {
-		spec, node := ids[e.ID], e.Tags[claims.TagNode]
+		spec := ids[e.ID]
 		switch {
-		case e.Status == cloud.ENIDeleting, goneENIs[e.ID]:
-		case spec == nil && !tokens[e.Tags[claims.TagToken]]:
-			c.find(Finding{Kind: Leak, ENI: e.ID, Nodes: []string{node}},
-				"%s (%s, vSwitch %s) has the tags of node %s, whose NodeNetwork does not have it", e.ID, where(e), e.VSwitchID, node)
+		case goneENIs[e.ID]:
+		case spec == nil && !tokens[e.Token]:
+			c.find(Finding{Kind: Leak, ENI: e.ID, Nodes: []string{e.Node}},
+				"%s (%s, vSwitch %s) has the tags of node %s, whose NodeNetwork does not have it", e.ID, e.where(), e.VSwitch, e.Node)
 		case spec != nil:
-			c.unknown(e, spec, node, goneAddresses)
+			c.unknown(e, spec, goneAddresses)
 		}
 	}
 }
 
-func where(e cloud.ENI) string {
-	if e.InstanceID != "" {
-		return string(e.Status) + " at " + e.InstanceID
+func (e CloudENI) where() string {
+	if e.Instance != "" {
+		return e.Status + " at " + e.Instance
 	}
-	return string(e.Status)
+	return e.Status
 }
 
 // attached checks that the cloud has what a node uses.
-func (c *comparison) attached(nn *v1alpha1.NodeNetwork, e *v1alpha1.ENI, there map[string]cloud.ENI) {
+func (c *comparison) attached(nn *v1alpha1.NodeNetwork, e *v1alpha1.ENI, there map[string]CloudENI) {
 	of := Finding{Kind: Missing, ENI: e.ID, Nodes: []string{nn.Name}}
 	has, exists := there[e.ID]
 	switch {
 	case !exists:
 		c.find(of, "%s of node %s does not exist in the cloud", e.ID, nn.Name)
 		return
-	case has.InstanceID != nn.Spec.InstanceID:
-		c.find(of, "%s of node %s is not attached to %s: the cloud says %s", e.ID, nn.Name, nn.Spec.InstanceID, where(has))
+	case has.Instance != nn.Spec.InstanceID:
+		c.find(of, "%s of node %s is not attached to %s: the cloud says %s", e.ID, nn.Name, nn.Spec.InstanceID, has.where())
 		return
 	}
 	on := map[string]bool{}
 	for _, a := range has.Addresses {
-		on[a.String()] = true
+		on[a] = true
 	}
 	for _, a := range e.Addresses {
 		// The cloud's answer has the IPv4 addresses.
@@ -275,7 +285,7 @@ func (c *comparison) attached(nn *v1alpha1.NodeNetwork, e *v1alpha1.ENI, there m
 }
 
 // unknown finds addresses that the cloud has on an ENI and its NodeNetwork has not.
-func (c *comparison) unknown(e cloud.ENI, spec *v1alpha1.ENI, node string, gone map[string]bool) {
+func (c *comparison) unknown(e CloudENI, spec *v1alpha1.ENI, gone map[string]bool) {
 	if spec.Phase != v1alpha1.ENIReady {
 		return // its addresses are written down when it is attached
 	}
@@ -284,9 +294,9 @@ func (c *comparison) unknown(e cloud.ENI, spec *v1alpha1.ENI, node string, gone 
 		known[a.Address] = true
 	}
 	for _, a := range e.Addresses {
-		if text := a.String(); a != e.Primary && !known[text] && !gone[e.ID+" "+text] {
-			c.find(Finding{Kind: Leak, ENI: e.ID, Address: text, Nodes: []string{node}},
-				"address %s is on %s in the cloud, and not in the NodeNetwork of node %s", text, e.ID, node)
+		if a != e.Primary && !known[a] && !gone[e.ID+" "+a] {
+			c.find(Finding{Kind: Leak, ENI: e.ID, Address: a, Nodes: []string{e.Node}},
+				"address %s is on %s in the cloud, and not in the NodeNetwork of node %s", a, e.ID, e.Node)
 		}
 	}
 }

@@ -1,14 +1,11 @@
 package inventory
 
 import (
-	"net/netip"
 	"reflect"
 	"slices"
 	"testing"
 
 	"terway.dev/terway/api/v1alpha1"
-	"terway.dev/terway/internal/cloud"
-	"terway.dev/terway/internal/datapath/claims"
 )
 
 // agreeing returns two nodes with an ENI and a pod each, about which all places say the same.
@@ -22,13 +19,8 @@ func agreeing() *Records {
 		nn.Status.Used = []v1alpha1.UsedAddress{{Address: address, Pod: pod}}
 		return nn
 	}
-	eni := func(id, node string, addresses ...string) cloud.ENI {
-		e := cloud.ENI{ID: id, Status: cloud.ENIInUse, InstanceID: "i-" + node, VSwitchID: "vsw-1", Primary: netip.MustParseAddr(addresses[0]),
-			Tags: map[string]string{claims.TagNode: node, claims.TagToken: "t-" + id}}
-		for _, a := range addresses {
-			e.Addresses = append(e.Addresses, netip.MustParseAddr(a))
-		}
-		return e
+	eni := func(id, node string, addresses ...string) CloudENI {
+		return CloudENI{ID: id, Status: "InUse", Instance: "i-" + node, VSwitch: "vsw-1", Node: node, Token: "t-" + id, Primary: addresses[0], Addresses: addresses}
 	}
 	return &Records{
 		Networks: []v1alpha1.NodeNetwork{node("n1", "eni-1", "10.0.0.1", "10.0.0.2", "shop/web"), node("n2", "eni-2", "10.0.0.3", "10.0.0.4", "shop/db")},
@@ -41,7 +33,7 @@ func agreeing() *Records {
 			{Namespace: "shop", Name: "elsewhere", Node: "virtual", Address: "10.9.0.1", Phase: "Running"},
 		},
 		Cloud: true,
-		ENIs:  []cloud.ENI{eni("eni-1", "n1", "10.0.0.1", "10.0.0.2"), eni("eni-2", "n2", "10.0.0.3", "10.0.0.4")},
+		ENIs:  []CloudENI{eni("eni-1", "n1", "10.0.0.1", "10.0.0.2"), eni("eni-2", "n2", "10.0.0.3", "10.0.0.4")},
 	}
 }
 
@@ -66,10 +58,10 @@ func TestCompare(t *testing.T) {
 			n.Spec.ENIs, n.Status.Used, r.Pods = nil, nil, r.Pods[:1]
 			n.Spec.TakenAway = []v1alpha1.TakenAway{{ENI: "eni-2"}}
 		}, nil},
-		"an address that its node does not know": {func(r *Records) { r.ENIs[0].Addresses = append(r.ENIs[0].Addresses, netip.MustParseAddr("10.0.0.9")) },
+		"an address that its node does not know": {func(r *Records) { r.ENIs[0].Addresses = append(r.ENIs[0].Addresses, "10.0.0.9") },
 			[]string{"Leak: address 10.0.0.9 is on eni-1 in the cloud, and not in the NodeNetwork of node n1"}},
 		"an address that was just unassigned": {func(r *Records) {
-			r.ENIs[0].Addresses = append(r.ENIs[0].Addresses, netip.MustParseAddr("10.0.0.9"))
+			r.ENIs[0].Addresses = append(r.ENIs[0].Addresses, "10.0.0.9")
 			r.Networks[0].Spec.TakenAway = []v1alpha1.TakenAway{{ENI: "eni-1", Addresses: []string{"10.0.0.9"}}}
 		}, nil},
 		"a pod that is gone": {func(r *Records) { r.Pods = r.Pods[1:] },
@@ -105,7 +97,7 @@ func TestCompare(t *testing.T) {
 			[]string{"Missing: pod shop/web has address 10.0.0.2, which the agent of node n1 has not given to it: another network plugin has, or its journal is lost; delete the pod, so that it is recreated"}},
 		"an ENI that does not exist": {func(r *Records) { r.ENIs = r.ENIs[:1] },
 			[]string{"Missing: eni-2 of node n2 does not exist in the cloud"}},
-		"an ENI that was detached": {func(r *Records) { r.ENIs[1].InstanceID, r.ENIs[1].Status = "", cloud.ENIAvailable },
+		"an ENI that was detached": {func(r *Records) { r.ENIs[1].Instance, r.ENIs[1].Status = "", "Available" },
 			[]string{"Missing: eni-2 of node n2 is not attached to i-n2: the cloud says Available"}},
 		"an address that the cloud has not": {func(r *Records) { r.ENIs[1].Addresses = r.ENIs[1].Addresses[:1] },
 			[]string{"Missing: address 10.0.0.4 of node n2 is not on eni-2 in the cloud"}},

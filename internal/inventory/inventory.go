@@ -1,7 +1,7 @@
 // Package inventory evaluates the network state of a cluster's nodes and pods, and its
-// problems: "terwayctl status" and "terway-lab status" print it.
+// problems: "terwayctl status", "terwayctl pods" and "terway-lab status" print it.
 //
-// It is pure: objects of the cluster in, a status out. It must never read a cluster. It writes
+// It is pure: objects of the cluster and ENIs of the cloud in, a status out. It must never read a cluster. It writes
 // sentences for people; its callers print tables.
 package inventory
 

@@ -203,7 +203,7 @@ func read(ctx context.Context, reader *cluster.Reader, api cloud.API) (r *invent
 		if err != nil {
 			return nil, explain(ctx, fmt.Errorf("list the ENIs of cluster %s: %w", id, err))
 		}
-		r.ENIs = append(r.ENIs, list...)
+		add(r, list)
 	}
 	for _, e := range r.ENIs {
 		delete(want, e.ID)
@@ -220,8 +220,23 @@ func read(ctx context.Context, reader *cluster.Reader, api cloud.API) (r *invent
 	if err != nil {
 		return nil, explain(ctx, fmt.Errorf("read ENIs of the cluster's nodes: %w", err))
 	}
-	r.ENIs = append(r.ENIs, list...)
+	add(r, list)
 	return r, nil
+}
+
+// add adds ENIs of the cloud, but not those that it is deleting.
+func add(r *inventory.Records, list []cloud.ENI) {
+	for _, e := range list {
+		if e.Status == cloud.ENIDeleting {
+			continue
+		}
+		x := inventory.CloudENI{ID: e.ID, Status: string(e.Status), Instance: e.InstanceID, VSwitch: e.VSwitchID,
+			Node: e.Tags[claims.TagNode], Token: e.Tags[claims.TagToken], Primary: e.Primary.String()}
+		for _, a := range e.Addresses {
+			x.Addresses = append(x.Addresses, a.String())
+		}
+		r.ENIs = append(r.ENIs, x)
+	}
 }
 
 func explain(ctx context.Context, err error) error {
