@@ -66,6 +66,7 @@ of the cluster and the cloud say, and lists below the table
 
 While pods start and end, records differ for moments. So what is found is looked for
 again after ` + settle.String() + `, and only what is still there is listed; then the exit status is 1.
+The controller mends much of it within minutes; docs/terwayctl.md says what to do.
 --no-cloud leaves the cloud out, and needs no credential. Nothing is changed.
 
 It needs to list nodenetworks.network.terway.dev; for --check also the pods of all
