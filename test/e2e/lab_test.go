@@ -99,6 +99,7 @@ func TestLab(t *testing.T) {
 	// All kernels that run this test support these: a missing one is a failure.
 	t.Run("verify", func(t *testing.T) { verifyAll(t, c, "route", "ebpf", instruments.Exclusive) })
 	t.Run("back", func(t *testing.T) { runs(t, c, "ebpf", "auto takes the fastest") })
+	t.Run("no leaks", func(t *testing.T) { noLeaks(t, c) })
 	// These do not depend on the datapath: one run is enough.
 	all, _ := checks.All().For(&lab.Options{Network: lab.NetworkTerway, Policy: true})
 	all = slices.DeleteFunc(all, func(check verify.Check) bool { return !check.Trouble || check.Slow })
@@ -147,6 +148,17 @@ func status(t *testing.T, c *programs) lab.Status {
 		t.Fatalf("terway-lab status: %v\n%s", err, out)
 	}
 	return st
+}
+
+// noLeaks expects that cloud, NodeNetworks and pods say the same after all that checks have done.
+func noLeaks(t *testing.T, c *programs) {
+	eventually(t, "cloud, NodeNetworks and pods say the same", func() error {
+		out, err := exec.Command("bash", "-euc", `eval $("$0"/terway-lab env); "$0"/terwayctl pods --check`, c.dir).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("terwayctl pods --check: %w\n%s", err, out)
+		}
+		return nil
+	})
 }
 
 // verifyAll runs the usual checks on one datapath after the other, to which the nodes are switched, and reports each as a test.
