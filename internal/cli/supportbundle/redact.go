@@ -28,12 +28,14 @@ var secrets = []struct {
 	{regexp.MustCompile(`\b(?:LTAI|STS\.)[A-Za-z0-9]{8,}`), removed},
 	// Users in URLs.
 	{regexp.MustCompile(`(://)[^/\s@"']+@`), "${1}" + removed + "@"},
-	{regexp.MustCompile(`(?i)(\bauthorization\\?["']?\s*[=:]\s*\\?["']?)(?:[a-z0-9-]+\s+)?[^\s"',;\\]+`), "${1}" + removed},
-	{regexp.MustCompile(`(?i)(\bbearer\s+)[A-Za-z0-9._~+/=-]{8,}`), "${1}" + removed},
 	// key=value, key: value, "key": "value" and \"key\":\"value\". The cloud's error codes, such as
 	// InvalidAccessKeyId.NotFound and SignatureDoesNotMatch, are no keys.
 	{regexp.MustCompile(`(?i)([a-z0-9_.-]*(?:(?:secret|passwd|password|token|private[-_.]?key)(?:[-_][a-z0-9_-]*|key|value|id)?|access[-_.]?key(?:[-_.]?id)?|signature)\\?["']?\s*[=:]\s*)` +
-		`(?:\\"(?:[^"\\]|\\[^"])*\\"|"(?:[^"\\]|\\.)*"|'[^']*'|[^\s,;&"'}\]\\]+)`), "${1}" + removed},
+		// "the secret: accessKey: abc" is a chain of errors.
+		`(?:\\?["']?[^\s,;&"'{}\[\]\\]+\\?["']?[=:]\s*)*` +
+		`(?:\\"(?:[^"\\]|\\[^"])*\\"|"(?:[^"\\]|\\.)*"|'[^']*'|(?:map)?[\[{][^\]}]*[\]}]?|(?:bearer|basic)\s+[^\s"',;\\]+|[^\s,;&"'}\]\\]+)`), "${1}" + removed},
+	{regexp.MustCompile(`(?i)(\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}`), "${1}" + removed},
+	{regexp.MustCompile(`(?i)((?:\bauthorization\\?["']?\s*[=:]\s*\\?["']?)+)(?:[a-z0-9-]+\s+)?[^\s"',;\\]+`), "${1}" + removed},
 }
 
 // redactText removes secrets from text.

@@ -51,3 +51,22 @@ func TestRedactData(t *testing.T) {
 		}
 	}
 }
+
+// Whatever stands before and after a secret, it is removed.
+func TestSecretsInText(t *testing.T) {
+	const hush = "hushHush99"
+	for _, before := range []string{"", " ", "x=1 ", "read the secret: ", "no token: the password: ", `msg="call failed: token: `, "token=", "https://h/?A=1&", `{"a":"b",`, "{", "[", "Authorization: ", "secret={a b} ", "bearer "} {
+		for _, form := range []string{
+			"accessKeySecret: %", "access_key=%", `"access-key-secret":"%"`, `"accessKeySecret": "a \" %"`, `\"AccessKeySecret\":\"%\"`, "password='a %'", "DB_PASSWORD=%", "Signature=%",
+			"SecurityToken=%", "Authorization: Bearer %", "Authorization: Basic %", "bearer %", "secret: value: %", "secret=map[a:b c:%]", `secret={"a":"b","c":"%"}`,
+			"LTAI%", "STS.%", "http://user:%@host/", "eyJhbGciOiJIUzI1NiJ9.%.%", "-----BEGIN PRIVATE KEY-----\n%\n-----END PRIVATE KEY-----",
+		} {
+			for _, after := range []string{"", " more", ", more", "\nmore", `"}`, "&B=2"} {
+				text := before + strings.ReplaceAll(form, "%", hush) + after
+				if got := redactText(text); strings.Contains(got, hush) {
+					t.Errorf("%q is %q", text, got)
+				}
+			}
+		}
+	}
+}
