@@ -277,5 +277,5 @@ func (c *collector) log(ctx context.Context, p *corev1.Pod, container string, pr
 		c.lack(name+".log", err)
 		return nil
 	}
-	return c.put(name+".log", []byte(redactText(string(b))))
+	return c.put(name+".log", []byte(redactLog(string(b))))
 }

@@ -14,14 +14,16 @@ const removed = "REMOVED"
 // secretName matches the names of keys, flags and variables whose value is a secret.
 var secretName = regexp.MustCompile(`(?i)secret|passw|token|credential|access[-_.]?key|private[-_.]?key|signature|authorization`)
 
+// pem are keys in PEM, also where line breaks are escaped, and where the end is missing.
+var pem = regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\z)`)
+
 // secrets are the forms that secrets have in text, whatever it says about them, and what is put in
 // place of each.
 var secrets = []struct {
 	form *regexp.Regexp
 	to   string
 }{
-	// Keys in PEM, also where line breaks are escaped, and where the end is missing.
-	{regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\z)`), removed},
+	{pem, removed},
 	// JSON web tokens, as service accounts have.
 	{regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?`), removed},
 	// Alibaba Cloud's access keys: of users, and of roles.
@@ -30,7 +32,7 @@ var secrets = []struct {
 	{regexp.MustCompile(`(://)[^/\s@"']+@`), "${1}" + removed + "@"},
 	// key=value, key: value, "key": "value" and \"key\":\"value\". The cloud's error codes, such as
 	// InvalidAccessKeyId.NotFound and SignatureDoesNotMatch, are no keys.
-	{regexp.MustCompile(`(?i)([a-z0-9_.-]*(?:(?:secret|passwd|password|token|private[-_.]?key)(?:[-_][a-z0-9_-]*|key|value|id)?|access[-_.]?key(?:[-_.]?id)?|signature)\\?["']?\s*[=:]\s*)` +
+	{regexp.MustCompile(`(?i)((?:(?:secret|passwd|password|token|private[-_.]?key)(?:[-_][a-z0-9_-]*|key|value|id)?|access[-_.]?key(?:[-_.]?id)?|signature)\\?["']?\s*[=:]\s*)` +
 		// "the secret: accessKey: abc" is a chain of errors.
 		`(?:\\?["']?[^\s,;&"'{}\[\]\\]+\\?["']?[=:]\s*)*` +
 		`(?:\\"(?:[^"\\]|\\[^"])*\\"|"(?:[^"\\]|\\.)*"|'[^']*'|(?:map)?[\[{][^\]}]*[\]}]?|(?:bearer|basic)\s+[^\s"',;\\]+|[^\s,;&"'}\]\\]+)`), "${1}" + removed},
@@ -38,12 +40,29 @@ var secrets = []struct {
 	{regexp.MustCompile(`(?i)((?:\bauthorization\\?["']?\s*[=:]\s*\\?["']?)+)(?:[a-z0-9-]+\s+)?[^\s"',;\\]+`), "${1}" + removed},
 }
 
+// hints are in lower case; text without any of them has none of the secrets. Most lines of a log have
+// none, and the forms take long.
+var hints = []string{"secret", "passw", "token", "key", "signature", "bearer", "basic", "authorization", "eyj", "ltai", "sts.", "://"}
+
 // redactText removes secrets from text.
 func redactText(s string) string {
+	lower := strings.ToLower(s)
+	if !slices.ContainsFunc(hints, func(hint string) bool { return strings.Contains(lower, hint) }) {
+		return s
+	}
 	for _, r := range secrets {
 		s = r.form.ReplaceAllString(s, r.to)
 	}
 	return s
+}
+
+// redactLog removes secrets from a log. Except of keys in PEM, a line has the whole of a secret.
+func redactLog(text string) string {
+	var out strings.Builder
+	for line := range strings.Lines(pem.ReplaceAllString(text, removed)) {
+		out.WriteString(redactText(line))
+	}
+	return out.String()
 }
 
 // redactData removes secrets from what a ConfigMap has under a key: YAML or JSON mostly.

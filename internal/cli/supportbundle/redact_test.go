@@ -63,8 +63,8 @@ func TestSecretsInText(t *testing.T) {
 		} {
 			for _, after := range []string{"", " more", ", more", "\nmore", `"}`, "&B=2"} {
 				text := before + strings.ReplaceAll(form, "%", hush) + after
-				if got := redactText(text); strings.Contains(got, hush) {
-					t.Errorf("%q is %q", text, got)
+				if got, log := redactText(text), redactLog(text); strings.Contains(got+log, hush) {
+					t.Errorf("%q is %q, in a log %q", text, got, log)
 				}
 			}
 		}
