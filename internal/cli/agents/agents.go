@@ -15,13 +15,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/remotecommand"
-	"k8s.io/client-go/util/exec"
-	"k8s.io/streaming/pkg/httpstream"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"terway.dev/terway/internal/cli/podexec"
 	"terway.dev/terway/internal/pages"
 )
 
@@ -93,19 +90,19 @@ func (b *bounded) Write(p []byte) (int, error) {
 
 func (b *bounded) Read(p []byte) (int, error) { return b.text.Read(p) }
 
-// Of the chart's DaemonSet (deploy/chart/templates/agent.yaml).
+// Container is the agent's in the pods of the chart's DaemonSet (deploy/chart/templates/agent.yaml), and Program what runs in it.
 const (
-	agentContainer = "terwayd"
-	agentProgram   = "/usr/bin/terwayd"
+	Container = "terwayd"
+	Program   = "/usr/bin/terwayd"
 )
 
 var agentLabels = client.MatchingLabels{"app": "terwayd"}
 
-// executor runs a program in the agents' pods. So the API server says who may ask: whoever may do that is root on the nodes
+// Executor runs programs in the agents' pods. So the API server says who may ask: whoever may do that is root on the nodes
 // anyway, and the agents need no port and no users of their own.
-type executor struct {
-	cfg    *rest.Config
-	rest   *rest.RESTClient
+type Executor struct {
+	runner *podexec.Runner
+	host   string
 	client client.Reader
 	terway string
 
@@ -114,18 +111,12 @@ type executor struct {
 }
 
 // New returns the agents of a cluster that has Terway in a namespace.
-func New(cfg *rest.Config, c client.Reader, terway string) (Fleet, error) {
-	cfg = rest.CopyConfig(cfg)
-	cfg.Timeout = 0 // an answer may go on
-	cfg.APIPath, cfg.GroupVersion, cfg.NegotiatedSerializer = "/api", &corev1.SchemeGroupVersion, scheme.Codecs.WithoutConversion()
-	r, err := rest.RESTClientFor(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("make a client for the cluster at %s: %w", cfg.Host, err)
-	}
-	return &executor{cfg: cfg, rest: r, client: c, terway: terway}, nil
+func New(cfg *rest.Config, c client.Reader, terway string) (*Executor, error) {
+	r, err := podexec.New(cfg)
+	return &Executor{runner: r, host: cfg.Host, client: c, terway: terway}, err
 }
 
-func (e *executor) find(ctx context.Context) (map[string]string, error) {
+func (e *Executor) find(ctx context.Context) (map[string]string, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.pods != nil {
@@ -134,7 +125,7 @@ func (e *executor) find(ctx context.Context) (map[string]string, error) {
 	pods := map[string]string{}
 	for page, err := range pages.Of(ctx, e.client, &corev1.PodList{}, client.InNamespace(e.terway), agentLabels) {
 		if err != nil {
-			return nil, Explain(e.cfg.Host, "list pods in "+e.terway, err)
+			return nil, Explain(e.host, "list pods in "+e.terway, err)
 		}
 		for _, p := range page.Items {
 			if p.Status.Phase == corev1.PodRunning && p.DeletionTimestamp == nil {
@@ -143,13 +134,14 @@ func (e *executor) find(ctx context.Context) (map[string]string, error) {
 		}
 	}
 	if len(pods) == 0 {
-		return nil, fmt.Errorf("no agent runs in namespace %s of the cluster at %s: want the namespace in which the chart was installed", e.terway, e.cfg.Host)
+		return nil, fmt.Errorf("no agent runs in namespace %s of the cluster at %s: want the namespace in which the chart was installed", e.terway, e.host)
 	}
 	e.pods = pods
 	return pods, nil
 }
 
-func (e *executor) Nodes(ctx context.Context) (list []string, err error) {
+// Nodes returns the nodes that have an agent, in order.
+func (e *Executor) Nodes(ctx context.Context) (list []string, err error) {
 	pods, err := e.find(ctx)
 	for node := range pods {
 		list = append(list, node)
@@ -158,7 +150,13 @@ func (e *executor) Nodes(ctx context.Context) (list []string, err error) {
 	return list, err
 }
 
-func (e *executor) Ask(ctx context.Context, node, path string, out io.Writer) error {
+// Ask makes it a Fleet, with Nodes.
+func (e *Executor) Ask(ctx context.Context, node, path string, out io.Writer) error {
+	return e.Run(ctx, node, []string{"ask", path}, out)
+}
+
+// Run runs a command of terwayd in the pod of a node's agent, and writes what it prints.
+func (e *Executor) Run(ctx context.Context, node string, args []string, out io.Writer) error {
 	pods, err := e.find(ctx)
 	if err != nil {
 		return err
@@ -167,59 +165,17 @@ func (e *executor) Ask(ctx context.Context, node, path string, out io.Writer) er
 	if pod == "" {
 		return fmt.Errorf("no agent runs on node %s", node)
 	}
-	url := e.rest.Get().Resource("pods").Namespace(e.terway).Name(pod).SubResource("exec").VersionedParams(&corev1.PodExecOptions{
-		Container: agentContainer, Command: []string{agentProgram, "ask", path}, Stdout: true, Stderr: true,
-	}, scheme.ParameterCodec).URL()
-	// Kubernetes 1.29 knows SPDY alone, and proxies may know websockets alone.
-	websocket, err := remotecommand.NewWebSocketExecutor(e.cfg, "GET", url.String())
-	if err != nil {
-		return err
-	}
-	spdy, err := remotecommand.NewSPDYExecutor(e.cfg, "POST", url)
-	if err != nil {
-		return err
-	}
-	run, err := remotecommand.NewFallbackExecutor(websocket, spdy, func(err error) bool {
-		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
-	})
-	if err != nil {
-		return err
-	}
-	why := &firstBytes{most: 4096}
-	err = run.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: out, Stderr: why})
-	var exit exec.CodeExitError
+	err = e.runner.Run(ctx, e.terway, pod, Container, append([]string{Program}, args...), out)
+	var exit *podexec.ExitError
 	switch {
 	case err == nil || ctx.Err() != nil:
-		return ctx.Err()
-	case errors.As(err, &exit) && strings.Contains(why.String(), "unknown command"):
+		return err
+	case errors.As(err, &exit) && strings.Contains(exit.Said, "unknown command"):
 		return fmt.Errorf("the agent of node %s is of a version that cannot be asked", node)
 	case errors.As(err, &exit):
-		return fmt.Errorf("node %s: %s", node, strings.TrimSpace(Printable(why.String())))
+		return fmt.Errorf("node %s: %w", node, err)
 	}
-	return Explain(e.cfg.Host, fmt.Sprintf("run %q in pod %s/%s", agentProgram+" ask", e.terway, pod), err)
-}
-
-// firstBytes keeps the beginning of what is written.
-type firstBytes struct {
-	text []byte
-	most int
-}
-
-func (w *firstBytes) Write(b []byte) (int, error) {
-	w.text = append(w.text, b[:min(len(b), w.most-len(w.text))]...)
-	return len(b), nil
-}
-
-func (w *firstBytes) String() string { return string(w.text) }
-
-// Printable is what of a node's text may go to a terminal.
-func Printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || r >= ' ' && r != 0x7f && (r < 0x80 || r >= 0xa0) {
-			return r
-		}
-		return '\ufffd'
-	}, s)
+	return Explain(e.host, fmt.Sprintf("run %q in pod %s/%s", Program+" "+args[0], e.terway, pod), err)
 }
 
 // Explain says what an error of the cluster at host means to the user, who wanted to do something.

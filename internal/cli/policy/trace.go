@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/agent/policyapi"
-	"terway.dev/terway/internal/cli/agents"
+	"terway.dev/terway/internal/cli/podexec"
 	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/policy"
 	"terway.dev/terway/internal/policy/compile"
@@ -363,5 +363,5 @@ func (o *online) compare(ctx context.Context, node string, c policy.Connection, 
 	if reflect.DeepEqual(got, want) {
 		return &kernel{Node: node, Same: true}, nil
 	}
-	return &kernel{Node: node, Decision: &a.Decision, State: agents.Printable(a.State), decision: got}, nil
+	return &kernel{Node: node, Decision: &a.Decision, State: podexec.Printable(a.State), decision: got}, nil
 }
