@@ -96,7 +96,7 @@ func main() {
 	share(askCommand(&f), "ask-socket")
 	share(waitForBlockCommand(&f), "node-name", "kubeconfig", "log-format", "verbose")
 	share(flannelCommand(&f), "node-name", "kubeconfig", "cni-conf-dir", "cni-bin-dir", "log-format", "verbose")
-	cmd.AddCommand(logs.Command())
+	cmd.AddCommand(logs.Command(), probeCommand())
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

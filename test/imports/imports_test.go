@@ -42,7 +42,7 @@ func TestRules(t *testing.T) {
 		},
 		{
 			"pure packages use no cluster, no kernel and no cloud",
-			[]string{"internal/ipam", "internal/agent/pool", "internal/catalog", "internal/controller/podroute/entries"},
+			[]string{"internal/ipam", "internal/agent/pool", "internal/catalog", "internal/controller/podroute/entries", "internal/connectivity"},
 			[]string{"k8s.io/", "sigs.k8s.io/", "github.com/vishvananda/", "github.com/cilium/", "github.com/aliyun/", "net/http", "os/exec"},
 		},
 		{
