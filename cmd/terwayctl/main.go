@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"terway.dev/terway/internal/cli/config"
+	"terway.dev/terway/internal/cli/connectivity"
 	"terway.dev/terway/internal/cli/instancetypes"
 	"terway.dev/terway/internal/cli/plan"
 	"terway.dev/terway/internal/cli/pods"
@@ -41,6 +42,7 @@ on standard error, as JSON: {"error": {"message": …, "reason": …, "exitStatu
 	}
 	root.AddCommand(
 		config.NewCommand(),
+		connectivity.NewCommand(),
 		instancetypes.NewCommand(),
 		plan.NewCommand(),
 		pods.NewCommand(),

@@ -88,6 +88,7 @@ func TestLab(t *testing.T) {
 	}
 	t.Run("kubectl", func(t *testing.T) { kubectl(t, c) })
 	t.Run("commands of the pages", func(t *testing.T) { pages(t, c) })
+	t.Run("connectivity", func(t *testing.T) { connectivity(t, c) })
 	t.Run("status", func(t *testing.T) { status(t, c) })
 	t.Run("shell", func(t *testing.T) {
 		out, err := c.lab("shell", "node1", "hostname").CombinedOutput()

@@ -49,6 +49,12 @@ const (
 	GatesEnabled     = "enabled"
 	GatesRequired    = "required"
 
+	// LabelConnectivity is on the namespaces, "true", and on the pods of "terwayctl connectivity".
+	// AnnotationConnectivityUntil on such a namespace is when its run has ended at the latest: then the next one
+	// deletes it.
+	LabelConnectivity           = "network.terway.dev/connectivity"
+	AnnotationConnectivityUntil = "network.terway.dev/connectivity-until"
+
 	// FinalizerENIs keeps a NodeNetwork until its ENIs are gone from the cloud.
 	FinalizerENIs = "network.terway.dev/enis"
 )
