@@ -31,8 +31,14 @@ type Finding struct {
 	Address string   `json:"address,omitempty"`
 	Nodes   []string `json:"nodes,omitempty"`
 	Pods    []string `json:"pods,omitempty"`
-	// Message is a sentence for people. The same difference has the same message whenever it is found.
+	// Message is a sentence for people.
 	Message string `json:"message"`
+}
+
+// about is the same of the same difference whenever it is found: what its message says of it, such as the
+// status of an ENI in the cloud, may change.
+func (f Finding) about() string {
+	return strings.Join([]string{f.Kind, f.ENI, f.Address, strings.Join(f.Nodes, ","), strings.Join(f.Pods, ",")}, " ")
 }
 
 // Records are what each place says about ENIs and addresses: the controller and the agents
@@ -77,9 +83,9 @@ func (r *Records) Compare() []Finding {
 func Lasting(earlier, later []Finding) []Finding {
 	before := map[string]bool{}
 	for _, f := range earlier {
-		before[f.Message] = true
+		before[f.about()] = true
 	}
-	return slices.DeleteFunc(slices.Clone(later), func(f Finding) bool { return !before[f.Message] })
+	return slices.DeleteFunc(slices.Clone(later), func(f Finding) bool { return !before[f.about()] })
 }
 
 type comparison struct{ found []Finding }

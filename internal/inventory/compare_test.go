@@ -123,9 +123,20 @@ func TestCompare(t *testing.T) {
 
 // What is found only once was a change that was under way.
 func TestLasting(t *testing.T) {
-	a, b, c := Finding{Message: "a"}, Finding{Message: "b"}, Finding{Message: "c"}
-	if got := Lasting([]Finding{a, b}, []Finding{b, c}); !reflect.DeepEqual(got, []Finding{b}) {
-		t.Errorf("%v, want b alone", got)
+	eni := func(status string) Records {
+		return Records{Cloud: true, ENIs: []CloudENI{{ID: "eni-1", Status: status, Node: "n1"}}}
+	}
+	creating, available := eni("Creating"), eni("Available")
+	earlier, later := creating.Compare(), available.Compare()
+	// The same ENI, although the cloud says something else of it.
+	if got := Lasting(earlier, later); len(got) != 1 || !reflect.DeepEqual(got, later) {
+		t.Errorf("%v, want %v", got, later)
+	}
+	other := Records{Cloud: true, ENIs: []CloudENI{{ID: "eni-2", Status: "Available", Node: "n1"}}}
+	for _, of := range [][]Finding{other.Compare(), {{Kind: Double, ENI: "eni-1", Nodes: []string{"n1"}}}, {{Kind: Leak, ENI: "eni-1", Address: "10.0.0.1", Nodes: []string{"n1"}}}} {
+		if got := Lasting(earlier, of); len(got) != 0 {
+			t.Errorf("%v lasts, and was not there before", got)
+		}
 	}
 }
 
