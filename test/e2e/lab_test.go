@@ -90,6 +90,7 @@ func TestLab(t *testing.T) {
 	t.Run("commands of the pages", func(t *testing.T) { pages(t, c) })
 	t.Run("connectivity", func(t *testing.T) { connectivity(t, c) })
 	t.Run("status", func(t *testing.T) { status(t, c) })
+	t.Run("no leaks", func(t *testing.T) { noLeaks(t, c) })
 	t.Run("shell", func(t *testing.T) {
 		out, err := c.lab("shell", "node1", "hostname").CombinedOutput()
 		if err != nil || strings.TrimSpace(string(out)) != "node1" {
@@ -100,7 +101,6 @@ func TestLab(t *testing.T) {
 	// All kernels that run this test support these: a missing one is a failure.
 	t.Run("verify", func(t *testing.T) { verifyAll(t, c, "route", "ebpf", instruments.Exclusive) })
 	t.Run("back", func(t *testing.T) { runs(t, c, "ebpf", "auto takes the fastest") })
-	t.Run("no leaks", func(t *testing.T) { noLeaks(t, c) })
 	// These do not depend on the datapath: one run is enough.
 	all, _ := checks.All().For(&lab.Options{Network: lab.NetworkTerway, Policy: true})
 	all = slices.DeleteFunc(all, func(check verify.Check) bool { return !check.Trouble || check.Slow })
@@ -151,7 +151,7 @@ func status(t *testing.T, c *programs) lab.Status {
 	return st
 }
 
-// noLeaks expects that cloud, NodeNetworks and pods say the same after all that checks have done.
+// noLeaks expects that cloud, NodeNetworks and pods say the same after pods have come and gone.
 func noLeaks(t *testing.T, c *programs) {
 	eventually(t, "cloud, NodeNetworks and pods say the same", func() error {
 		out, err := exec.Command("bash", "-euc", `eval $("$0"/terway-lab env); "$0"/terwayctl pods --check`, c.dir).CombinedOutput()
