@@ -28,6 +28,9 @@ var uninstalled = verify.Check{
 	NotFor:  map[string]string{lab.NetworkFlannel: "the chart has no job that uninstalls it"},
 	Trouble: true, Slow: true, Once: true,
 	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
+		if err := e.asInstalled(); err != nil {
+			return "", err
+		}
 		na, nb, err := e.TwoNodes()
 		if err != nil {
 			return "", err
@@ -85,6 +88,15 @@ var uninstalled = verify.Check{
 		return fmt.Sprintf("refused in %.1f s, which named %s; then %v gone in %.1f s; installed again, two pods answered after %.1f s",
 			refused.Seconds(), named, before, took.Seconds(), time.Since(began).Seconds()), nil
 	}),
+}
+
+// asInstalled returns an error if the nodes were moved to exclusive ENIs: the chart, installed again, has the mode of "up", and the
+// cluster's DNS would request ENIs that no node offers.
+func (e *env) asInstalled() error {
+	if e.AllExclusive() && e.Lab.Options.Mode != claims.ModeExclusive {
+		return instruments.NothingToTest("the chart has the lab's mode, which is not exclusive: terway-lab up --mode exclusive")
+	}
+	return nil
 }
 
 const dnsName = "coredns"

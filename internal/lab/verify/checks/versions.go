@@ -70,6 +70,9 @@ type versions struct {
 
 // versions puts the older version in place, and lets change change versions under traffic.
 func (e *env) versions(ctx context.Context, change func(context.Context, *versions) error) (_ string, err error) {
+	if err := e.asInstalled(); err != nil {
+		return "", err
+	}
 	older, err := e.Lab.Older(ctx, e.From)
 	if errors.Is(err, lab.ErrNoRelease) {
 		return "", instruments.NothingToTest(err.Error() + "; --from names a commit")
