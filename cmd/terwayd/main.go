@@ -93,6 +93,7 @@ func main() {
 	}
 	version.Add(cmd)
 	share(teardownCommand(&f), "state-dir", "socket", "ask-socket", "cni-conf-dir", "cni-bin-dir", "host-root", "proc-sys", "policy-dir")
+	share(cniFilesCommand(&f), "cni-conf-dir")
 	share(askCommand(&f), "ask-socket")
 	share(waitForBlockCommand(&f), "node-name", "kubeconfig", "log-format", "verbose")
 	share(flannelCommand(&f), "node-name", "kubeconfig", "cni-conf-dir", "cni-bin-dir", "log-format", "verbose")
