@@ -141,6 +141,9 @@ func Make(o *Objects, ask Ask) (*Plan, error) {
 			p.problem("the old network's DaemonSets are not confined: no node has migrated yet")
 		}
 	} else {
+		if p.Installed && !p.Confined {
+			p.problem("Terway is installed, and the old network still has all nodes: uninstall it, let migrate prepare the nodes, and install it then")
+		}
 		p.instances(o)
 		p.policies(o, old, policy)
 		switch old.source {
@@ -360,15 +363,24 @@ func (p *Plan) policies(o *Objects, old *oldNetwork, after bool) {
 }
 
 // Resource is a resource of the old network whose objects do something that Terway does not do.
-type Resource struct{ Name, Loss, Instead, Why string }
+type Resource struct {
+	// Name is PLURAL.GROUP.
+	Name, Version, Kind string
+	Loss, Instead, Why  string
+}
 
-// Resources are those resources, as PLURAL.GROUP.
+const (
+	calicoMoves  = `"terwayctl policy migrate" writes them in the present API`
+	calicoFormer = "of Calico's former API, which Terway does not read"
+)
+
+// Resources are those resources.
 var Resources = []Resource{
-	{"networkpolicies.crd.projectcalico.org", "calico-policy", `"terwayctl policy migrate" writes them in the present API`, "of Calico's former API, which Terway does not read"},
-	{"globalnetworkpolicies.crd.projectcalico.org", "calico-policy", `"terwayctl policy migrate" writes them in the present API`, "of Calico's former API, which Terway does not read"},
-	{"ciliumnetworkpolicies.cilium.io", "cilium-policy", "", "which Terway does not read"},
-	{"ciliumclusterwidenetworkpolicies.cilium.io", "cilium-policy", "", "which Terway does not read"},
-	{"podnetworkings.network.alibabacloud.com", "pod-networking", "", "which choose vSwitches, security groups and fixed addresses for pods; Terway has one configuration for all"},
+	{"networkpolicies.crd.projectcalico.org", "v1", "NetworkPolicy", "calico-policy", calicoMoves, calicoFormer},
+	{"globalnetworkpolicies.crd.projectcalico.org", "v1", "GlobalNetworkPolicy", "calico-policy", calicoMoves, calicoFormer},
+	{"ciliumnetworkpolicies.cilium.io", "v2", "CiliumNetworkPolicy", "cilium-policy", "", "which Terway does not read"},
+	{"ciliumclusterwidenetworkpolicies.cilium.io", "v2", "CiliumClusterwideNetworkPolicy", "cilium-policy", "", "which Terway does not read"},
+	{"podnetworkings.network.alibabacloud.com", "v1beta1", "PodNetworking", "pod-networking", "", "which choose vSwitches, security groups and fixed addresses for pods; Terway has one configuration for all"},
 }
 
 // fromFlannel finds what else is lost with Flannel.

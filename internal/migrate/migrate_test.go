@@ -112,10 +112,14 @@ func TestLosses(t *testing.T) {
 		"canal, policies on": {with(flannel("alloc"), func(o *Objects) { o.DaemonSets[0].Name, o.PolicyEnabled = "canal", true }), ""},
 		"canal, installed without policies": {with(flannel("alloc"), func(o *Objects) {
 			o.DaemonSets[0].Name, o.PolicyEnabled = "canal", true
+			Confine(&o.DaemonSets[0].Spec.Template.Spec)
+			o.Nodes[1].Labels = map[string]string{claims.LabelIgnore: "true"}
 			o.DaemonSets = append(o.DaemonSets, daemonSet("kube-system", "terwayd", "/usr/bin/terwayd"))
 		}), "network-policy"},
 		"canal, installed with policies": {with(flannel("alloc"), func(o *Objects) {
 			o.DaemonSets[0].Name = "canal"
+			Confine(&o.DaemonSets[0].Spec.Template.Spec)
+			o.Nodes[1].Labels = map[string]string{claims.LabelIgnore: "true"}
 			o.DaemonSets = append(o.DaemonSets, daemonSet("kube-system", "terwayd", "/usr/bin/terwayd", "--policy-hub=terway-policy"))
 		}), ""},
 		"pods": {with(flannel("alloc"), func(o *Objects) {
@@ -185,6 +189,10 @@ func TestProblems(t *testing.T) {
 		"one namespace": {func(o *Objects) { o.Namespace = "kube-system" }, "--terway-namespace"},
 		"no ConfigMap":  {func(o *Objects) { o.ConfigMaps = nil }, "not found"},
 		"not JSON":      {func(o *Objects) { o.ConfigMaps[0].Data["eni_conf"] = "{" }, "eni_conf"},
+		"too early": {func(o *Objects) {
+			o.DaemonSets = append(o.DaemonSets, daemonSet("terway-system", "terwayd", "/usr/bin/terwayd"))
+		}, "uninstall it"},
+		"another's map": {func(o *Objects) { o.ConfigMaps[0].Namespace = "terway-system" }, "not found"},
 		"too many pods": {func(o *Objects) {
 			o.Nodes[1].Labels = map[string]string{corev1.LabelInstanceTypeStable: "ecs.g6.large"}
 			for i := range 30 {

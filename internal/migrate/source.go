@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 
 	"terway.dev/terway/internal/config"
 )
@@ -26,8 +27,11 @@ const (
 // backendAlloc is Flannel's backend that leaves the way between nodes to the VPC's routes.
 const backendAlloc = "alloc"
 
-// Names of the existing Terway's DaemonSets, and of its Deployment beside them (its charts and manifests).
+// existingSets are the names of the existing Terway's DaemonSets, in its chart and its former manifests.
 var existingSets = []string{"terway", "terway-eni", "terway-eniip"}
+
+// ConfigMaps are the names of ConfigMaps of old networks, in the namespace of their DaemonSets.
+var ConfigMaps = []string{config.ConfigMapName, "kube-flannel-cfg", "canal-config"}
 
 // oldNetwork is what Terway takes over from.
 type oldNetwork struct {
@@ -61,7 +65,7 @@ func find(o *Objects) (*oldNetwork, error) {
 		return nil, fmt.Errorf("the cluster has two networks, DaemonSets %s/%s and %s/%s: delete the one that no node uses", flannel[0].Namespace, flannel[0].Name, terway[0].Namespace, terway[0].Name)
 	case len(flannel) > 0:
 		n := &oldNetwork{source: Flannel, sets: flannel, files: []string{"10-canal.conflist", "10-flannel.conf", "10-flannel.conflist"}}
-		n.backend = backendOf(o)
+		n.backend = n.backendOf(o)
 		return n, nil
 	case len(terway) > 0:
 		n := &oldNetwork{source: ExistingTerway, sets: terway, files: []string{"10-terway.conf", "10-terway.conflist"}}
@@ -82,9 +86,17 @@ func runs(d *appsv1.DaemonSet, program string) bool {
 	return false
 }
 
+// beside reports whether a ConfigMap is in a namespace of the old network: Terway's own has a name of the existing one's.
+func (n *oldNetwork) beside(m *corev1.ConfigMap) bool {
+	return slices.ContainsFunc(n.sets, func(d appsv1.DaemonSet) bool { return d.Namespace == m.Namespace })
+}
+
 // backendOf reads Flannel's net-conf.json.
-func backendOf(o *Objects) string {
+func (n *oldNetwork) backendOf(o *Objects) string {
 	for _, m := range o.ConfigMaps {
+		if !n.beside(&m) {
+			continue
+		}
 		var conf struct {
 			Backend struct{ Type string }
 		}
@@ -98,7 +110,7 @@ func backendOf(o *Objects) string {
 // convert reads the existing Terway's configuration.
 func (n *oldNetwork) convert(o *Objects) {
 	for _, m := range o.ConfigMaps {
-		if m.Name != config.ConfigMapName {
+		if m.Name != config.ConfigMapName || !n.beside(&m) {
 			continue
 		}
 		data, err := json.Marshal(map[string]any{"kind": "ConfigMap", "data": m.Data})
