@@ -12,6 +12,7 @@ import (
 	"terway.dev/terway/internal/cli/config"
 	"terway.dev/terway/internal/cli/connectivity"
 	"terway.dev/terway/internal/cli/instancetypes"
+	"terway.dev/terway/internal/cli/migrate"
 	"terway.dev/terway/internal/cli/plan"
 	"terway.dev/terway/internal/cli/pods"
 	"terway.dev/terway/internal/cli/policy"
@@ -44,6 +45,7 @@ on standard error, as JSON: {"error": {"message": …, "reason": …, "exitStatu
 		config.NewCommand(),
 		connectivity.NewCommand(),
 		instancetypes.NewCommand(),
+		migrate.NewCommand(),
 		plan.NewCommand(),
 		pods.NewCommand(),
 		policy.NewCommand(),

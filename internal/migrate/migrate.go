@@ -140,6 +140,9 @@ func Make(o *Objects, ask Ask) (*Plan, error) {
 		if !p.Confined {
 			p.problem("the old network's DaemonSets are not confined: no node has migrated yet")
 		}
+		if !p.Installed {
+			p.problem("namespace %s has no DaemonSet %s, so the nodes have nothing to go back from: --terway-namespace says where Terway is", o.Namespace, AgentName)
+		}
 	} else {
 		if p.Installed && !p.Confined {
 			p.problem("Terway is installed, and the old network still has all nodes: uninstall it, let migrate prepare the nodes, and install it then")

@@ -253,6 +253,10 @@ func TestBack(t *testing.T) {
 	o := terway(`, "ip_warm_up_size": 3`, "false")
 	Confine(&o.DaemonSets[0].Spec.Template.Spec)
 	o.Pods[0].OwnerReferences = nil
+	if p := plan(t, o, Ask{Nodes: []string{"a"}, Back: true}); len(p.Problems) != 1 || !strings.Contains(p.Problems[0], "--terway-namespace") {
+		t.Errorf("not installed: problems %q", p.Problems)
+	}
+	o.DaemonSets = append(o.DaemonSets, daemonSet("terway-system", "terwayd", "/usr/bin/terwayd"))
 	p := plan(t, o, Ask{Nodes: []string{"a"}, Back: true})
 	if got := strings.Join(p.names(), " "); got != "bare-pods" || len(p.Problems) > 0 {
 		t.Errorf("lost %q, problems %q", got, p.Problems)

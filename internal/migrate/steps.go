@@ -13,10 +13,10 @@ type Step string
 const (
 	Cordon   Step = "cordon"
 	Drain    Step = "drain"
+	Switch   Step = "switch"
 	Disable  Step = "disable"
 	Teardown Step = "teardown"
 	Enable   Step = "enable"
-	Switch   Step = "switch"
 	Return   Step = "return"
 	Uncordon Step = "uncordon"
 	Ready    Step = "ready"
@@ -25,8 +25,9 @@ const (
 )
 
 // Forward are the steps of a node to Terway. It is uncordoned before it is ready, because the controller
-// itself may have to run on it; the taint keeps other pods away until the controller removes it.
-func Forward() []Step { return []Step{Cordon, Drain, Disable, Switch, Uncordon, Ready, Renew} }
+// itself may have to run on it; the taint keeps other pods away until the controller removes it. The CNI
+// configuration is disabled when the old network's pods, which write it at their start, have left the node.
+func Forward() []Step { return []Step{Cordon, Drain, Switch, Disable, Uncordon, Ready, Renew} }
 
 // Back are the steps of a node back to the old network.
 func Back() []Step {

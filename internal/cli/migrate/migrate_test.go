@@ -1,0 +1,399 @@
+package migrate
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/migrate"
+)
+
+const flannelSet, agentSet = "kube-flannel/kube-flannel-ds", "terway-system/terwayd"
+
+// world is a cluster whose kubelets and controllers act while the command sleeps.
+type world struct {
+	client.Client
+	t *testing.T
+	// did are the commands that ran on nodes, in order: "NODE: COMMAND".
+	did []string
+	// budget refuses evictions of the pod with this name; deaf: Terway's controller removes no taint;
+	// fails: pods that run commands fail.
+	budget      string
+	deaf, fails bool
+	pods        int
+}
+
+// newWorld returns two nodes with upstream's Flannel, each with a pod of a ReplicaSet, a pod of a DaemonSet
+// that tolerates everything, and one with the node's own network.
+func newWorld(t *testing.T) *world {
+	w := &world{t: t}
+	refuse := func(ctx context.Context, c client.Client, sub string, obj, subObj client.Object, opts ...client.SubResourceCreateOption) error {
+		if sub == "eviction" && obj.GetName() == w.budget {
+			return apierrors.NewTooManyRequests("Cannot evict pod as it would violate the pod's disruption budget.", 0)
+		}
+		return c.SubResource(sub).Create(ctx, obj, subObj, opts...)
+	}
+	w.Client = fake.NewClientBuilder().WithScheme(clientgoscheme.Scheme).
+		WithIndex(&corev1.Pod{}, "spec.nodeName", func(o client.Object) []string { return []string{o.(*corev1.Pod).Spec.NodeName} }).
+		WithInterceptorFuncs(interceptor.Funcs{SubResourceCreate: refuse}).Build()
+	w.set(flannelSet, "kube-flannel", "/opt/bin/flanneld")
+	w.create(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-flannel", Name: "kube-flannel-cfg"},
+		Data: map[string]string{"net-conf.json": `{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}`}})
+	for _, node := range []string{"a", "b"} {
+		w.create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}, Spec: corev1.NodeSpec{ProviderID: "cn-hangzhou.i-" + node}})
+		w.pod("shop", "web-"+node, node, "ReplicaSet", "web", false)
+		w.pod("shop", "log-"+node, node, "DaemonSet", "log", true)
+		w.pod("kube-system", "proxy-"+node, node, "DaemonSet", "proxy", true)
+	}
+	w.tick()
+	return w
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) create(o client.Object) { w.t.Helper(); w.must(w.Create(w.t.Context(), o)) }
+
+func (w *world) set(name, container string, command ...string) {
+	namespace, name, _ := strings.Cut(name, "/")
+	d := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+	d.Spec.Template.Spec.Containers = []corev1.Container{{Name: container, Image: "image", Command: command[:1], Args: command[1:]}}
+	w.create(d)
+}
+
+// install installs the chart.
+func (w *world) install() {
+	w.set(agentSet, "terwayd", "/usr/bin/terwayd", "--cni-conf-dir=/host/etc/cni/net.d", "--host-root=/host", "--scrape-address=:10367")
+}
+
+func (w *world) pod(namespace, name, node, kind, owner string, tolerant bool) *corev1.Pod {
+	w.t.Helper()
+	w.pods++
+	controller := true
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID(fmt.Sprint("uid", w.pods)),
+		OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: kind, Name: owner, UID: "owner", Controller: &controller}}},
+		Spec:   corev1.PodSpec{NodeName: node, HostNetwork: namespace != "shop"},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}}
+	if tolerant {
+		p.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+	}
+	w.create(p)
+	return p
+}
+
+func (w *world) node(name string) *corev1.Node {
+	n := &corev1.Node{}
+	w.must(w.Get(w.t.Context(), client.ObjectKey{Name: name}, n))
+	return n
+}
+
+// names returns a node's pods.
+func (w *world) names(node string) []string {
+	list := &corev1.PodList{}
+	w.must(w.List(w.t.Context(), list, client.MatchingFields{"spec.nodeName": node}))
+	var names []string
+	for _, p := range list.Items {
+		names = append(names, p.Namespace+"/"+p.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// tick is what kubelets, Kubernetes' and Terway's controllers do.
+func (w *world) tick() {
+	w.t.Helper()
+	ctx := w.t.Context()
+	pods := &corev1.PodList{}
+	w.must(w.List(ctx, pods))
+	for i := range pods.Items {
+		if p := &pods.Items[i]; p.Labels[labelJob] != "" && p.Status.Phase == "" {
+			w.did = append(w.did, p.Spec.NodeName+": "+strings.Join(p.Spec.Containers[0].Args, " "))
+			p.Status.Phase = corev1.PodSucceeded
+			if w.fails {
+				p.Status.Phase = corev1.PodFailed
+				p.Status.ContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Message: "2 pods of this node have addresses"}}}}
+			}
+			w.must(w.Status().Update(ctx, p))
+		}
+	}
+	sets := &appsv1.DaemonSetList{}
+	w.must(w.List(ctx, sets))
+	nodes := &corev1.NodeList{}
+	w.must(w.List(ctx, nodes))
+	for i := range nodes.Items {
+		n := &nodes.Items[i]
+		ignored := n.Labels[claims.LabelIgnore] == "true"
+		for _, d := range sets.Items {
+			wanted := !ignored
+			if d.Namespace+"/"+d.Name == flannelSet {
+				wanted = ignored || !migrate.Confined(&d.Spec.Template.Spec)
+			}
+			p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: d.Namespace, Name: d.Name + "-" + n.Name}}
+			err := w.Get(ctx, client.ObjectKeyFromObject(p), p)
+			switch {
+			case err == nil && !wanted:
+				w.must(w.Delete(ctx, p))
+			case apierrors.IsNotFound(err) && wanted:
+				w.pod(p.Namespace, p.Name, n.Name, "DaemonSet", d.Name, true)
+			}
+			if wanted && d.Name == migrate.AgentName && !w.deaf {
+				n.Spec.Taints = slices.DeleteFunc(n.Spec.Taints, isNotReady)
+				w.must(w.Update(ctx, n))
+			}
+		}
+		// The DaemonSet whose pods tolerate everything.
+		if p := (&corev1.Pod{}); apierrors.IsNotFound(w.Get(ctx, client.ObjectKey{Namespace: "shop", Name: "log-" + n.Name}, p)) {
+			w.pod("shop", "log-"+n.Name, n.Name, "DaemonSet", "log", true)
+		}
+	}
+}
+
+// migrate does what the command does.
+func (w *world) migrate(ask migrate.Ask, late int) (string, error) {
+	w.t.Helper()
+	o, err := read(w.t.Context(), w.Client, "terway-system")
+	w.must(err)
+	p, err := migrate.Make(o, ask)
+	w.must(err)
+	var said bytes.Buffer
+	ctx, cancel := context.WithCancelCause(w.t.Context())
+	defer cancel(nil)
+	r := &runner{client: w.Client, plan: p, namespace: "terway-system", drain: time.Hour, ready: time.Hour, report: &said,
+		sleep: func(ctx context.Context, _ time.Duration) error {
+			if late--; late < 0 {
+				cancel(errLate)
+			}
+			w.tick()
+			return ctx.Err()
+		}}
+	err = r.migrate(ctx)
+	return said.String(), err
+}
+
+const often = 100
+
+// A cluster goes to Terway and one of its nodes back.
+func TestMigrate(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.migrate(migrate.Ask{}, often); err == nil || !strings.Contains(err.Error(), "helm install terway") {
+		t.Fatalf("not installed: %v", err)
+	}
+	for _, node := range []string{"a", "b"} {
+		if n := w.node(node); n.Labels[claims.LabelIgnore] != "true" || n.Spec.Unschedulable {
+			t.Fatalf("prepared: %+v", n)
+		}
+	}
+	w.install()
+	w.tick()
+	if got := w.names("a"); !slices.Contains(got, "kube-flannel/kube-flannel-ds-a") || slices.Contains(got, "terway-system/terwayd-a") {
+		t.Fatalf("installed, not migrated: %q", got)
+	}
+	before := w.uid("log-a")
+	if said, err := w.migrate(migrate.Ask{Nodes: []string{"a"}}, often); err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	n := w.node("a")
+	if n.Labels[claims.LabelIgnore] != "" || n.Spec.Unschedulable || len(n.Spec.Taints) > 0 || n.Annotations[migrate.AnnotationMigrating] != "" {
+		t.Errorf("after: %+v %+v", n.ObjectMeta, n.Spec)
+	}
+	if got := w.names("a"); !slices.Equal(got, []string{"kube-system/proxy-a", "shop/log-a", "terway-system/terwayd-a"}) {
+		t.Errorf("after: pods %q", got)
+	}
+	if w.uid("log-a") == before {
+		t.Error("a pod that tolerates everything has the old network still")
+	}
+	if got := w.names("b"); !slices.Equal(got, []string{"kube-flannel/kube-flannel-ds-b", "kube-system/proxy-b", "shop/log-b", "shop/web-b"}) {
+		t.Errorf("the other node: pods %q", got)
+	}
+	const files = "10-canal.conflist,10-flannel.conf,10-flannel.conflist"
+	if want := []string{"a: cni-files --cni-conf-dir=/host/etc/cni/net.d --disable=" + files}; !slices.Equal(w.did, want) {
+		t.Errorf("did %q, want %q", w.did, want)
+	}
+	w.did = nil
+	flannel := w.uidIn("kube-flannel", "kube-flannel-ds-b")
+	if said, err := w.migrate(migrate.Ask{Nodes: []string{"a"}, Back: true}, often); err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	n = w.node("a")
+	if n.Labels[claims.LabelIgnore] != "true" || n.Spec.Unschedulable || len(n.Spec.Taints) > 0 || n.Annotations[migrate.AnnotationMigrating] != "" {
+		t.Errorf("back: %+v %+v", n.ObjectMeta, n.Spec)
+	}
+	if got := w.names("a"); !slices.Equal(got, []string{"kube-flannel/kube-flannel-ds-a", "kube-system/proxy-a", "shop/log-a"}) {
+		t.Errorf("back: pods %q", got)
+	}
+	if want := []string{"a: teardown --cni-conf-dir=/host/etc/cni/net.d --host-root=/host", "a: cni-files --cni-conf-dir=/host/etc/cni/net.d --enable=" + files}; !slices.Equal(w.did, want) {
+		t.Errorf("did %q, want %q", w.did, want)
+	}
+	if w.uidIn("kube-flannel", "kube-flannel-ds-b") != flannel {
+		t.Error("Flannel was restarted on a node that does not change")
+	}
+}
+
+func (w *world) uid(name string) types.UID { return w.uidIn("shop", name) }
+
+func (w *world) uidIn(namespace, name string) types.UID {
+	p := &corev1.Pod{}
+	w.must(w.Get(w.t.Context(), client.ObjectKey{Namespace: namespace, Name: name}, p))
+	return p.UID
+}
+
+// Cut off anywhere, the same command goes on; a node that was cordoned before stays so.
+func TestMigrateIsCutOff(t *testing.T) {
+	for _, cordoned := range []bool{false, true} {
+		w := newWorld(t)
+		if cordoned {
+			n := w.node("a")
+			n.Spec.Unschedulable = true
+			w.must(w.Update(t.Context(), n))
+		}
+		_, err := w.migrate(migrate.Ask{}, often)
+		if err == nil {
+			t.Fatal("not installed")
+		}
+		w.install()
+		cut := 0
+		for ; ; cut++ {
+			_, err := w.migrate(migrate.Ask{}, cut) // a little later each time
+			if err == nil {
+				break
+			}
+			if cut > often || !errors.Is(err, errLate) || !strings.Contains(err.Error(), "the same command goes on") {
+				t.Fatalf("cut off %d times: %v", cut, err)
+			}
+			w.tick()
+		}
+		if cut < 2 {
+			t.Errorf("cut off %d times only", cut)
+		}
+		for _, node := range []string{"a", "b"} {
+			if n := w.node(node); n.Spec.Unschedulable != (cordoned && node == "a") || len(n.Spec.Taints) > 0 || n.Annotations[migrate.AnnotationMigrating] != "" || n.Labels[claims.LabelIgnore] != "" {
+				t.Errorf("cordoned before %v: %+v %+v", cordoned, n.ObjectMeta, n.Spec)
+			}
+		}
+	}
+}
+
+// What a node waits for in vain is named, and the other node is left alone.
+func TestMigrateStops(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*world)
+		want   []string
+	}{
+		"disruption budget": {func(w *world) { w.budget = "web-a" }, []string{"node a, step drain", "shop/web-a", "disruption budget", "0 of 2 nodes"}},
+		"no controller":     {func(w *world) { w.deaf = true }, []string{"node a, step ready", claims.TaintNotReady, "terwayctl status"}},
+		"command fails":     {func(w *world) { w.fails = true }, []string{"node a, step disable", "terwayd cni-files", "2 pods of this node have addresses"}},
+	} {
+		w := newWorld(t)
+		if _, err := w.migrate(migrate.Ask{}, often); err == nil {
+			t.Fatal("not installed")
+		}
+		w.install()
+		c.change(w)
+		_, err := w.migrate(migrate.Ask{}, often)
+		for _, want := range c.want {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: error %v, want %q", name, err, want)
+			}
+		}
+		if got := w.names("b"); !slices.Contains(got, "shop/web-b") || w.node("b").Spec.Unschedulable {
+			t.Errorf("%s: the other node: %q", name, got)
+		}
+	}
+}
+
+// Without --yes nothing changes, and losses and problems are a failure.
+func TestDryRun(t *testing.T) {
+	values := filepath.Join(t.TempDir(), "values.yaml")
+	if err := os.WriteFile(values, []byte("policy: {enabled: true}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		accept []string
+		change func(*world)
+		out    []string
+		err    string
+	}{
+		"not accepted": {nil, nil, []string{"kube-flannel/kube-flannel-ds", "a     old", "lost: traffic-between-networks: ", "then, by you: helm install", "1. cordon"}, "--accept-lost traffic-between-networks accepts"},
+		"accepted":     {[]string{"traffic-between-networks"}, nil, []string{"lost, accepted: traffic-between-networks"}, ""},
+		"none such":    {[]string{"ipv6"}, nil, nil, "want some of traffic-between-networks"},
+		"problem": {[]string{"traffic-between-networks"}, func(w *world) {
+			n := w.node("b")
+			n.Spec.ProviderID = ""
+			w.must(w.Update(w.t.Context(), n))
+		}, []string{"problem: node b has no providerID"}, "1 problems stand in the way"},
+	} {
+		w := newWorld(t)
+		if c.change != nil {
+			c.change(w)
+		}
+		before := fmt.Sprint(w.node("a"), w.node("b"), w.names("a"), w.names("b"))
+		cmd := NewCommand()
+		var out bytes.Buffer
+		cmd.SetOut(&out)
+		cmd.SetContext(t.Context())
+		o := &options{accept: c.accept, values: values}
+		o.Terway = "terway-system"
+		enabled, err := o.policyEnabled()
+		if err != nil || !enabled {
+			t.Fatalf("%v, %v", enabled, err)
+		}
+		err = o.run(cmd, w.Client, "https://cluster", enabled)
+		if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
+			t.Errorf("%s: error %v, want %q", name, err, c.err)
+		}
+		for _, want := range c.out {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("%s: printed\n%s\nwant %q", name, &out, want)
+			}
+		}
+		if after := fmt.Sprint(w.node("a"), w.node("b"), w.names("a"), w.names("b")); after != before {
+			t.Errorf("%s: changed from\n%s\nto\n%s", name, before, after)
+		}
+	}
+}
+
+// The pod has the agent's rights and folders, and runs once, on a node that is not the agent's.
+func TestJobPod(t *testing.T) {
+	d := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "terway-system", Name: "terwayd"}}
+	if _, err := jobPod(d, "a", "teardown", nil); err == nil || !strings.Contains(err.Error(), "not the chart's") {
+		t.Errorf("no container: %v", err)
+	}
+	privileged := true
+	migrate.Confine(&d.Spec.Template.Spec)
+	d.Spec.Template.Spec.Containers = []corev1.Container{{Name: "other"}, {Name: "terwayd", Command: []string{"/usr/bin/terwayd"}, Args: []string{"--cni-bin-dir=/x", "--policy-hub=h", "--drop-ins=false"},
+		SecurityContext: &corev1.SecurityContext{Privileged: &privileged}, ReadinessProbe: &corev1.Probe{}}}
+	p, err := jobPod(d, "a", "teardown", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := p.Spec.Containers[0]
+	if len(p.Spec.Containers) != 1 || p.Spec.NodeName != "a" || p.Spec.RestartPolicy != corev1.RestartPolicyNever || p.Spec.Affinity != nil || c.ReadinessProbe != nil ||
+		!*c.SecurityContext.Privileged || !slices.Equal(c.Args, []string{"teardown", "--cni-bin-dir=/x"}) || !migrate.Tolerates(p) {
+		t.Errorf("%+v", p.Spec)
+	}
+	if d.Spec.Template.Spec.Affinity == nil {
+		t.Error("the DaemonSet has been changed")
+	}
+}
