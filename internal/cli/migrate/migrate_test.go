@@ -39,12 +39,14 @@ type world struct {
 	budget      string
 	deaf, fails bool
 	pods        int
+	// terway are the nodes whose runtime finds Terway's CNI configuration first.
+	terway map[string]bool
 }
 
 // newWorld returns two nodes with upstream's Flannel, each with a pod of a ReplicaSet, a pod of a DaemonSet
 // that tolerates everything, and one with the node's own network.
 func newWorld(t *testing.T) *world {
-	w := &world{t: t}
+	w := &world{t: t, terway: map[string]bool{}}
 	refuse := func(ctx context.Context, c client.Client, sub string, obj, subObj client.Object, opts ...client.SubResourceCreateOption) error {
 		if sub == "eviction" && obj.GetName() == w.budget {
 			return apierrors.NewTooManyRequests("Cannot evict pod as it would violate the pod's disruption budget.", 0)
@@ -93,6 +95,7 @@ func (w *world) pod(namespace, name, node, kind, owner string, tolerant bool) *c
 	w.pods++
 	controller := true
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID(fmt.Sprint("uid", w.pods)),
+		Annotations:     map[string]string{"network": fmt.Sprint("terway: ", w.terway[node])},
 		OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: kind, Name: owner, UID: "owner", Controller: &controller}}},
 		Spec:   corev1.PodSpec{NodeName: node, HostNetwork: namespace != "shop"},
 		Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}}
@@ -131,6 +134,11 @@ func (w *world) tick() {
 		if p := &pods.Items[i]; p.Labels[labelJob] != "" && p.Status.Phase == "" {
 			w.did = append(w.did, p.Spec.NodeName+": "+strings.Join(p.Spec.Containers[0].Args, " "))
 			p.Status.Phase = corev1.PodSucceeded
+			files := strings.Join(p.Spec.Containers[0].Args, " ")
+			if strings.Contains(files, "--disable") && slices.ContainsFunc(w.names(p.Spec.NodeName), func(n string) bool { return strings.HasPrefix(n, flannelSet) }) {
+				w.t.Errorf("%s: %s while Flannel's pod may still write its configuration", p.Spec.NodeName, files)
+			}
+			w.terway[p.Spec.NodeName] = strings.Contains(files, "--disable")
 			if w.fails {
 				p.Status.Phase = corev1.PodFailed
 				p.Status.ContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Message: "2 pods of this node have addresses"}}}}
@@ -210,7 +218,6 @@ func TestMigrate(t *testing.T) {
 	if got := w.names("a"); !slices.Contains(got, "kube-flannel/kube-flannel-ds-a") || slices.Contains(got, "terway-system/terwayd-a") {
 		t.Fatalf("installed, not migrated: %q", got)
 	}
-	before := w.uid("log-a")
 	if said, err := w.migrate(migrate.Ask{Nodes: []string{"a"}}, often); err != nil {
 		t.Fatalf("%v\n%s", err, said)
 	}
@@ -221,8 +228,8 @@ func TestMigrate(t *testing.T) {
 	if got := w.names("a"); !slices.Equal(got, []string{"kube-system/proxy-a", "shop/log-a", "terway-system/terwayd-a"}) {
 		t.Errorf("after: pods %q", got)
 	}
-	if w.uid("log-a") == before {
-		t.Error("a pod that tolerates everything has the old network still")
+	if got := w.get("shop", "log-a").Annotations["network"]; got != "terway: true" {
+		t.Errorf("a pod that tolerates everything: %s", got)
 	}
 	if got := w.names("b"); !slices.Equal(got, []string{"kube-flannel/kube-flannel-ds-b", "kube-system/proxy-b", "shop/log-b", "shop/web-b"}) {
 		t.Errorf("the other node: pods %q", got)
@@ -232,7 +239,7 @@ func TestMigrate(t *testing.T) {
 		t.Errorf("did %q, want %q", w.did, want)
 	}
 	w.did = nil
-	flannel := w.uidIn("kube-flannel", "kube-flannel-ds-b")
+	flannel := w.get("kube-flannel", "kube-flannel-ds-b").UID
 	if said, err := w.migrate(migrate.Ask{Nodes: []string{"a"}, Back: true}, often); err != nil {
 		t.Fatalf("%v\n%s", err, said)
 	}
@@ -243,20 +250,21 @@ func TestMigrate(t *testing.T) {
 	if got := w.names("a"); !slices.Equal(got, []string{"kube-flannel/kube-flannel-ds-a", "kube-system/proxy-a", "shop/log-a"}) {
 		t.Errorf("back: pods %q", got)
 	}
+	if got := w.get("shop", "log-a").Annotations["network"]; got != "terway: false" {
+		t.Errorf("back, a pod that tolerates everything: %s", got)
+	}
 	if want := []string{"a: teardown --cni-conf-dir=/host/etc/cni/net.d --host-root=/host", "a: cni-files --cni-conf-dir=/host/etc/cni/net.d --enable=" + files}; !slices.Equal(w.did, want) {
 		t.Errorf("did %q, want %q", w.did, want)
 	}
-	if w.uidIn("kube-flannel", "kube-flannel-ds-b") != flannel {
+	if w.get("kube-flannel", "kube-flannel-ds-b").UID != flannel {
 		t.Error("Flannel was restarted on a node that does not change")
 	}
 }
 
-func (w *world) uid(name string) types.UID { return w.uidIn("shop", name) }
-
-func (w *world) uidIn(namespace, name string) types.UID {
+func (w *world) get(namespace, name string) *corev1.Pod {
 	p := &corev1.Pod{}
 	w.must(w.Get(w.t.Context(), client.ObjectKey{Namespace: namespace, Name: name}, p))
-	return p.UID
+	return p
 }
 
 // Cut off anywhere, the same command goes on; a node that was cordoned before stays so.
