@@ -156,16 +156,23 @@ func (c *Conversion) conflist(doc map[string]any) {
 	plugins, _ := doc["plugins"].([]any)
 	for _, p := range plugins {
 		conf, _ := p.(map[string]any)
-		switch kind, _ := conf["type"].(string); kind {
-		case "terway":
+		if conf["type"] == "terway" {
 			c.table(conflistFile, pluginKeys(), conf)
-		case "portmap":
-			c.say(OldKey{Source: conflistFile, Key: "plugin portmap", Outcome: Dropped, Why: "it is chained anyway"})
-		case "cilium-cni":
-			c.say(OldKey{Source: conflistFile, Key: "plugin cilium-cni", Outcome: Dropped, Why: "the datapaths need no other plugin"})
-		default:
-			c.say(OldKey{Source: conflistFile, Key: strings.TrimSpace("plugin " + kind), Outcome: Unsupported, Why: "other plugins than portmap are not chained"})
+			continue
 		}
+		c.chained(conflistFile, conf)
+	}
+}
+
+// chained converts a plugin that ran after Terway's.
+func (c *Conversion) chained(source string, conf map[string]any) {
+	switch kind, _ := conf["type"].(string); kind {
+	case "portmap":
+		c.say(OldKey{Source: source, Key: "plugin portmap", Outcome: Dropped, Why: "it is chained anyway"})
+	case "cilium-cni":
+		c.say(OldKey{Source: source, Key: "plugin cilium-cni", Outcome: Dropped, Why: "the datapaths need no other plugin"})
+	default:
+		c.say(OldKey{Source: source, Key: strings.TrimSpace("plugin " + kind), Outcome: Unsupported, Why: "other plugins than portmap are not chained"})
 	}
 }
 

@@ -208,6 +208,29 @@ func TestConvertPluginKeys(t *testing.T) {
 	}
 }
 
+// Plugins that ran after Terway's, each with its own result; what is no list of plugins is not passed over.
+func TestConvertChain(t *testing.T) {
+	for chain, want := range map[string][]string{
+		"- type: portmap\n  capabilities: {portMappings: true}\n- type: tuning\n  sysctl: {net.core.somaxconn: \"500\"}\n": {
+			"eni-config | cni_chain | dropped", "cni_chain | plugin portmap | dropped", "cni_chain | plugin tuning | not supported"},
+		"type: portmap": {"cni_chain | plugin | not supported"},
+	} {
+		data, err := yaml.Marshal(map[string]any{"kind": "ConfigMap", "data": map[string]any{"eni_conf": `{"version": "1"}`, "cni_chain": chain}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := Convert(data, Given{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range want {
+			if got := show(t, c); !strings.Contains(got, w) {
+				t.Errorf("%q: got\n%s\nwant %q in it", chain, got, w)
+			}
+		}
+	}
+}
+
 // Every key has an explanation, and none is converted to an unknown key.
 func TestOldKeysAreWhole(t *testing.T) {
 	for source, table := range map[string]map[string]oldKey{oldConf: oldKeys(), confFile: pluginKeys(), "eni-config": mapKeys()} {

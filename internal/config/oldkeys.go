@@ -157,8 +157,19 @@ func pluginKeys() map[string]oldKey {
 func mapKeys() map[string]oldKey {
 	return map[string]oldKey{
 		"disable_network_policy": {why: "write the chart's value policy.enabled, beside eniConfig", to: policy},
+		"cni_chain":              {why: "no other plugin than portmap is chained, and that always is", to: chain},
 		"in_cluster_loadbalance": lost("load balancers' addresses are not served inside the cluster", "false"),
 		"felix_relay_service":    dropped("there is no Felix here"),
+	}
+}
+
+// chain converts the plugins that ran after Terway's: a list, as text.
+func chain(c *Conversion, v any, row *OldKey) {
+	items, _ := listOf(v)
+	row.Outcome, row.Why = Dropped, "its plugins follow"
+	for _, item := range items {
+		conf, _ := item.(map[string]any)
+		c.chained(row.Key, conf)
 	}
 }
 

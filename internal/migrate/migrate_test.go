@@ -164,6 +164,26 @@ func TestLosses(t *testing.T) {
 	}
 }
 
+// The ConfigMap as Container Service writes it today, with and without policies: trunks are on in every cluster.
+func TestLossesOfContainerService(t *testing.T) {
+	for policy, more := range map[string][]string{"true": nil, "false": {"network-policy"}} {
+		o := terway("", "")
+		o.ConfigMaps[0].Data = map[string]string{
+			"10-terway.conf":         `{"cniVersion": "0.4.0", "name": "terway", "capabilities": {"bandwidth": true}, "network_policy_provider": "ebpf", "eniip_virtual_type": "datapathv2", "host_stack_cidrs": ["169.254.20.10/32"], "type": "terway"}`,
+			"disable_network_policy": policy,
+			"in_cluster_loadbalance": "true",
+			"eni_conf": `{"version": "1", "max_pool_size": 5, "min_pool_size": 0, "credential_path": "/var/addon/token-config", "enable_eni_trunking": true, "ipam_type": "crd",
+				"vswitches": {"cn-hangzhou-h": ["vsw-1"], "cn-hangzhou-i": ["vsw-2"]}, "eni_tags": {"ack.aliyun.com": "c1"}, "service_cidr": "192.168.0.0/16", "security_group": "sg-1",
+				"ip_stack": "ipv4", "resource_group_id": "rg-1", "vswitch_selection_policy": "ordered"}`,
+		}
+		p := plan(t, o, Ask{})
+		want := slices.Sorted(slices.Values(append([]string{"attached-enis", "enable_eni_trunking", "in_cluster_loadbalance", "resource_group_id"}, more...)))
+		if !slices.Equal(p.names(), want) || len(p.Problems) > 0 {
+			t.Errorf("disable_network_policy %s: lost %q, want %q; problems %q", policy, p.names(), want, p.Problems)
+		}
+	}
+}
+
 func TestAccept(t *testing.T) {
 	o := terway(`, "ip_warm_up_size": 3`, "false")
 	missing, err := plan(t, o, Ask{}).Accept([]string{"network-policy"})
