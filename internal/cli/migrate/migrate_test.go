@@ -60,7 +60,7 @@ func newWorld(t *testing.T) *world {
 	w.create(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-flannel", Name: "kube-flannel-cfg"},
 		Data: map[string]string{"net-conf.json": `{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}`}})
 	for _, node := range []string{"a", "b"} {
-		w.create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}, Spec: corev1.NodeSpec{ProviderID: "cn-hangzhou.i-" + node}})
+		w.create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node, Annotations: map[string]string{claims.AnnotationPodCIDR: "10.244.1.0/24"}}, Spec: corev1.NodeSpec{ProviderID: "cn-hangzhou.i-" + node}})
 		w.pod("shop", "web-"+node, node, "ReplicaSet", "web", false)
 		w.pod("shop", "log-"+node, node, "DaemonSet", "log", true)
 		w.pod("kube-system", "proxy-"+node, node, "DaemonSet", "proxy", true)
@@ -222,7 +222,7 @@ func TestMigrate(t *testing.T) {
 		t.Fatalf("%v\n%s", err, said)
 	}
 	n := w.node("a")
-	if n.Labels[claims.LabelIgnore] != "" || n.Spec.Unschedulable || len(n.Spec.Taints) > 0 || n.Annotations[migrate.AnnotationMigrating] != "" {
+	if n.Labels[claims.LabelIgnore] != "" || n.Spec.Unschedulable || len(n.Spec.Taints) > 0 || len(n.Annotations) > 0 {
 		t.Errorf("after: %+v %+v", n.ObjectMeta, n.Spec)
 	}
 	if got := w.names("a"); !slices.Equal(got, []string{"kube-system/proxy-a", "shop/log-a", "terway-system/terwayd-a"}) {

@@ -259,7 +259,11 @@ func (r *runner) gone(ctx context.Context, node string, pick func(*corev1.Pod) b
 }
 
 func (r *runner) switchNode(ctx context.Context, node string) error {
-	if err := r.change(ctx, node, func(n *corev1.Node) { delete(n.Labels, claims.LabelIgnore) }); err != nil {
+	err := r.change(ctx, node, func(n *corev1.Node) {
+		delete(n.Labels, claims.LabelIgnore)
+		delete(n.Annotations, claims.AnnotationPodCIDR) // of Flannel's plugins, which the node's pods do not use any more
+	})
+	if err != nil {
 		return err
 	}
 	return r.gone(ctx, node, r.ofOld)
