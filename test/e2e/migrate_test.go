@@ -1,0 +1,264 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/yaml"
+
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/testutil"
+)
+
+// TestMigrate takes a cluster from upstream's Flannel to Terway: first one node, which then goes back, then all. After each
+// step a pod of each node reaches those of all nodes, by their addresses, and each has an address of its node's network.
+func TestMigrate(t *testing.T) {
+	testutil.RequireRoot(t)
+	c := build(t)
+	c.run(t, "down")
+	before := look(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			logs(t)
+		}
+		c.run(t, "down")
+	})
+	c.run(t, "up", "--network", lab.NetworkFlannel)
+	m := newMigration(t, c)
+	if len(m.state.Machines) < 2 {
+		t.Fatalf("the lab has %d nodes, want two", len(m.state.Machines))
+	}
+	first := m.state.Machines[0].Name
+	m.upstream(t)
+	m.deploy(t)
+	m.connected(t, nil)
+
+	// The plan changes nothing; nothing is lost with this backend.
+	if out, err := m.migrate(t); err != nil || !strings.Contains(out, "kube-flannel/kube-flannel-ds") || m.nodes(t)[first].Labels[claims.LabelIgnore] != "" {
+		t.Fatalf("the plan: %v\n%s", err, out)
+	}
+	if out, err := m.migrate(t, "--yes"); exitStatus(err) != 1 || !strings.Contains(out, "helm install") {
+		t.Fatalf("before Terway is installed: %v, want exit status 1 and what to do\n%s", err, out)
+	}
+	m.connected(t, nil)
+	m.install(t)
+	m.connected(t, nil)
+
+	for _, step := range []struct {
+		args   []string
+		terway []string
+	}{
+		{[]string{"--nodes", first}, []string{first}},
+		{[]string{"--nodes", first, "--rollback"}, nil},
+		{nil, m.names()},
+	} {
+		if out, err := m.migrate(t, append(step.args, "--yes")...); err != nil {
+			t.Fatalf("migrate %q: %v\n%s", step.args, err, out)
+		}
+		for name, n := range m.nodes(t) {
+			if n.Spec.Unschedulable || slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == claims.TaintNotReady }) {
+				t.Errorf("after migrate %q node %s takes no pods: %+v", step.args, name, n.Spec)
+			}
+		}
+		m.connected(t, step.terway)
+	}
+	c.run(t, "down")
+	before.sameAs(t)
+}
+
+// migration is the lab of the test.
+type migration struct {
+	c      *programs
+	state  *lab.State
+	client kubernetes.Interface
+}
+
+func newMigration(t *testing.T, c *programs) *migration {
+	t.Helper()
+	s, err := lab.LoadState(lab.DefaultDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := s.Options.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &migration{c, s, client}
+}
+
+func (m *migration) names() []string {
+	var names []string
+	for _, n := range m.state.Machines {
+		names = append(names, n.Name)
+	}
+	return names
+}
+
+// run runs a program of the lab on the cluster, and returns what it has printed.
+func (m *migration) run(t *testing.T, stdin, program string, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.Command(program, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	home := t.TempDir()
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+m.state.Options.Kubeconfig(), "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func (m *migration) must(t *testing.T, stdin, program string, args ...string) {
+	t.Helper()
+	if out, err := m.run(t, stdin, program, args...); err != nil {
+		t.Fatalf("%s %s: %v\n%s", filepath.Base(program), strings.Join(args, " "), err, out)
+	}
+}
+
+func (m *migration) migrate(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	return m.run(t, "", m.c.path("terwayctl"), append([]string{"migrate"}, args...)...)
+}
+
+func exitStatus(err error) int {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	return 0
+}
+
+// upstream puts upstream's Flannel in place of the chart's: plugins, their configuration and the VPC's routes stay.
+func (m *migration) upstream(t *testing.T) {
+	t.Helper()
+	manifest, err := os.ReadFile(filepath.Join("testdata", "upstream-flannel.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.must(t, "", m.state.Options.Bin("helm"), "uninstall", "terway", "--namespace", metav1.NamespaceSystem, "--wait")
+	text := strings.NewReplacer("POD_CIDR", m.state.Options.Plan.PodCIDR.String(), "FLANNEL_IMAGE", lab.ImageFlannel).Replace(string(manifest))
+	m.must(t, text, m.state.Options.Bin("kubectl"), "apply", "-f", "-")
+	m.must(t, "", m.state.Options.Bin("kubectl"), "-n", "kube-flannel", "rollout", "status", "daemonset/kube-flannel-ds", "--timeout=2m")
+}
+
+// install installs Terway with the values of the lab, but with vSwitches for pods.
+func (m *migration) install(t *testing.T) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(m.state.Options.Dir, "values.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values map[string]any
+	if err := yaml.Unmarshal(data, &values); err != nil {
+		t.Fatal(err)
+	}
+	vswitches := map[string][]string{}
+	for _, machine := range m.state.Machines {
+		if vswitches[machine.Zone] != nil {
+			continue
+		}
+		cidr := netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(248 + len(vswitches)), 0}), 24)
+		if !m.state.Options.Plan.VPC.CIDR.Overlaps(cidr) {
+			t.Fatalf("%s is not in the VPC's range %s", cidr, m.state.Options.Plan.VPC.CIDR)
+		}
+		eventually(t, "the VPC has a vSwitch for pods in "+machine.Zone, func() error { // refused while the VPC is busy
+			id, err := m.state.Cloud.AddVSwitch(machine.Zone, cidr, "migrate-"+machine.Zone)
+			vswitches[machine.Zone] = []string{id}
+			return err
+		})
+	}
+	old, _ := values["eniConfig"].(map[string]any)
+	values["eniConfig"] = map[string]any{
+		"cluster_id": old["cluster_id"], "region": old["region"], "service_cidr": old["service_cidr"],
+		"vswitches": vswitches, "security_groups": []string{m.state.Cloud.SecurityGroupID}, "cooling_seconds": 5,
+	}
+	delete(values, "flannel")
+	text, err := yaml.Marshal(values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "values.yaml")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.must(t, "", m.state.Options.Bin("helm"), "install", "terway", filepath.Join(m.state.Options.Source, "deploy", "chart"), "--namespace", metav1.NamespaceSystem, "--values", file)
+}
+
+func (m *migration) nodes(t *testing.T) map[string]*corev1.Node {
+	t.Helper()
+	list, err := m.client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes := map[string]*corev1.Node{}
+	for i := range list.Items {
+		nodes[list.Items[i].Name] = &list.Items[i]
+	}
+	return nodes
+}
+
+// deploy makes a pod on each node that tolerates everything, as agents of monitoring do, so that a drain alone does not
+// make it leave the old network.
+func (m *migration) deploy(t *testing.T) {
+	t.Helper()
+	labels := map[string]string{"app": "migrate"}
+	grace := int64(0)
+	_, err := m.client.AppsV1().DaemonSets(growNamespace).Create(t.Context(), &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "migrate"},
+		Spec: appsv1.DaemonSetSpec{Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: corev1.PodTemplateSpec{
+			ObjectMeta: metav1.ObjectMeta{Labels: labels},
+			Spec: corev1.PodSpec{TerminationGracePeriodSeconds: &grace, Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+				Containers: []corev1.Container{{Name: "main", Image: lab.ImageAgnhost, ImagePullPolicy: corev1.PullIfNotPresent, Args: []string{"netexec", "--http-port=8080"}}}},
+		}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// connected waits until each node has a pod with an address of its network, and each pod reaches all others.
+func (m *migration) connected(t *testing.T, terway []string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("pods reach each other, with Terway on %q", terway), func() error {
+		list, err := m.client.CoreV1().Pods(growNamespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app=migrate"})
+		if err != nil {
+			return err
+		}
+		if len(list.Items) != len(m.state.Machines) {
+			return fmt.Errorf("%d pods on %d nodes", len(list.Items), len(m.state.Machines))
+		}
+		for _, p := range list.Items {
+			addr, err := netip.ParseAddr(p.Status.PodIP)
+			if err != nil || p.DeletionTimestamp != nil || p.Status.Phase != corev1.PodRunning {
+				return fmt.Errorf("pod %s on %s is %s and has the address %q", p.Name, p.Spec.NodeName, p.Status.Phase, p.Status.PodIP)
+			}
+			want := m.state.Options.Plan.PodCIDR
+			if slices.Contains(terway, p.Spec.NodeName) {
+				want = m.state.Options.Plan.VPC.CIDR
+			}
+			if !want.Contains(addr) {
+				return fmt.Errorf("pod %s on %s has the address %s, which is not in %s", p.Name, p.Spec.NodeName, addr, want)
+			}
+		}
+		for _, from := range list.Items {
+			for _, to := range list.Items {
+				out, err := m.run(t, "", m.state.Options.Bin("kubectl"), "-n", growNamespace, "exec", from.Name, "--", "/agnhost", "connect", to.Status.PodIP+":8080", "--timeout=2s")
+				if err != nil {
+					return fmt.Errorf("pod on %s to the pod on %s: %w: %s", from.Spec.NodeName, to.Spec.NodeName, err, strings.TrimSpace(out))
+				}
+			}
+		}
+		return nil
+	})
+}
