@@ -297,8 +297,15 @@ func (p *Plan) room(n *corev1.Node, pods int) {
 	if !ok {
 		return // the controller asks the cloud about it
 	}
-	if most, ok := t.MaxPodsShared(); ok && pods > most {
+	most, ok := t.MaxPodsShared()
+	if !ok {
+		return
+	}
+	if pods > most {
 		p.problem("node %s runs %d pods, and the ENIs of its instance type %s have addresses for %d: move pods away, or take a larger type", n.Name, pods, name, most)
+	}
+	if may := n.Status.Allocatable.Pods().Value(); may > int64(most) {
+		p.notice("node %s may run %d pods (kubelet's maxPods), and the ENIs of its instance type %s have addresses for %d: pods beyond wait for an address", n.Name, may, name, most)
 	}
 }
 

@@ -229,6 +229,23 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// Changes that lose nothing are told.
+func TestNotices(t *testing.T) {
+	o := flannel("alloc")
+	o.Policies, o.PolicyEnabled = 4, true
+	o.Nodes[1].Labels = map[string]string{corev1.LabelInstanceTypeStable: "ecs.g6.large"}
+	o.Nodes[1].Status.Allocatable = corev1.ResourceList{corev1.ResourcePods: resource.MustParse("110")}
+	got := strings.Join(plan(t, o, Ask{}).Notices, "\n")
+	for _, want := range []string{"node a may run 110 pods", "4 NetworkPolicies that had no effect", "addresses must have the Pod vSwitches"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("notices\n%s\nwant %q", got, want)
+		}
+	}
+	if got := plan(t, o, Ask{Nodes: []string{"b"}}).Notices; strings.Contains(strings.Join(got, " "), "node a") {
+		t.Errorf("of a node that does not change: %q", got)
+	}
+}
+
 // The label says whose a node is, as soon as the old network is confined to it.
 func TestNodes(t *testing.T) {
 	o := flannel("alloc")
