@@ -290,6 +290,7 @@ func TestBack(t *testing.T) {
 	o := terway(`, "ip_warm_up_size": 3`, "false")
 	Confine(&o.DaemonSets[0].Spec.Template.Spec)
 	o.Pods[0].OwnerReferences = nil
+	o.Pods[0].Status.PodIPs = append(o.Pods[0].Status.PodIPs, corev1.PodIP{IP: "fd00::7"})
 	if p := plan(t, o, Ask{Nodes: []string{"a"}, Back: true}); len(p.Problems) != 1 || !strings.Contains(p.Problems[0], "--terway-namespace") {
 		t.Errorf("not installed: problems %q", p.Problems)
 	}

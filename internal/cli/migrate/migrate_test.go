@@ -51,6 +51,10 @@ func newWorld(t *testing.T) *world {
 		if sub == "eviction" && obj.GetName() == w.budget {
 			return apierrors.NewTooManyRequests("Cannot evict pod as it would violate the pod's disruption budget.", 0)
 		}
+		// Another pod of its ReplicaSet could come to the same node.
+		if n := w.node(obj.(*corev1.Pod).Spec.NodeName); strings.HasPrefix(obj.GetName(), "web") && (!n.Spec.Unschedulable || !slices.ContainsFunc(n.Spec.Taints, isNotReady)) {
+			t.Errorf("pod %s is evicted from a node that takes pods: %+v", obj.GetName(), n.Spec)
+		}
 		return c.SubResource(sub).Create(ctx, obj, subObj, opts...)
 	}
 	w.Client = fake.NewClientBuilder().WithScheme(clientgoscheme.Scheme).
@@ -138,6 +142,9 @@ func (w *world) tick() {
 			if strings.Contains(files, "--disable") && slices.ContainsFunc(w.names(p.Spec.NodeName), func(n string) bool { return strings.HasPrefix(n, flannelSet) }) {
 				w.t.Errorf("%s: %s while Flannel's pod may still write its configuration", p.Spec.NodeName, files)
 			}
+			if strings.HasPrefix(files, "teardown") && slices.Contains(w.names(p.Spec.NodeName), agentSet+"-"+p.Spec.NodeName) {
+				w.t.Errorf("%s: %s while the agent runs", p.Spec.NodeName, files)
+			}
 			w.terway[p.Spec.NodeName] = strings.Contains(files, "--disable")
 			if w.fails {
 				p.Status.Phase = corev1.PodFailed
@@ -218,6 +225,9 @@ func TestMigrate(t *testing.T) {
 	if got := w.names("a"); !slices.Contains(got, "kube-flannel/kube-flannel-ds-a") || slices.Contains(got, "terway-system/terwayd-a") {
 		t.Fatalf("installed, not migrated: %q", got)
 	}
+	// A command that was killed has left it.
+	w.create(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "terway-system", Name: "terway-migrate-x", Labels: map[string]string{labelJob: "teardown"}},
+		Spec: corev1.PodSpec{NodeName: "a", HostNetwork: true}, Status: corev1.PodStatus{Phase: corev1.PodRunning}})
 	if said, err := w.migrate(migrate.Ask{Nodes: []string{"a"}}, often); err != nil {
 		t.Fatalf("%v\n%s", err, said)
 	}
@@ -250,8 +260,10 @@ func TestMigrate(t *testing.T) {
 	if got := w.names("a"); !slices.Equal(got, []string{"kube-flannel/kube-flannel-ds-a", "kube-system/proxy-a", "shop/log-a"}) {
 		t.Errorf("back: pods %q", got)
 	}
-	if got := w.get("shop", "log-a").Annotations["network"]; got != "terway: false" {
-		t.Errorf("back, a pod that tolerates everything: %s", got)
+	for _, p := range []*corev1.Pod{w.get("shop", "log-a"), w.get("kube-flannel", "kube-flannel-ds-a")} {
+		if got := p.Annotations["network"]; got != "terway: false" {
+			t.Errorf("back, pod %s was not started again: %s", p.Name, got)
+		}
 	}
 	if want := []string{"a: teardown --cni-conf-dir=/host/etc/cni/net.d --host-root=/host", "a: cni-files --cni-conf-dir=/host/etc/cni/net.d --enable=" + files}; !slices.Equal(w.did, want) {
 		t.Errorf("did %q, want %q", w.did, want)
