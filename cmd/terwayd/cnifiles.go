@@ -31,5 +31,6 @@ func cniFilesCommand(f *flags) *cobra.Command {
 	}
 	cmd.Flags().StringSliceVar(&disable, "disable", nil, "`NAMES` of files; missing ones, and Terway's own, are left alone")
 	cmd.Flags().StringSliceVar(&enable, "enable", nil, "`NAMES` of files that were disabled")
+	cmd.MarkFlagsOneRequired("disable", "enable")
 	return cmd
 }

@@ -231,7 +231,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// of picks pods of the old network's DaemonSets.
+// ofOld picks pods of the old network's DaemonSets, ofAgent those of Terway's agent.
 func (r *runner) ofOld(p *corev1.Pod) bool {
 	return slices.ContainsFunc(r.plan.DaemonSets, func(d string) bool { return isOf(p, d) })
 }
