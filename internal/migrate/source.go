@@ -53,7 +53,7 @@ func find(o *Objects) (*oldNetwork, error) {
 	for _, d := range o.DaemonSets {
 		switch {
 		case runs(&d, "flanneld") && d.Spec.Template.Labels["app.kubernetes.io/name"] == "terway":
-			return nil, fmt.Errorf("DaemonSet %s/%s is Flannel of Terway's own chart, whose network cannot be changed (docs/flannel.md): migrate takes upstream's Flannel, or the existing Terway", d.Namespace, d.Name)
+			return nil, fmt.Errorf("DaemonSet %s/%s is Flannel of Terway's own chart, and two releases of the chart cannot be in one cluster: put upstream's Flannel in its place first (docs/migrate.md says how)", d.Namespace, d.Name)
 		case runs(&d, "flanneld"):
 			flannel = append(flannel, d)
 		case slices.Contains(existingSets, d.Name):

@@ -22,6 +22,7 @@ const (
 	Ready    Step = "ready"
 	OldReady Step = "old-ready"
 	Renew    Step = "renew"
+	Release  Step = "release"
 )
 
 // Forward are the steps of a node to Terway. It is uncordoned before it is ready, because the controller
@@ -29,9 +30,10 @@ const (
 // configuration is disabled when the old network's pods, which write it at their start, have left the node.
 func Forward() []Step { return []Step{Cordon, Drain, Switch, Disable, Uncordon, Ready, Renew} }
 
-// Back are the steps of a node back to the old network.
+// Back are the steps of a node back to the old network. The last needs Terway's controller, the others do not:
+// what does not work may be the reason to go back.
 func Back() []Step {
-	return []Step{Cordon, Drain, Return, Teardown, Enable, OldReady, Uncordon, Renew}
+	return []Step{Cordon, Drain, Return, Teardown, Enable, OldReady, Uncordon, Renew, Release}
 }
 
 // About says what a step does.
@@ -44,10 +46,11 @@ func (s Step) About() string {
 		Uncordon: "schedulable again, if it was before",
 		Ready:    "until the controller removes the taint: the node has ENIs and its agent is ready",
 		Renew:    "pods that tolerate the taint, and so still have an address of the other network, are evicted",
-		Return:   "it gets the label " + claims.LabelIgnore + ": Terway's agent leaves it and its ENIs are given back, the old network's pods come",
-		Teardown: "what the agent has made on the node is removed",
+		Return:   "it gets the label " + claims.LabelIgnore + ": Terway's agent leaves it, the old network's pods come",
+		Teardown: "what the agent has made on the node is removed; pods that tolerate the taint have no network until they are renewed",
 		Enable:   "the old network's CNI configuration gets its name back, and the old network's pods on the node are started again",
 		OldReady: "until the old network's pods on the node are ready; then the taint is removed",
+		Release:  "until the controller gives the node's ENIs back",
 	}[s]
 }
 

@@ -49,6 +49,7 @@ func TestFlannel(t *testing.T) {
 		}
 	})
 	t.Run("compare", measured)
+	t.Run("migrate", func(t *testing.T) { migrates(t, c) }) // after it the lab has two networks
 	t.Run("down", func(t *testing.T) {
 		c.run(t, "down")
 		before.sameAs(t)

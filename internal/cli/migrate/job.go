@@ -22,8 +22,9 @@ func (r *runner) disable(ctx context.Context, node string) error {
 	return r.job(ctx, node, "cni-files", "--disable="+strings.Join(r.plan.ConfFiles, ","))
 }
 
+// teardown also cuts off the pods that tolerate every taint, and so came back to the node when they were evicted: they are renewed.
 func (r *runner) teardown(ctx context.Context, node string) error {
-	return r.job(ctx, node, "teardown")
+	return r.job(ctx, node, "teardown", "--force")
 }
 
 // enable also starts the old network's pods again: what installs its plugin runs at their start, and teardown may have

@@ -17,11 +17,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
+	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/migrate"
 )
@@ -57,7 +57,11 @@ func newWorld(t *testing.T) *world {
 		}
 		return c.SubResource(sub).Create(ctx, obj, subObj, opts...)
 	}
-	w.Client = fake.NewClientBuilder().WithScheme(clientgoscheme.Scheme).
+	known, err := scheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Client = fake.NewClientBuilder().WithScheme(known).WithStatusSubresource(&v1alpha1.NodeNetwork{}).
 		WithIndex(&corev1.Pod{}, "spec.nodeName", func(o client.Object) []string { return []string{o.(*corev1.Pod).Spec.NodeName} }).
 		WithInterceptorFuncs(interceptor.Funcs{SubResourceCreate: refuse}).Build()
 	w.set(flannelSet, "kube-flannel", "/opt/bin/flanneld")
@@ -146,7 +150,9 @@ func (w *world) tick() {
 				w.t.Errorf("%s: %s while the agent runs", p.Spec.NodeName, files)
 			}
 			w.terway[p.Spec.NodeName] = strings.Contains(files, "--disable")
-			if w.fails {
+			// The program itself refuses it.
+			inUse := strings.HasPrefix(files, "teardown") && !strings.Contains(files, "--force") && slices.ContainsFunc(w.names(p.Spec.NodeName), func(n string) bool { return strings.HasPrefix(n, "shop/") })
+			if w.fails || inUse {
 				p.Status.Phase = corev1.PodFailed
 				p.Status.ContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Message: "2 pods of this node have addresses"}}}}
 			}
@@ -178,9 +184,38 @@ func (w *world) tick() {
 				w.must(w.Update(ctx, n))
 			}
 		}
+		w.network(n.Name, ignored)
 		// The DaemonSet whose pods tolerate everything.
 		if p := (&corev1.Pod{}); apierrors.IsNotFound(w.Get(ctx, client.ObjectKey{Namespace: "shop", Name: "log-" + n.Name}, p)) {
 			w.pod("shop", "log-"+n.Name, n.Name, "DaemonSet", "log", true)
+		}
+	}
+}
+
+// network is what Terway's controller and agent do with a node's NodeNetwork. The agent reports the pod that tolerates everything.
+func (w *world) network(node string, ignored bool) {
+	w.t.Helper()
+	ctx := w.t.Context()
+	nn := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: node}}
+	err := w.Get(ctx, client.ObjectKeyFromObject(nn), nn)
+	var agent corev1.Pod
+	runs := w.Get(ctx, client.ObjectKey{Namespace: "terway-system", Name: "terwayd-" + node}, &agent) == nil
+	switch {
+	case apierrors.IsNotFound(err) && runs:
+		nn.Generation, nn.Spec.ENIs = 1, []v1alpha1.ENI{{ID: "eni-" + node, Addresses: []v1alpha1.Address{{Address: "192.168.32.1"}, {Address: "192.168.32.2"}}}}
+		w.create(nn)
+	case err == nil && runs:
+		nn.Status = v1alpha1.NodeNetworkStatus{ObservedGeneration: nn.Generation, UsedCount: 1, Used: []v1alpha1.UsedAddress{{Address: "192.168.32.1", Pod: "shop/log-" + node}}}
+		w.must(w.Status().Update(ctx, nn))
+	case err == nil && ignored && len(nn.Status.Used) == 0 && !w.deaf:
+		released := nn.Status.ObservedGeneration == nn.Generation && slices.Equal(nn.Status.Released, []string{"192.168.32.1", "192.168.32.2"})
+		if released {
+			w.must(w.Delete(ctx, nn))
+			return
+		}
+		if a := nn.Spec.ENIs[0].Addresses; !a[0].Releasing {
+			a[0].Releasing, a[1].Releasing, nn.Generation = true, true, nn.Generation+1
+			w.must(w.Update(ctx, nn))
 		}
 	}
 }
@@ -265,7 +300,10 @@ func TestMigrate(t *testing.T) {
 			t.Errorf("back, pod %s was not started again: %s", p.Name, got)
 		}
 	}
-	if want := []string{"a: teardown --cni-conf-dir=/host/etc/cni/net.d --host-root=/host", "a: cni-files --cni-conf-dir=/host/etc/cni/net.d --enable=" + files}; !slices.Equal(w.did, want) {
+	if err := w.Get(t.Context(), client.ObjectKey{Name: "a"}, &v1alpha1.NodeNetwork{}); !apierrors.IsNotFound(err) {
+		t.Errorf("back: the NodeNetwork is still there (%v): the node's ENIs are kept", err)
+	}
+	if want := []string{"a: teardown --cni-conf-dir=/host/etc/cni/net.d --host-root=/host --force", "a: cni-files --cni-conf-dir=/host/etc/cni/net.d --enable=" + files}; !slices.Equal(w.did, want) {
 		t.Errorf("did %q, want %q", w.did, want)
 	}
 	if w.get("kube-flannel", "kube-flannel-ds-b").UID != flannel {

@@ -14,11 +14,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/migrate"
 )
@@ -74,6 +76,7 @@ func (r *runner) run(ctx context.Context) error {
 	do := map[migrate.Step]func(context.Context, string) error{
 		migrate.Cordon: r.cordon, migrate.Drain: r.drainNode, migrate.Disable: r.disable, migrate.Switch: r.switchNode, migrate.Uncordon: r.uncordon,
 		migrate.Ready: r.becomeReady, migrate.Renew: r.renew, migrate.Return: r.returnNode, migrate.Teardown: r.teardown, migrate.Enable: r.enable, migrate.OldReady: r.oldReady,
+		migrate.Release: r.release,
 	}
 	for i, node := range r.plan.Change {
 		for _, step := range r.plan.Steps {
@@ -311,6 +314,40 @@ func isReady(p *corev1.Pod) bool {
 	return p.DeletionTimestamp == nil && slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
 		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 	})
+}
+
+// release says in the place of the agent, which has left the node, that no pod has one of its addresses: else the controller would keep
+// the ENIs while the agent's last word names a pod, and for some minutes otherwise. It ends when the controller has begun to give them back.
+func (r *runner) release(ctx context.Context, node string) error {
+	err := r.wait(ctx, r.ready, func(ctx context.Context) (bool, error) {
+		nn := &v1alpha1.NodeNetwork{}
+		err := r.client.Get(ctx, client.ObjectKey{Name: node}, nn)
+		if apierrors.IsNotFound(err) || meta.IsNoMatchError(err) {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if !nn.DeletionTimestamp.IsZero() {
+			return true, nil
+		}
+		before := nn.DeepCopy()
+		st := &nn.Status
+		st.ObservedGeneration, st.Used, st.UsedCount, st.Cooling, st.Released = nn.Generation, nil, 0, nil, nil
+		for _, e := range nn.Spec.ENIs {
+			for _, a := range e.Addresses {
+				if a.Releasing {
+					st.Released = append(st.Released, a.Address)
+				}
+			}
+		}
+		// The generation is that of the spec that was read: the controller does not count an older one.
+		return false, r.client.Status().Patch(ctx, nn, client.MergeFrom(before))
+	})
+	if errors.Is(err, errLate) {
+		return fmt.Errorf("the node has the old network, but the controller has not begun to give its ENIs back: %w: \"terwayctl status\" says whether it runs", err)
+	}
+	return err
 }
 
 // migrate does all of the plan that can be done now.
