@@ -1,7 +1,15 @@
-// Package deploy has the parts of the Helm chart that programs use.
+// Package deploy has the Helm chart, for programs.
 package deploy
 
-import _ "embed"
+import "embed"
+
+// Chart has the chart, in the folder ChartDir.
+//
+//go:embed all:chart
+var Chart embed.FS
+
+// ChartDir is the chart's folder in Chart.
+const ChartDir = "chart"
 
 // Values are the chart's values.yaml, Schema its values.schema.json.
 var (

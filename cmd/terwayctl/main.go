@@ -11,6 +11,7 @@ import (
 
 	"terway.dev/terway/internal/cli/config"
 	"terway.dev/terway/internal/cli/connectivity"
+	"terway.dev/terway/internal/cli/install"
 	"terway.dev/terway/internal/cli/instancetypes"
 	"terway.dev/terway/internal/cli/migrate"
 	"terway.dev/terway/internal/cli/plan"
@@ -44,6 +45,7 @@ on standard error, as JSON: {"error": {"message": …, "reason": …, "exitStatu
 	root.AddCommand(
 		config.NewCommand(),
 		connectivity.NewCommand(),
+		install.NewCommand(),
 		instancetypes.NewCommand(),
 		migrate.NewCommand(),
 		plan.NewCommand(),

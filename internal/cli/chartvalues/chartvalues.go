@@ -36,7 +36,7 @@ func Check(values map[string]any) ([]string, error) {
 	if err := yaml.Unmarshal(deploy.Values, &all); err != nil {
 		return nil, fmt.Errorf("read the chart's values: %w", err)
 	}
-	put(all, values)
+	Put(all, values)
 	var wrong *jsonschema.ValidationError
 	switch err := schema.Validate(all); {
 	case err == nil:
@@ -58,8 +58,8 @@ func Check(values map[string]any) ([]string, error) {
 	return lines, nil
 }
 
-// put lays values over others, as Helm does: null removes a key.
-func put(under, over map[string]any) {
+// Put lays values over others, as Helm does: null removes a key.
+func Put(under, over map[string]any) {
 	for key, value := range over {
 		inner, isMap := value.(map[string]any)
 		below, has := under[key].(map[string]any)
@@ -67,7 +67,7 @@ func put(under, over map[string]any) {
 		case value == nil:
 			delete(under, key)
 		case isMap && has:
-			put(below, inner)
+			Put(below, inner)
 		default:
 			under[key] = value
 		}

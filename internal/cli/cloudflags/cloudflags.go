@@ -56,6 +56,11 @@ func (f *Flags) add(set *pflag.FlagSet, region string) {
 // Connect makes a client for a region: the plan's region if there is a plan, which the flag
 // must not contradict. say gets a line each time a call takes long.
 func (f *Flags) Connect(planned string, say func(line string)) (client *alibaba.Client, region string, err error) {
+	return f.ConnectAs(alibaba.ChainCredentials(), planned, say)
+}
+
+// ConnectAs is Connect with a credential.
+func (f *Flags) ConnectAs(as alibaba.CredentialSource, planned string, say func(line string)) (client *alibaba.Client, region string, err error) {
 	switch region = f.region; {
 	case planned != "" && region != "" && region != planned:
 		return nil, "", program.Usagef("--region %s: the plan says region %s", region, planned)
@@ -74,7 +79,7 @@ func (f *Flags) Connect(planned string, say func(line string)) (client *alibaba.
 	if f.endpoint != "" {
 		ecs, vpc = f.endpoint, f.endpoint
 	}
-	client, err = alibaba.New(alibaba.Config{Region: region, ECSEndpoint: ecs, VPCEndpoint: vpc, Network: f.network, Credentials: alibaba.ChainCredentials(),
+	client, err = alibaba.New(alibaba.Config{Region: region, ECSEndpoint: ecs, VPCEndpoint: vpc, Network: f.network, Credentials: as,
 		CallTimeout: time.Duration(f.Timeout),
 		Slow:        func(p alibaba.Pause) { say(slow(p)) }})
 	return client, region, err

@@ -52,13 +52,22 @@ var ErrNoCluster = errors.New("no cluster is named: give --kubeconfig, or set KU
 // Config is how the cluster is reached. Requests end with the context, also those of libraries that
 // take none.
 func (f *Flags) Config(ctx context.Context) (*rest.Config, error) {
+	cfg, err := f.Unbound()
+	if err != nil {
+		return nil, err
+	}
+	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper { return bound{ctx, next} })
+	return cfg, nil
+}
+
+// Unbound is Config for what has something to do when a context has ended.
+func (f *Flags) Unbound() (*rest.Config, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = f.kubeconfig
 	cfg, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: f.context}).ClientConfig()
 	switch {
 	case err == nil:
 		cfg.Timeout = time.Duration(*f.Timeout)
-		cfg.Wrap(func(next http.RoundTripper) http.RoundTripper { return bound{ctx, next} })
 		return cfg, nil
 	case clientcmd.IsEmptyConfig(err):
 		return nil, program.Usage(ErrNoCluster)
