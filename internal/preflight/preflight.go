@@ -246,7 +246,10 @@ func parse(s string) (v version, ok bool) {
 	if len(parts) < 2 {
 		return v, false
 	}
-	minor := strings.TrimRightFunc(parts[1], func(r rune) bool { return r < '0' || r > '9' })
+	minor := parts[1]
+	if at := strings.IndexFunc(minor, func(r rune) bool { return r < '0' || r > '9' }); at >= 0 {
+		minor = minor[:at] // 5.4-rc1
+	}
 	var errs [2]error
 	v[0], errs[0] = strconv.Atoi(parts[0])
 	v[1], errs[1] = strconv.Atoi(minor)

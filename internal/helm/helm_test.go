@@ -1,0 +1,47 @@
+package helm
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+
+	"helm.sh/helm/v4/pkg/chart/common"
+
+	"terway.dev/terway/deploy"
+)
+
+// The chart in the program is that of the folder, file by file, without what the folder's .helmignore leaves out.
+func TestBuiltIn(t *testing.T) {
+	mine, err := Load("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder, err := Load("../../deploy/" + deploy.ChartDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mine.Metadata.Name != "terway" || mine.Metadata.Version != folder.Metadata.Version {
+		t.Errorf("%+v, want %+v", mine.Metadata, folder.Metadata)
+	}
+	byName := func(a, b *common.File) int { return strings.Compare(a.Name, b.Name) }
+	slices.SortFunc(mine.Raw, byName)
+	slices.SortFunc(folder.Raw, byName)
+	if !slices.EqualFunc(mine.Raw, folder.Raw, func(a, b *common.File) bool { return a.Name == b.Name && bytes.Equal(a.Data, b.Data) }) {
+		t.Errorf("the program has %s\nthe folder %s", names(mine.Raw), names(folder.Raw))
+	}
+	if text := names(mine.Raw); strings.Contains(text, "ci/") || !strings.Contains(text, "templates/_helpers.tpl") {
+		t.Errorf("%s", text)
+	}
+	if _, err := Load(t.TempDir()); err == nil || !strings.Contains(err.Error(), "Chart.yaml") {
+		t.Errorf("an empty folder: %v", err)
+	}
+}
+
+func names(files []*common.File) string {
+	var all []string
+	for _, f := range files {
+		all = append(all, f.Name)
+	}
+	return strings.Join(all, " ")
+}
