@@ -142,8 +142,8 @@ func Judge(f *Facts, ignore []string) []Check {
 	return all
 }
 
-// served are the nodes that Terway is to serve.
-func (f *Facts) served() []*corev1.Node {
+// Served are the nodes that Terway is to serve.
+func (f *Facts) Served() []*corev1.Node {
 	var nodes []*corev1.Node
 	for i := range f.Nodes {
 		n := &f.Nodes[i]
@@ -182,7 +182,7 @@ func (f *Facts) otherNetwork(c *Check) {
 		return
 	}
 	// Without a CNI configuration the runtime has no network, and the kubelet does not become ready.
-	for _, n := range f.served() {
+	for _, n := range f.Served() {
 		if condition(n, corev1.NodeReady) == corev1.ConditionTrue {
 			c.problem("node %s is Ready without Terway, so its runtime has another network's CNI configuration (the first by name in /etc/cni/net.d): remove it", n.Name)
 		}
@@ -208,8 +208,11 @@ func (f *Facts) calicoAPI(c *Check) {
 }
 
 func (f *Facts) nodes(c *Check) {
-	nodes := f.served()
-	if len(nodes) == 0 {
+	nodes := f.Served()
+	switch {
+	case len(nodes) == 0 && slices.ContainsFunc(f.DaemonSets, func(d appsv1.DaemonSet) bool { return migrate.Confined(&d.Spec.Template.Spec) }):
+		c.note("all nodes have another network, from which \"terwayctl migrate\" takes them")
+	case len(nodes) == 0:
 		c.problem("the cluster has no Linux node that Terway may serve (virtual nodes and those with the label %s=true are left out)", claims.LabelIgnore)
 	}
 	by := map[string]string{}
@@ -269,7 +272,7 @@ func (f *Facts) kernel(c *Check) {
 	case f.PolicyEnabled:
 		least, why = forBPF, "policy.enabled"
 	}
-	for _, n := range f.served() {
+	for _, n := range f.Served() {
 		has, ok := parse(n.Status.NodeInfo.KernelVersion)
 		switch {
 		case !ok:
@@ -294,7 +297,7 @@ func (f *Facts) maxPods(c *Check) {
 			own[p.Spec.NodeName]++
 		}
 	}
-	for _, n := range f.served() {
+	for _, n := range f.Served() {
 		name := n.Labels[corev1.LabelInstanceTypeStable]
 		if id, err := nodeinfo.InstanceID(n.Spec.ProviderID); err == nil && f.Cloud != nil && f.Cloud.Instances[id].Type != "" {
 			name = f.Cloud.Instances[id].Type
@@ -337,7 +340,7 @@ func (f *Facts) instances(c *Check) {
 		return
 	}
 	vpcs := map[string]string{}
-	for _, n := range f.served() {
+	for _, n := range f.Served() {
 		id, err := nodeinfo.InstanceID(n.Spec.ProviderID)
 		if err != nil {
 			continue // check nodes says it
@@ -398,7 +401,7 @@ func (f *Facts) vswitches(c *Check) {
 		}
 	}
 	seen := map[string]bool{}
-	for _, n := range f.served() {
+	for _, n := range f.Served() {
 		zone := f.zone(n)
 		if zone != "" && !seen[zone] && len(f.Config.VSwitches[zone]) == 0 {
 			c.problem("eniConfig.vswitches has none in zone %s, in which node %s is: its pods would get no addresses", zone, n.Name)
@@ -418,7 +421,7 @@ func (f *Facts) zone(n *corev1.Node) string {
 
 // in returns how many nodes are in a zone.
 func (f *Facts) in(zone string) (n int) {
-	for _, node := range f.served() {
+	for _, node := range f.Served() {
 		if f.zone(node) == zone {
 			n++
 		}

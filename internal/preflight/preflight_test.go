@@ -3,6 +3,7 @@ package preflight
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -83,6 +84,7 @@ func TestProblems(t *testing.T) {
 		"Calico's API":      {func(f *Facts) { f.CalicoServer, f.PolicyEnabled = "calico-apiserver/calico-api", true }, "calico-api: the API projectcalico.org/v3 is served by Service calico-apiserver/calico-api"},
 		"Calico's, unused":  {func(f *Facts) { f.CalicoServer = "calico-apiserver/calico-api" }, ""},
 		"no node":           {func(f *Facts) { f.Nodes = nil }, "nodes: the cluster has no Linux node"},
+		"no node yet":       {func(f *Facts) { f.Nodes, f.DaemonSets = nil, append(f.DaemonSets, confined) }, ""},
 		"no providerID":     {func(f *Facts) { f.Nodes[0].Spec.ProviderID = "" }, `nodes: node node0: providerID "": want region.instance`},
 		"the same providerID": {func(f *Facts) {
 			f.Nodes[1].Spec.ProviderID, f.Nodes[1].Status.Addresses = f.Nodes[0].Spec.ProviderID, f.Nodes[0].Status.Addresses
@@ -120,6 +122,19 @@ func TestProblems(t *testing.T) {
 		got := told(f)
 		if c.want == "" && len(got) > 0 || c.want != "" && (len(got) != 1 || !strings.Contains(got[0], c.want)) {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+// The page has every check.
+func TestPage(t *testing.T) {
+	page, err := os.ReadFile("../../docs/install.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range Names() {
+		if !strings.Contains(string(page), "\n| `"+name+"` | ") {
+			t.Errorf("docs/install.md has no row for %s", name)
 		}
 	}
 }

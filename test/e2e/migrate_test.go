@@ -42,7 +42,7 @@ func migrates(t *testing.T, c *programs) {
 	if out, err := m.migrate(t); err != nil || !strings.Contains(out, "kube-flannel/kube-flannel-ds") || m.nodes(t)[first].Labels[claims.LabelIgnore] != "" {
 		t.Fatalf("the plan: %v\n%s", err, out)
 	}
-	if out, err := m.migrate(t, "--yes"); exitStatus(err) != 1 || !strings.Contains(out, "helm install") {
+	if out, err := m.migrate(t, "--yes"); exitStatus(err) != 1 || !strings.Contains(out, "terwayctl install") {
 		t.Fatalf("before Terway is installed: %v, want exit status 1 and what to do\n%s", err, out)
 	}
 	m.install(t)
@@ -107,10 +107,10 @@ func (m *migration) names() []string {
 // run runs a program of the lab on the cluster, and returns what it has printed.
 func (m *migration) run(t *testing.T, stdin, program string, args ...string) (string, error) {
 	t.Helper()
-	cmd := exec.Command(program, args...)
+	cmd := labCommand(m.state, program, args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	home := t.TempDir()
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+m.state.Options.Kubeconfig(), "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
+	cmd.Env = append(cmd.Env, "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
@@ -148,7 +148,7 @@ func (m *migration) upstream(t *testing.T) {
 	m.must(t, "", m.state.Options.Bin("kubectl"), "-n", "kube-flannel", "rollout", "status", "daemonset/kube-flannel-ds", "--timeout=2m")
 }
 
-// install installs Terway with the values of the lab, but with vSwitches for pods.
+// install installs Terway with the values of the lab, but with vSwitches for pods. No node is Terway's yet.
 func (m *migration) install(t *testing.T) {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(m.state.Options.Dir, "values.yaml"))
@@ -188,7 +188,7 @@ func (m *migration) install(t *testing.T) {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m.must(t, "", m.state.Options.Bin("helm"), "install", "terway", filepath.Join(m.state.Options.Source, "deploy", "chart"), "--namespace", metav1.NamespaceSystem, "--values", file)
+	m.must(t, "", m.c.path("terwayctl"), "install", "--values", file)
 }
 
 func (m *migration) nodes(t *testing.T) map[string]*corev1.Node {

@@ -189,6 +189,21 @@ func TestRules(t *testing.T) {
 			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", module + "internal/cloud", module + "internal/lab", module + "internal/cli", "os/exec"},
 		},
 		{
+			"what an installation needs is judged by facts; its callers ask the cluster and the cloud",
+			[]string{"internal/preflight"},
+			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/aliyun/", "helm.sh/", module + "internal/cli", "os/exec"},
+		},
+		{
+			"Helm's library is not in the cluster",
+			[]string{"cmd/terwayd", "cmd/terway-controller"},
+			[]string{"helm.sh/"},
+		},
+		{
+			"terwayctl needs no container engine",
+			[]string{"cmd/terwayctl"},
+			[]string{"github.com/docker/", "github.com/containerd/"},
+		},
+		{
 			"the CNI plugin is small",
 			[]string{"cmd/terway"},
 			[]string{"k8s.io/", "sigs.k8s.io/", "github.com/vishvananda/netlink", "go.etcd.io/", "google.golang.org/", "github.com/containernetworking/", "net", "regexp", module + "api/"},

@@ -190,7 +190,7 @@ func (o *options) run(cmd *cobra.Command, args []string) error {
 		return fmt.Errorf("%w\nthe same command goes on", to.explain(err))
 	}
 	r.Done = true
-	if o.wait > 0 {
+	if o.wait > 0 && len(f.Served()) > 0 { // while a cluster migrates, it may have none
 		if err := to.wait(ctx, conf.Network, o.wait, say); err != nil {
 			return errors.Join(o.end(cmd, r), fmt.Errorf("the chart is installed, but Terway does not work yet: %w", err))
 		}

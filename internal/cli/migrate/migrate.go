@@ -162,7 +162,7 @@ func write(w io.Writer, p *migrate.Plan) error {
 		fmt.Fprintln(w, "first: the nodes get the label network.terway.dev/ignore, and the old network is confined to such nodes")
 	}
 	if !p.Back && !p.Installed {
-		fmt.Fprintln(w, "then, by you: helm install")
+		fmt.Fprintln(w, "then, by you: terwayctl install")
 	}
 	if len(p.Change) > 0 {
 		fmt.Fprintln(w, "for each node that changes:")

@@ -247,7 +247,7 @@ const often = 100
 // A cluster goes to Terway and one of its nodes back.
 func TestMigrate(t *testing.T) {
 	w := newWorld(t)
-	if _, err := w.migrate(migrate.Ask{}, often); err == nil || !strings.Contains(err.Error(), "helm install terway") {
+	if _, err := w.migrate(migrate.Ask{}, often); err == nil || !strings.Contains(err.Error(), "terwayctl install") {
 		t.Fatalf("not installed: %v", err)
 	}
 	for _, node := range []string{"a", "b"} {
@@ -393,7 +393,7 @@ func TestDryRun(t *testing.T) {
 		out    []string
 		err    string
 	}{
-		"not accepted": {nil, nil, []string{"kube-flannel/kube-flannel-ds", "a     old", "lost: traffic-between-networks: ", "then, by you: helm install", "1. cordon"}, "--accept-lost traffic-between-networks accepts"},
+		"not accepted": {nil, nil, []string{"kube-flannel/kube-flannel-ds", "a     old", "lost: traffic-between-networks: ", "then, by you: terwayctl install", "1. cordon"}, "--accept-lost traffic-between-networks accepts"},
 		"accepted":     {[]string{"traffic-between-networks"}, nil, []string{"lost, accepted: traffic-between-networks"}, ""},
 		"none such":    {[]string{"ipv6"}, nil, nil, "want some of traffic-between-networks"},
 		"problem": {[]string{"traffic-between-networks"}, func(w *world) {

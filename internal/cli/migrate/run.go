@@ -358,7 +358,7 @@ func (r *runner) migrate(ctx context.Context) error {
 		}
 	}
 	if !r.plan.Installed {
-		return fmt.Errorf("the nodes are prepared, and Terway is not installed in namespace %s: install it (helm install terway deploy/chart --namespace %s --create-namespace --values …), then run the same command again",
+		return fmt.Errorf("the nodes are prepared, and Terway is not installed in namespace %s: install it (terwayctl install --terway-namespace %s --values …), then run the same command again",
 			r.namespace, r.namespace)
 	}
 	return r.run(ctx)
