@@ -216,7 +216,7 @@ func (c *Client) Apply(ctx context.Context, n *Now, ch Chart, values map[string]
 	}
 	r, ok := made.(*release.Release)
 	if !ok {
-		return "", fmt.Errorf("Helm has made a %T, which this program does not know", made)
+		return "", fmt.Errorf("a release is a %T, which this program does not know", made)
 	}
 	return r.Manifest, nil
 }

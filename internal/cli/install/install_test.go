@@ -292,6 +292,11 @@ func TestValues(t *testing.T) {
 	if err == nil || err.Error() != "checks have failed: values" || !strings.Contains(out, "region") || !strings.Contains(out, "problem: values: the values: additional properties 'foo' not allowed") {
 		t.Errorf("%v\n%s", err, out)
 	}
+	good := file("good", "eniConfig: {cluster_id: c, region: cn-hangzhou, service_cidr: 172.21.0.0/20, vswitches: {cn-hangzhou-i: [vsw-1]}}\ncredentials: {existingSecret: k}\n")
+	away := file("kubeconfig", "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]\ncontexts: [{name: c, context: {cluster: c}}]\ncurrent-context: c\n")
+	if out, err := run("--values", good, "--kubeconfig", away); err == nil || !strings.HasPrefix(err.Error(), "the cluster at https://127.0.0.1:1: ") || out != "" {
+		t.Errorf("no API server: %v\n%s", err, out)
+	}
 	for want, args := range map[string][]string{
 		"want --values FILE, or a plan's file, or both":     nil,
 		"--ignore colour: want some of rights, ":            {"--values", first, "--ignore", "colour"},
