@@ -3,15 +3,12 @@ package install
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -20,79 +17,25 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/yaml"
 
+	"terway.dev/terway/internal/cli/install/installtest"
 	"terway.dev/terway/internal/cloud/alibaba"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/preflight"
-	"terway.dev/terway/internal/vpcsim"
 	"terway.dev/terway/internal/vpcsim/faults"
-	"terway.dev/terway/internal/vpcsim/state"
 )
 
 // shop is a cluster of one node in the simulated cloud.
-func shop(t *testing.T) (*vpcsim.Server, *preflight.Facts) {
+func shop(t *testing.T) (*installtest.Shop, *preflight.Facts) {
 	t.Helper()
-	s, err := vpcsim.New(vpcsim.Options{Seed: 1})
+	s := installtest.New(t)
+	conf, err := config.Parse([]byte(s.ENIConfig()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	// What was made before may still be busy.
-	write := func(f func(state.API) error) {
-		t.Helper()
-		for {
-			err := s.Write(t.Context(), f)
-			if err == nil {
-				return
-			}
-			var e *state.Error
-			if !errors.As(err, &e) || !strings.Contains(e.Code, "Status") {
-				t.Fatal(err)
-			}
-			select {
-			case <-time.After(10 * time.Millisecond):
-			case <-t.Context().Done():
-				t.Fatal(err)
-			}
-		}
-	}
-	var vpc *state.CreateVpcResult
-	var vsw, group string
-	var ids []string
-	write(func(a state.API) (err error) {
-		vpc, err = a.CreateVpc(state.CreateVpcRequest{CidrBlock: "192.168.0.0/16"})
-		return err
-	})
-	write(func(a state.API) (err error) {
-		vsw, err = a.CreateVSwitch(state.CreateVSwitchRequest{VpcId: vpc.VpcId, ZoneId: "cn-hangzhou-i", CidrBlock: "192.168.0.0/24"})
-		return err
-	})
-	write(func(a state.API) (err error) {
-		group, err = a.CreateSecurityGroup(state.CreateSecurityGroupRequest{VpcId: vpc.VpcId})
-		return err
-	})
-	write(func(a state.API) (err error) {
-		ids, err = a.RunInstances(state.RunInstancesRequest{InstanceType: "ecs.g6.large", VSwitchId: vsw, SecurityGroupId: group})
-		return err
-	})
-	for s.View().Instances[0].Status != "Running" { // it starts
-		select {
-		case <-time.After(10 * time.Millisecond):
-		case <-t.Context().Done():
-			t.Fatal(s.View().Instances[0].Status)
-		}
-	}
-	conf, err := config.Parse([]byte(fmt.Sprintf("{cluster_id: c, region: cn-hangzhou, service_cidr: 172.21.0.0/20, security_groups: [%s], vswitches: {cn-hangzhou-i: [%s]}}", group, vsw)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s, &preflight.Facts{Config: conf, Nodes: []corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Spec: corev1.NodeSpec{ProviderID: "cn-hangzhou." + ids[0]}}}}
+	return s, &preflight.Facts{Config: conf, Nodes: []corev1.Node{*s.Node()}}
 }
 
-func asked(t *testing.T, s *vpcsim.Server, f *preflight.Facts, controllers bool) error {
+func asked(t *testing.T, s *installtest.Shop, f *preflight.Facts, controllers bool) error {
 	t.Helper()
 	a := s.Account()
 	api, err := alibaba.New(alibaba.Config{Region: "cn-hangzhou", ECSEndpoint: s.Endpoint(), VPCEndpoint: s.Endpoint(), Credentials: alibaba.StaticCredentials(a.AccessKeyID, a.AccessKeySecret)})
@@ -118,6 +61,11 @@ func TestLook(t *testing.T) {
 	before := account()
 	if err := asked(t, s, f, true); err != nil {
 		t.Fatal(err)
+	}
+	for _, c := range preflight.Judge(f, nil) {
+		if len(c.Problems) > 0 {
+			t.Errorf("%s: %q", c.Name, c.Problems)
+		}
 	}
 	if c := f.Cloud; len(c.Refused) > 0 || len(c.Instances) != 1 || len(c.VSwitches) != 1 || len(c.Groups) != 1 {
 		t.Errorf("%+v", c)

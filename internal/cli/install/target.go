@@ -46,6 +46,7 @@ func (o *options) connect(ctx context.Context) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.QPS = -1 // a question for each kind of the chart's objects: the API server has a limit of its own
 	c, err := client.New(cfg, client.Options{Scheme: known})
 	if err != nil {
 		return nil, fmt.Errorf("make a client for the cluster at %s: %w", cfg.Host, err)
@@ -55,6 +56,7 @@ func (o *options) connect(ctx context.Context) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
+	free.QPS = -1
 	h, err := helm.New(free, o.kube.Terway)
 	return &target{c, h, cfg, o.kube.Terway}, err
 }

@@ -1,0 +1,178 @@
+//go:build e2e
+
+package api
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"helm.sh/helm/v4/pkg/action"
+	"helm.sh/helm/v4/pkg/cli"
+	"helm.sh/helm/v4/pkg/release/common"
+	release "helm.sh/helm/v4/pkg/release/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"terway.dev/terway/internal/cli/install"
+	"terway.dev/terway/internal/cli/install/installtest"
+	"terway.dev/terway/internal/helm"
+)
+
+// TestInstall installs the chart on an API server, with a node and its account in the simulated cloud, and upgrades it. No pod runs there.
+func TestInstall(t *testing.T) {
+	api, cfg := apiServer(t)
+	kube, err := client.New(cfg, client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	shop := installtest.New(t)
+	node := shop.Node()
+	status := node.Status
+	if err := kube.Create(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+	node.Status = status
+	if err := kube.Status().Update(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+	account := shop.Account()
+	for name, value := range map[string]string{
+		"ECS_ENDPOINT": shop.Endpoint(), "VPC_ENDPOINT": shop.Endpoint(), "ALIBABA_CLOUD_ACCESS_KEY_ID": "", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "", "KUBECONFIG": api.Kubeconfig, "HELM_DRIVER": "",
+	} {
+		t.Setenv(name, value)
+	}
+	values := filepath.Join(t.TempDir(), "values.yaml")
+	if err := os.WriteFile(values, []byte("eniConfig: "+shop.ENIConfig()+"\ncredentials: {existingSecret: key}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	more := filepath.Join(t.TempDir(), "more.yaml")
+	if err := os.WriteFile(more, []byte("controller: {replicas: 1}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(ctx context.Context, said io.Writer, args ...string) (string, error) {
+		cmd := install.NewCommand()
+		cmd.SilenceErrors, cmd.SilenceUsage = true, true
+		var out bytes.Buffer
+		cmd.SetOut(&out)
+		cmd.SetErr(said)
+		cmd.SetArgs(append([]string{"--values", values}, args...))
+		err := cmd.ExecuteContext(ctx)
+		return out.String(), err
+	}
+	expect := func(what string, wantErr string, want []string, args ...string) {
+		t.Helper()
+		out, err := run(t.Context(), io.Discard, args...)
+		if wantErr == "" && err != nil || wantErr != "" && (err == nil || !strings.Contains(err.Error(), wantErr)) {
+			t.Fatalf("%s: %v, want %q\n%s", what, err, wantErr, out)
+		}
+		for _, w := range want {
+			if !strings.Contains(out, w) {
+				t.Fatalf("%s: want %q in\n%s", what, w, out)
+			}
+		}
+	}
+	controller := func() (*appsv1.Deployment, error) {
+		d := &appsv1.Deployment{}
+		return d, kube.Get(t.Context(), client.ObjectKey{Namespace: metav1.NamespaceSystem, Name: "terway-controller"}, d)
+	}
+
+	expect("no Secret", "checks have failed: credential; --ignore credential installs in spite of that", []string{"problem: credential: credentials.existingSecret: there is no Secret key in namespace kube-system"}, "--wait=0")
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: "key"},
+		StringData: map[string]string{"access-key-id": account.AccessKeyID, "access-key-secret": account.AccessKeySecret}}
+	if err := kube.Create(t.Context(), secret); err != nil {
+		t.Fatal(err)
+	}
+	expect("a dry run", "", []string{"revision 1 of the release terway in namespace kube-system", "  make Deployment kube-system/terway-controller\n"}, "--dry-run")
+	if _, err := controller(); client.IgnoreNotFound(err) != nil || err == nil {
+		t.Fatalf("after what changes nothing the controller is there: %v", err)
+	}
+	expect("installing", "", []string{"revision 1 of the release terway in namespace kube-system, chart ", " makes "}, "--wait=0")
+	first, err := controller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect("a second time", "", []string{"revision 2", "makes 0 objects, changes 0, deletes 0"}, "--wait=0")
+	if d, err := controller(); err != nil || d.Generation != first.Generation {
+		t.Errorf("installing a second time has changed the controller: %v, generation %d, was %d", err, d.Generation, first.Generation)
+	}
+	expect("a change", "", []string{"would make 0 objects, changes 1, deletes 0", "  change Deployment kube-system/terway-controller\n"}, "--values", more, "--dry-run")
+	expect("no pod runs", "the chart is installed, but Terway does not work yet: after 3s: the cluster has not looked at the new revision", []string{"revision 3", "changes 1"}, "--values", more, "--wait=3s")
+
+	// An interrupt while it waits.
+	ctx, cancel := context.WithCancel(t.Context())
+	if out, err := run(ctx, interrupter(cancel), "--wait=1h"); !errors.Is(err, context.Canceled) {
+		t.Errorf("an interrupt: %v\n%s", err, out)
+	}
+	expect("after an interrupt", "", []string{"revision 5"}, "--wait=0")
+
+	pending(t, api.Kubeconfig)
+	expect("another command", "the release terway is pending-upgrade since ", nil, "--wait=0")
+	expect("that was killed", "", []string{"revision 6"}, "--wait=0", "--take-over")
+
+	// One who may only read.
+	reader := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "reader"}, Rules: []rbacv1.PolicyRule{{Verbs: []string{"get", "list"}, APIGroups: []string{"*"}, Resources: []string{"*"}}}}
+	bound := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "reader"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "reader"},
+		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "reader"}}}
+	for _, o := range []client.Object{reader, bound} {
+		if err := kube.Create(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conf, err := clientcmd.LoadFromFile(api.Kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, user := range conf.AuthInfos {
+		user.Impersonate = "reader"
+	}
+	weak := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(*conf, weak); err != nil {
+		t.Fatal(err)
+	}
+	expect("one who may only read", "checks have failed: rights", []string{"problem: rights: you may not create clusterroles.rbac.authorization.k8s.io: ", "you may not patch daemonsets.apps in kube-system: "}, "--wait=0", "--kubeconfig", weak)
+	expect("nothing was changed", "", []string{"revision 7"}, "--dry-run")
+}
+
+// interrupter ends a context when the command says that it waits.
+type interrupter context.CancelFunc
+
+func (i interrupter) Write(b []byte) (int, error) {
+	if bytes.HasPrefix(b, []byte("waiting: ")) {
+		i()
+	}
+	return len(b), nil
+}
+
+// pending leaves the release as Helm does that is killed while it upgrades.
+func pending(t *testing.T, kubeconfig string) {
+	t.Helper()
+	settings := cli.New()
+	settings.KubeConfig = kubeconfig
+	settings.SetNamespace(metav1.NamespaceSystem)
+	conf := action.NewConfiguration()
+	if err := conf.Init(settings.RESTClientGetter(), metav1.NamespaceSystem, ""); err != nil {
+		t.Fatal(err)
+	}
+	last, err := conf.Releases.Last(helm.Release)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, ok := last.(*release.Release)
+	if !ok {
+		t.Fatalf("%T", last)
+	}
+	r.Info.Status = common.StatusPendingUpgrade
+	if err := conf.Releases.Update(r); err != nil {
+		t.Fatal(err)
+	}
+}
