@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"terway.dev/terway/internal/agentpod"
 	"terway.dev/terway/internal/migrate"
 )
 
@@ -52,10 +53,11 @@ func (r *runner) job(ctx context.Context, node, command string, args ...string) 
 	if err := r.client.Get(ctx, client.ObjectKey{Namespace: r.namespace, Name: migrate.AgentName}, d); err != nil {
 		return fmt.Errorf("read Terway's DaemonSet: %w", err)
 	}
-	pod, err := jobPod(d, node, command, args)
+	spec, err := agentpod.Spec(d, node, command, args...)
 	if err != nil {
 		return err
 	}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "terway-migrate-", Namespace: r.namespace, Labels: map[string]string{labelJob: command}}, Spec: *spec}
 	// One that was left by a command that was killed does the same, or its opposite.
 	old, err := r.on(ctx, node, isJob)
 	if err != nil {
@@ -106,31 +108,4 @@ func (r *runner) ended(ctx context.Context, pod *corev1.Pod, command string) err
 	}
 	why = slices.DeleteFunc(why, func(s string) bool { return s == "" })
 	return fmt.Errorf("terwayd %s in pod %s/%s has failed: %s", command, pod.Namespace, pod.Name, strings.TrimSpace(strings.Join(why, ": ")))
-}
-
-// folders are the agent's flags that say where it sees the node's files.
-var folders = map[string][]string{
-	"cni-files": {"--cni-conf-dir="},
-	"teardown":  {"--cni-conf-dir=", "--cni-bin-dir=", "--host-root=", "--state-dir=", "--policy-dir="},
-}
-
-// jobPod returns a pod like the agent's that runs another command on a node, once.
-func jobPod(d *appsv1.DaemonSet, node, command string, args []string) (*corev1.Pod, error) {
-	spec := d.Spec.Template.Spec.DeepCopy()
-	at := slices.IndexFunc(spec.Containers, func(c corev1.Container) bool { return c.Name == migrate.AgentName })
-	if at < 0 {
-		return nil, fmt.Errorf("DaemonSet %s/%s has no container %s: it is not the chart's", d.Namespace, d.Name, migrate.AgentName)
-	}
-	c := spec.Containers[at]
-	flags := slices.DeleteFunc(slices.Clone(c.Args), func(a string) bool {
-		return !slices.ContainsFunc(folders[command], func(flag string) bool { return strings.HasPrefix(a, flag) })
-	})
-	c.Args = append(append([]string{command}, flags...), args...)
-	c.LivenessProbe, c.ReadinessProbe, c.StartupProbe, c.Ports = nil, nil, nil, nil
-	spec.Containers, spec.InitContainers = []corev1.Container{c}, nil
-	spec.RestartPolicy, spec.NodeName = corev1.RestartPolicyNever, node
-	// The kubelet compares them with the node, which is not the agent's (any more, or yet).
-	spec.Affinity, spec.NodeSelector = nil, nil
-	spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
-	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "terway-migrate-", Namespace: d.Namespace, Labels: map[string]string{labelJob: command}}, Spec: *spec}, nil
 }

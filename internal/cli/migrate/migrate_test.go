@@ -431,27 +431,3 @@ func TestDryRun(t *testing.T) {
 		}
 	}
 }
-
-// The pod has the agent's rights and folders, and runs once, on a node that is not the agent's.
-func TestJobPod(t *testing.T) {
-	d := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "terway-system", Name: "terwayd"}}
-	if _, err := jobPod(d, "a", "teardown", nil); err == nil || !strings.Contains(err.Error(), "not the chart's") {
-		t.Errorf("no container: %v", err)
-	}
-	privileged := true
-	migrate.Confine(&d.Spec.Template.Spec)
-	d.Spec.Template.Spec.Containers = []corev1.Container{{Name: "other"}, {Name: "terwayd", Command: []string{"/usr/bin/terwayd"}, Args: []string{"--cni-bin-dir=/x", "--policy-hub=h", "--drop-ins=false"},
-		SecurityContext: &corev1.SecurityContext{Privileged: &privileged}, ReadinessProbe: &corev1.Probe{}}}
-	p, err := jobPod(d, "a", "teardown", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := p.Spec.Containers[0]
-	if len(p.Spec.Containers) != 1 || p.Spec.NodeName != "a" || p.Spec.RestartPolicy != corev1.RestartPolicyNever || p.Spec.Affinity != nil || c.ReadinessProbe != nil ||
-		!*c.SecurityContext.Privileged || !slices.Equal(c.Args, []string{"teardown", "--cni-bin-dir=/x"}) || !migrate.Tolerates(p) {
-		t.Errorf("%+v", p.Spec)
-	}
-	if d.Spec.Template.Spec.Affinity == nil {
-		t.Error("the DaemonSet has been changed")
-	}
-}

@@ -15,6 +15,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"terway.dev/terway/internal/agentpod"
 )
 
 // teardownApp is the label app of the Jobs that clean nodes, and of their pods.
@@ -23,39 +25,22 @@ const teardownApp = "terwayd-teardown"
 // teardownSeconds is how long a node may take, with the download of the image.
 const teardownSeconds = 300
 
-// teardownFlags are the flags that "terwayd teardown" has in common with the agent.
-var teardownFlags = []string{"state-dir", "socket", "ask-socket", "cni-conf-dir", "cni-bin-dir", "host-root", "proc-sys", "policy-dir"}
-
 // jobName returns the name of the Job for a node. A Node's name may be longer than that of a Job.
 func jobName(node string) string {
 	sum := sha256.Sum256([]byte(node))
 	return teardownApp + "-" + hex.EncodeToString(sum[:6])
 }
 
-// TeardownJob returns the Job that cleans a node: the agent's own pod, with its mounts and capabilities, that runs "terwayd
-// teardown" in place of the agent.
-func TeardownJob(set *appsv1.DaemonSet, node string, force bool) *batchv1.Job {
-	spec := set.Spec.Template.Spec.DeepCopy()
-	delete(spec.NodeSelector, selector)
-	spec.NodeName = node // not by the scheduler: the node may have no network, or be cordoned
-	spec.RestartPolicy = corev1.RestartPolicyNever
-	spec.AutomountServiceAccountToken = ptr.To(false)
-	spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
-	c := &spec.Containers[0]
-	spec.Containers = spec.Containers[:1]
-	args := []string{"teardown"}
-	for _, a := range c.Args {
-		name, _, _ := strings.Cut(strings.TrimLeft(a, "-"), "=")
-		if slices.Contains(teardownFlags, name) {
-			args = append(args, a)
-		}
-	}
+// TeardownJob returns the Job that cleans a node: the agent's own pod, that runs "terwayd teardown" in place of the agent.
+func TeardownJob(set *appsv1.DaemonSet, node string, force bool) (*batchv1.Job, error) {
+	var args []string
 	if force {
 		args = append(args, "--force")
 	}
-	c.Args = args
-	c.Ports, c.LivenessProbe, c.ReadinessProbe, c.StartupProbe, c.Lifecycle = nil, nil, nil, nil, nil
-	c.TerminationMessagePolicy = corev1.TerminationMessageFallbackToLogsOnError
+	spec, err := agentpod.Spec(set, node, "teardown", args...)
+	if err != nil {
+		return nil, err
+	}
 	labels := map[string]string{"app": teardownApp}
 	return &batchv1.Job{
 		ObjectMeta: metav1.ObjectMeta{Namespace: set.Namespace, Name: jobName(node), Labels: labels},
@@ -65,7 +50,7 @@ func TeardownJob(set *appsv1.DaemonSet, node string, force bool) *batchv1.Job {
 			TTLSecondsAfterFinished: ptr.To[int32](teardownSeconds),
 			Template:                corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: *spec},
 		},
-	}
+	}, nil
 }
 
 // Outcome returns whether a Job has ended, and why it failed if it has.
@@ -116,7 +101,10 @@ func (u *uninstaller) teardown(ctx context.Context, set *appsv1.DaemonSet, nodes
 			}
 		}
 		for len(waiting) > 0 && len(running) < u.AtOnce {
-			j := TeardownJob(set, waiting[0], u.Force)
+			j, err := TeardownJob(set, waiting[0], u.Force)
+			if err != nil {
+				return "", err
+			}
 			if err := u.Client.Create(ctx, j); err != nil && !apierrors.IsAlreadyExists(err) {
 				return "", fmt.Errorf("create Job %s for node %s: %w", j.Name, waiting[0], err)
 			}
