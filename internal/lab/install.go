@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/helm"
 )
 
 //go:embed manifests/coredns.yaml
@@ -61,23 +62,23 @@ func (s *State) chartValues() map[string]any {
 	// A short time, so that the return of addresses and ENIs can be watched.
 	controller["surplusAfter"] = "2s"
 	values["policy"] = map[string]any{"enabled": s.Options.Policy}
-	// The machine may lack SYS_RESOURCE itself, and its kernel counts memory of eBPF maps by cgroup.
-	values["agent"] = map[string]any{"securityContext": map[string]any{"capabilities": map[string]any{"add": []string{"DAC_OVERRIDE", "NET_ADMIN", "NET_RAW", "SYS_ADMIN"}}}}
+	values["agent"] = AgentValues()
 	return values
 }
 
-// installTerway installs the chart with Helm, as on any cluster.
+// AgentValues are the chart's values of the agent in a lab: the machine may lack SYS_RESOURCE itself, and its kernel counts memory of
+// eBPF maps by cgroup.
+func AgentValues() map[string]any {
+	return map[string]any{"securityContext": map[string]any{"capabilities": map[string]any{"add": []string{"DAC_OVERRIDE", "NET_ADMIN", "NET_RAW", "SYS_ADMIN"}}}}
+}
+
+// installTerway installs or upgrades the chart with the values of a state.
 func (o *Options) installTerway(ctx context.Context, s *State) error {
-	return o.helm(ctx, s, "install")
+	return o.installChart(ctx, filepath.Join(o.Source, "deploy", "chart"), s.chartValues())
 }
 
-// helm installs or upgrades the chart with the values of a state.
-func (o *Options) helm(ctx context.Context, s *State, verb string) error {
-	return o.helmChart(ctx, verb, filepath.Join(o.Source, "deploy", "chart"), s.chartValues())
-}
-
-// helmChart installs a chart, or upgrades to it.
-func (o *Options) helmChart(ctx context.Context, verb, chart string, values map[string]any) error {
+// installChart installs a chart, or upgrades to it, as "terwayctl install" does.
+func (o *Options) installChart(ctx context.Context, from string, values map[string]any) error {
 	b, err := yaml.Marshal(values)
 	if err != nil {
 		return fmt.Errorf("encode the chart's values: %w", err)
@@ -86,11 +87,31 @@ func (o *Options) helmChart(ctx context.Context, verb, chart string, values map[
 	if err := writeFile(file, b, 0o600); err != nil {
 		return err
 	}
-	args := []string{verb, "terway", chart, "--namespace", metav1.NamespaceSystem, "--values", file}
-	if verb == "upgrade" {
-		args = append(args, "--force-conflicts") // checks have changed arguments, and put the former ones back
+	all := map[string]any{} // as Helm reads the file
+	if err := yaml.Unmarshal(b, &all); err != nil {
+		return fmt.Errorf("read %s: %w", file, err)
 	}
-	return o.run(ctx, nil, o.Bin("helm"), args...)
+	cfg, err := o.RESTConfig()
+	if err != nil {
+		return err
+	}
+	h, err := helm.New(cfg, metav1.NamespaceSystem)
+	if err != nil {
+		return err
+	}
+	chart, err := helm.Load(from)
+	if err != nil {
+		return err
+	}
+	now, err := h.Now()
+	if err != nil {
+		return err
+	}
+	// Checks have changed arguments, and put the former ones back.
+	if _, err := h.Apply(ctx, now, chart, all, helm.Options{ForceConflicts: now.Revision > 0}); err != nil {
+		return fmt.Errorf("install the chart %s: %w", from, err)
+	}
+	return nil
 }
 
 // installDNS installs the cluster's DNS service.

@@ -20,7 +20,7 @@ func (s *State) SwitchPolicy(ctx context.Context, on bool) error {
 	to := *s
 	to.Options.Policy = on
 	o := &to.Options
-	if err := o.helm(ctx, &to, "upgrade"); err != nil {
+	if err := o.installTerway(ctx, &to); err != nil {
 		return err
 	}
 	return to.waitPolicy(ctx)

@@ -38,16 +38,12 @@ func (s *State) Restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	verb := "upgrade"
-	switch {
-	case revision == 0:
-		verb = "install"
-	case status != "deployed": // Helm upgrades no release whose uninstallation was refused
+	if revision > 0 && status != "deployed" { // Helm upgrades no release whose uninstallation was refused
 		if err := s.Rollback(ctx, revision); err != nil {
 			return err
 		}
 	}
-	if err := o.helm(ctx, s, verb); err != nil {
+	if err := o.installTerway(ctx, s); err != nil {
 		return err
 	}
 	return s.waitSystem(ctx, rolledOut)
@@ -232,7 +228,7 @@ func (s *State) Change(ctx context.Context, to *Version) error {
 	values = known(values, theirs)
 	repository, tag, _ := strings.Cut(to.Image, ":")
 	values["image"] = map[string]any{"repository": repository, "tag": tag}
-	if err := s.Options.helmChart(ctx, "upgrade", to.chart, values); err != nil {
+	if err := s.Options.installChart(ctx, to.chart, values); err != nil {
 		return err
 	}
 	return s.waitSystem(ctx, controllerRolledOut)

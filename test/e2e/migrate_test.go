@@ -180,6 +180,7 @@ func (m *migration) install(t *testing.T) {
 		"vswitches": vswitches, "security_groups": []string{m.state.Cloud.SecurityGroupID}, "cooling_seconds": 5,
 	}
 	delete(values, "flannel")
+	values["agent"] = lab.AgentValues()
 	text, err := yaml.Marshal(values)
 	if err != nil {
 		t.Fatal(err)
