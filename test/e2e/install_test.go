@@ -84,9 +84,7 @@ func installs(t *testing.T, c *programs) {
 		want   []string
 	}{
 		"values": {func(v map[string]any) { v["colour"] = 1 }, "values", []string{"additional properties 'colour' not allowed"}},
-		"chart": {func(v map[string]any) {
-			conf(v)["vswitches"] = map[string]any{"cn-hangzhou-i": []string{"vsw-1"}, "cn-hangzhou-h": []string{"vsw-1"}}
-		}, "values", []string{"vsw-1"}},
+		"chart":  {func(v map[string]any) { v["metrics"] = map[string]any{"agentPort": 10363} }, "chart", []string{"metrics.agentPort: 10363 is the port of the controller's metrics"}},
 		"Secret": {func(v map[string]any) { v["credentials"] = map[string]any{"existingSecret": "none"} }, "credential", []string{"there is no Secret none in namespace kube-system"}},
 		"key": {func(v map[string]any) {
 			v["credentials"] = map[string]any{"accessKeyID": "LTAIwrong", "accessKeySecret": "wrong"}
