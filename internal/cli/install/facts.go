@@ -25,8 +25,8 @@ import (
 	"terway.dev/terway/internal/preflight"
 )
 
-// cluster reads what the checks need of the cluster.
-func cluster(ctx context.Context, c client.Client, f *preflight.Facts) error {
+// objects reads what the checks need of the cluster.
+func objects(ctx context.Context, c client.Client, f *preflight.Facts) error {
 	for page, err := range pages.Of(ctx, c, &corev1.NodeList{}) {
 		if err != nil {
 			return fmt.Errorf("list nodes: %w", err)

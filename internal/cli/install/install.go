@@ -295,7 +295,7 @@ func checkOf(all map[string]any) (*config.Config, preflight.Check, error) {
 // facts reads what the checks need.
 func (o *options) facts(cmd *cobra.Command, to *target, f *preflight.Facts, v *values, manifest string) error {
 	ctx := cmd.Context()
-	if err := cluster(ctx, to.client, f); err != nil {
+	if err := objects(ctx, to.client, f); err != nil {
 		return to.explain(err)
 	}
 	var err error

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/yaml"
 
+	"terway.dev/terway/internal/cli/cluster"
 	"terway.dev/terway/internal/cli/install/installtest"
 	"terway.dev/terway/internal/cloud/alibaba"
 	"terway.dev/terway/internal/config"
@@ -112,7 +113,7 @@ func TestLook(t *testing.T) {
 
 // The access key is that of the values or of the Secret that they name.
 func TestCredential(t *testing.T) {
-	known, err := scheme()
+	known, err := cluster.Scheme()
 	if err != nil {
 		t.Fatal(err)
 	}

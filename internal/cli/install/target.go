@@ -10,12 +10,11 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/cli/cluster"
+	"terway.dev/terway/internal/cli/status"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/helm"
@@ -31,18 +30,12 @@ type target struct {
 	namespace string
 }
 
-// scheme has Kubernetes' kinds and Terway's.
-func scheme() (*runtime.Scheme, error) {
-	s := runtime.NewScheme()
-	return s, errors.Join(clientgoscheme.AddToScheme(s), v1alpha1.AddToScheme(s))
-}
-
 func (o *options) connect(ctx context.Context) (*target, error) {
 	cfg, err := o.kube.Config(ctx)
 	if err != nil {
 		return nil, err
 	}
-	known, err := scheme()
+	known, err := cluster.Scheme()
 	if err != nil {
 		return nil, err
 	}
@@ -91,8 +84,10 @@ func (t *target) wait(ctx context.Context, network string, most time.Duration, s
 			return ctx.Err()
 		case err != nil:
 			trouble = err.Error()
-		case trouble == "":
+		case trouble == "" && network == claims.NetworkFlannel:
 			return nil
+		case trouble == "":
+			return t.works(ctx, most-time.Since(began), say)
 		}
 		if time.Since(began)+poll > most {
 			return fmt.Errorf("after %s: %s", most, trouble)
@@ -107,6 +102,22 @@ func (t *target) wait(ctx context.Context, network string, most time.Duration, s
 		case <-time.After(poll):
 		}
 	}
+}
+
+// works waits as "terwayctl status --wait" does.
+func (t *target) works(ctx context.Context, most time.Duration, say io.Writer) error {
+	reader, err := cluster.New(t.cfg, t.namespace)
+	if err != nil {
+		return err
+	}
+	o, err := status.Wait(ctx, reader.Objects, most, say)
+	if err != nil {
+		return err
+	}
+	if err := o.Status().Verdict(); err != nil {
+		return fmt.Errorf("%w: \"terwayctl status\" names each", err)
+	}
+	return nil
 }
 
 // rollout returns what is not yet as the chart has it, "" if all is.

@@ -12,12 +12,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/cli/cluster"
 	"terway.dev/terway/internal/cli/kubeflags"
 	"terway.dev/terway/internal/migrate"
 	"terway.dev/terway/internal/pages"
@@ -29,7 +27,7 @@ func connect(ctx context.Context, f *kubeflags.Flags) (client.Client, string, er
 	if err != nil {
 		return nil, "", err
 	}
-	known, err := scheme()
+	known, err := cluster.Scheme()
 	if err != nil {
 		return nil, "", err
 	}
@@ -38,12 +36,6 @@ func connect(ctx context.Context, f *kubeflags.Flags) (client.Client, string, er
 		return nil, "", fmt.Errorf("make a client for the cluster at %s: %w", cfg.Host, err)
 	}
 	return c, cfg.Host, nil
-}
-
-// scheme has Kubernetes' kinds and Terway's.
-func scheme() (*runtime.Scheme, error) {
-	s := runtime.NewScheme()
-	return s, errors.Join(clientgoscheme.AddToScheme(s), v1alpha1.AddToScheme(s))
 }
 
 // read reads what a plan needs.

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/cli/cluster"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/migrate"
 )
@@ -57,7 +58,7 @@ func newWorld(t *testing.T) *world {
 		}
 		return c.SubResource(sub).Create(ctx, obj, subObj, opts...)
 	}
-	known, err := scheme()
+	known, err := cluster.Scheme()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,12 @@ const (
 	standardWait = 5 * time.Minute
 )
 
+// Wait is what --wait does: it looks at a cluster until it has no problem, at most for a time, and returns what it has seen last. say gets
+// a line each time that it waits for something else.
+func Wait(ctx context.Context, look func(context.Context) (*inventory.Objects, error), most time.Duration, say io.Writer) (*inventory.Objects, error) {
+	return waiter{look: look, most: most, poll: poll, say: say}.until(ctx)
+}
+
 // waiter looks at a cluster until it has no problem.
 type waiter struct {
 	look       func(context.Context) (*inventory.Objects, error)
