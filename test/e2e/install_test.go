@@ -19,9 +19,9 @@ import (
 	"terway.dev/terway/internal/lab"
 )
 
-// installs upgrades the lab's release with the lab's values: nothing changes, and no pod is restarted. Then it tries with things that are
-// wrong, each of which fails its check and changes nothing.
-func installs(t *testing.T, c *programs) {
+// installs upgrades the lab's release with its values: nothing changes, and no pod is restarted. Then it tries with things that are wrong,
+// each of which fails its check and changes nothing. The nodes' kubelets have the maxPods of Flannel.
+func installs(t *testing.T, c *programs, file string) {
 	s, err := lab.LoadState(lab.DefaultDir)
 	if err != nil {
 		t.Fatal(err)
@@ -53,12 +53,12 @@ func installs(t *testing.T, c *programs) {
 		}
 		return string(out)
 	}
-	file := filepath.Join(s.Options.Dir, "values.yaml")
+	const ignore = "--ignore=max-pods"
 	before, was := restarts(), revisions()
-	if out, err := install(c, s, "--values", file, "--dry-run"); err != nil || !strings.Contains(out, "would make 0 objects, changes 0, deletes 0, ") || revisions() != was {
+	if out, err := install(c, s, "--values", file, "--dry-run", ignore); err != nil || !strings.Contains(out, "would make 0 objects, changes 0, deletes 0, ") || revisions() != was {
 		t.Errorf("a dry run: %v\n%s", err, out)
 	}
-	out, err := install(c, s, "--values", file)
+	out, err := install(c, s, "--values", file, ignore)
 	if err != nil || !strings.Contains(out, "makes 0 objects, changes 0, deletes 0, ") || revisions() == was {
 		t.Errorf("an upgrade without a change: %v\n%s\nhistory %s", err, out, revisions())
 	}
@@ -83,9 +83,10 @@ func installs(t *testing.T, c *programs) {
 		check  string
 		want   []string
 	}{
-		"values": {func(v map[string]any) { v["colour"] = 1 }, "values", []string{"additional properties 'colour' not allowed"}},
-		"chart":  {func(v map[string]any) { v["metrics"] = map[string]any{"agentPort": 10363} }, "chart", []string{"metrics.agentPort: 10363 is the port of the controller's metrics"}},
-		"Secret": {func(v map[string]any) { v["credentials"] = map[string]any{"existingSecret": "none"} }, "credential", []string{"there is no Secret none in namespace kube-system"}},
+		"maxPods": {func(map[string]any) {}, "max-pods", []string{"kubelet's maxPods is ", "terwayctl instance-types --max-pods "}},
+		"values":  {func(v map[string]any) { v["colour"] = 1 }, "values", []string{"additional properties 'colour' not allowed"}},
+		"chart":   {func(v map[string]any) { v["metrics"] = map[string]any{"agentPort": 10363} }, "chart", []string{"metrics.agentPort: 10363 is the port of the controller's metrics"}},
+		"Secret":  {func(v map[string]any) { v["credentials"] = map[string]any{"existingSecret": "none"} }, "credential", []string{"there is no Secret none in namespace kube-system"}},
 		"key": {func(v map[string]any) {
 			v["credentials"] = map[string]any{"accessKeyID": "LTAIwrong", "accessKeySecret": "wrong"}
 		}, "credential", []string{"the cloud does not accept the controller's credential"}},
@@ -93,6 +94,10 @@ func installs(t *testing.T, c *programs) {
 		"vSwitch":         {func(v map[string]any) { conf(v)["vswitches"] = map[string]any{"cn-hangzhou-i": []string{"vsw-none"}} }, "vswitches", []string{"the nodes' VPC has no vSwitch vsw-none"}},
 		"security groups": {func(v map[string]any) { conf(v)["security_groups"] = []string{"sg-none"} }, "security-groups", []string{"the nodes' VPC has no security group sg-none"}},
 	} {
+		ignore := ignore
+		if wrong.check == "max-pods" {
+			ignore = "--ignore=permissions"
+		}
 		data, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -109,7 +114,7 @@ func installs(t *testing.T, c *programs) {
 		if err := os.WriteFile(bad, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		out, err := install(c, s, "--values", bad, "-o", "json")
+		out, err := install(c, s, "--values", bad, "-o", "json", ignore)
 		var r struct {
 			Checks []struct {
 				Name     string

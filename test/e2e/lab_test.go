@@ -91,7 +91,6 @@ func TestLab(t *testing.T) {
 	t.Run("connectivity", func(t *testing.T) { connectivity(t, c) })
 	t.Run("status", func(t *testing.T) { status(t, c) })
 	t.Run("no leaks", func(t *testing.T) { noLeaks(t, c) })
-	t.Run("install", func(t *testing.T) { installs(t, c) })
 	t.Run("shell", func(t *testing.T) {
 		out, err := c.lab("shell", "node1", "hostname").CombinedOutput()
 		if err != nil || strings.TrimSpace(string(out)) != "node1" {

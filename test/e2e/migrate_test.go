@@ -45,7 +45,7 @@ func migrates(t *testing.T, c *programs) {
 	if out, err := m.migrate(t, "--yes"); exitStatus(err) != 1 || !strings.Contains(out, "terwayctl install") {
 		t.Fatalf("before Terway is installed: %v, want exit status 1 and what to do\n%s", err, out)
 	}
-	m.install(t)
+	values := m.install(t)
 	m.connected(t, nil)
 
 	for _, step := range []struct {
@@ -56,6 +56,7 @@ func migrates(t *testing.T, c *programs) {
 		{nil, m.names()},
 		{[]string{"--nodes", first, "--rollback"}, m.names()[1:]},
 	} {
+		t.Logf("migrate %q", step.args)
 		if out, err := m.migrate(t, append(step.args, "--yes")...); err != nil {
 			t.Fatalf("migrate %q: %v\n%s", step.args, err, out)
 		}
@@ -65,6 +66,9 @@ func migrates(t *testing.T, c *programs) {
 			}
 		}
 		m.connected(t, step.terway)
+		if len(step.terway) == len(m.names()) {
+			t.Run("install", func(t *testing.T) { installs(t, c, values) })
+		}
 	}
 	// Its finalizer goes when the cloud has none of the node's ENIs.
 	eventually(t, "the ENIs of the node that went back are given back", func() error {
@@ -148,8 +152,8 @@ func (m *migration) upstream(t *testing.T) {
 	m.must(t, "", m.state.Options.Bin("kubectl"), "-n", "kube-flannel", "rollout", "status", "daemonset/kube-flannel-ds", "--timeout=2m")
 }
 
-// install installs Terway with the values of the lab, but with vSwitches for pods. No node is Terway's yet.
-func (m *migration) install(t *testing.T) {
+// install installs Terway with the values of the lab, but with vSwitches for pods, and returns their file. No node is Terway's yet.
+func (m *migration) install(t *testing.T) string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(m.state.Options.Dir, "values.yaml"))
 	if err != nil {
@@ -190,6 +194,7 @@ func (m *migration) install(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.must(t, "", m.c.path("terwayctl"), "install", "--values", file)
+	return file
 }
 
 func (m *migration) nodes(t *testing.T) map[string]*corev1.Node {
