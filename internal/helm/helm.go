@@ -105,6 +105,8 @@ type Client struct {
 // New returns Helm for a cluster. It asks the cluster nothing. cfg must work for some seconds after an interrupt: Helm
 // records then that the release failed, so that the next command may go on.
 func New(cfg *rest.Config, namespace string) (*Client, error) {
+	// The owner of what is applied, as with the program helm: else each would conflict with the other.
+	kube.ManagedFieldsManager = "helm"
 	conf := action.NewConfiguration(action.ConfigurationSetLogger(slog.DiscardHandler)) // its errors are returned, too
 	if err := conf.Init(getter{cfg, namespace}, namespace, os.Getenv("HELM_DRIVER")); err != nil {
 		return nil, fmt.Errorf("prepare Helm: %w", err)

@@ -101,6 +101,10 @@ func TestInstall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Else "helm upgrade" would conflict with it.
+	if m := first.ManagedFields; len(m) != 1 || m[0].Manager != "helm" {
+		t.Errorf("the controller's fields are those of %+v, want helm's", m)
+	}
 	expect("a second time", "", []string{"revision 2", "makes 0 objects, changes 0, deletes 0"}, "--wait=0")
 	if d, err := controller(); err != nil || d.Generation != first.Generation {
 		t.Errorf("installing a second time has changed the controller: %v, generation %d, was %d", err, d.Generation, first.Generation)
