@@ -52,7 +52,7 @@ type Facts struct {
 type Cloud struct {
 	// Controllers: the credential that was used is the controller's, not the user's.
 	Controllers bool
-	// Refused are the calls that the credential may not make, with the cloud's answer.
+	// Refused are the calls that this credential may not make, with the cloud's answer.
 	Refused []Refused
 	// Instances by id, VSwitches and Groups of their VPCs by id. They are nil if they could not be read.
 	Instances map[string]cloud.Instance
@@ -326,11 +326,15 @@ func (f *Facts) credential(c *Check) {
 }
 
 func (f *Facts) permissions(c *Check) {
-	for _, r := range f.Cloud.Refused {
-		c.problem("the credential may not call %s (%s): deploy/ram-policy.json has the policy that the controller needs", r.Action, r.Answer)
-	}
 	if !f.Cloud.Controllers {
 		c.note("only the controller can use its own credential: what it may do was not tried")
+	}
+	for _, r := range f.Cloud.Refused {
+		if f.Cloud.Controllers {
+			c.problem("the controller's credential may not call %s (%s): deploy/ram-policy.json has the policy that it needs", r.Action, r.Answer)
+		} else { // nothing that the controller lacks
+			c.note("your own credential may not call %s (%s), so what it would have read was not looked at: deploy/ram-policy-vpc.json has the policy for you", r.Action, r.Answer)
+		}
 	}
 }
 

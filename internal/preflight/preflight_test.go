@@ -103,7 +103,10 @@ func TestProblems(t *testing.T) {
 		"no Secret": {func(f *Facts) {
 			f.Cloud, f.NoCloud, f.Credential = nil, "no credential", "credentials.existingSecret: there is no Secret"
 		}, "credential: credentials.existingSecret: there is no Secret"},
-		"no permission":          {func(f *Facts) { f.Cloud.Refused = []Refused{{"ecs:CreateNetworkInterface", "Forbidden.RAM: no"}} }, "permissions: the credential may not call ecs:CreateNetworkInterface (Forbidden.RAM: no)"},
+		"no permission": {func(f *Facts) { f.Cloud.Refused = []Refused{{"ecs:CreateNetworkInterface", "Forbidden.RAM: no"}} }, "permissions: the controller's credential may not call ecs:CreateNetworkInterface (Forbidden.RAM: no): deploy/ram-policy.json"},
+		"one's own has none": {func(f *Facts) {
+			f.Cloud = &Cloud{Refused: []Refused{{"ecs:DescribeInstances", "Forbidden.RAM: no"}}}
+		}, ""},
 		"no instance":            {func(f *Facts) { delete(f.Cloud.Instances, "i-node0") }, "instances: node node0: region cn-hangzhou has no instance i-node0"},
 		"another address":        {func(f *Facts) { change(f, "i-node0", func(i *cloud.Instance) { i.Addresses = nil }) }, `instances: node node0 has the InternalIP "192.168.0.1", and its instance i-node0 has []`},
 		"two VPCs":               {func(f *Facts) { change(f, "i-node0", func(i *cloud.Instance) { i.VPCID = "vpc-2" }) }, "instances: the nodes are in different VPCs, vpc-1, vpc-2"},
@@ -154,7 +157,7 @@ func TestFlannel(t *testing.T) {
 // What is not wrong but worth knowing is told, and checks that could not be made say why.
 func TestNotes(t *testing.T) {
 	f := ready(t)
-	f.Cloud.Controllers = false
+	f.Cloud.Controllers, f.Cloud.Refused = false, []Refused{{"ecs:DescribeSecurityGroups", "Forbidden.RAM: no"}}
 	f.Cloud.VSwitches["vsw-3"] = cloud.VSwitch{ID: "vsw-3", Zone: "cn-hangzhou-j", Available: 2}
 	f.Nodes[0].Status.NodeInfo.KernelVersion = "custom"
 	i := f.Cloud.Instances["i-node1"]
@@ -165,7 +168,7 @@ func TestNotes(t *testing.T) {
 		notes = append(notes, c.Notes...)
 	}
 	all := strings.Join(notes, "\n")
-	for _, want := range []string{`kernel's version "custom"`, `instance type "ecs.unknown.large"`, "what it may do was not tried", "zone cn-hangzhou-j has 2 free addresses for pods, and 1 nodes there take 3"} {
+	for _, want := range []string{`kernel's version "custom"`, `instance type "ecs.unknown.large"`, "what it may do was not tried", "your own credential may not call ecs:DescribeSecurityGroups (Forbidden.RAM: no), so what it would have read was not looked at: deploy/ram-policy-vpc.json", "zone cn-hangzhou-j has 2 free addresses for pods, and 1 nodes there take 3"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("notes\n%s\nwant %q", all, want)
 		}

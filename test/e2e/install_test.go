@@ -90,7 +90,7 @@ func installs(t *testing.T, c *programs, file string) {
 		"key": {func(v map[string]any) {
 			v["credentials"] = map[string]any{"accessKeyID": "LTAIwrong", "accessKeySecret": "wrong"}
 		}, "credential", []string{"the cloud does not accept the controller's credential"}},
-		"permissions":     {func(map[string]any) {}, "permissions", []string{"the credential may not call ecs:AttachNetworkInterface", "deploy/ram-policy.json"}},
+		"permissions":     {func(map[string]any) {}, "permissions", []string{"the controller's credential may not call ecs:AttachNetworkInterface", "deploy/ram-policy.json"}},
 		"vSwitch":         {func(v map[string]any) { conf(v)["vswitches"] = map[string]any{"cn-hangzhou-i": []string{"vsw-none"}} }, "vswitches", []string{"the nodes' VPC has no vSwitch vsw-none"}},
 		"security groups": {func(v map[string]any) { conf(v)["security_groups"] = []string{"sg-none"} }, "security-groups", []string{"the nodes' VPC has no security group sg-none"}},
 	} {

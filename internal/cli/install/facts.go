@@ -166,12 +166,13 @@ func look(ctx context.Context, api account, controllers bool, f *preflight.Facts
 	}
 	slices.Sort(ids)
 	found, err := api.DescribeInstances(ctx, slices.Compact(ids))
-	if no, err := refused("ecs:DescribeInstances", err); err != nil {
+	no, err := refused("ecs:DescribeInstances", err)
+	if err != nil {
 		return err
-	} else if no {
-		return nil
 	}
-	f.Cloud.Instances = map[string]cloud.Instance{}
+	if !no {
+		f.Cloud.Instances = map[string]cloud.Instance{}
+	}
 	var vpcs []string
 	for _, i := range found {
 		f.Cloud.Instances[i.ID] = i

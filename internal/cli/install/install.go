@@ -328,7 +328,11 @@ func (o *options) facts(cmd *cobra.Command, to *target, f *preflight.Facts, v *v
 			f.Cloud, f.Credential, f.NoCloud = nil, "the cloud does not accept the controller's credential: "+err.Error(), "the credential is not accepted"
 			return nil
 		}
-		return cloudflags.Explain(ctx, fmt.Errorf("ask the cloud (--no-cloud leaves it out): %w", err), "deploy/ram-policy.json has the policy that the checks need")
+		if !controllers && isAuth(err) { // the user needs none
+			f.Cloud, f.NoCloud = nil, "only the controller can use its own credential, and yours is not accepted: "+err.Error()
+			return nil
+		}
+		return cloudflags.Explain(ctx, fmt.Errorf("ask the cloud (--no-cloud leaves it out): %w", err), "deploy/ram-policy-vpc.json has the policy for you")
 	}
 	return nil
 }

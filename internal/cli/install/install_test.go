@@ -74,13 +74,8 @@ func TestLook(t *testing.T) {
 	if after := account(); before != after {
 		t.Errorf("the account was changed:\n%s\n%s", before, after)
 	}
-	// All that the controller needs for its own network (deploy/ram-policy.json), each refused.
-	var policy struct{ Statement []struct{ Action []string } }
-	data, err := os.ReadFile("../../../deploy/ram-policy.json")
-	if err != nil || json.Unmarshal(data, &policy) != nil {
-		t.Fatal(err)
-	}
-	for _, action := range policy.Statement[0].Action {
+	// All that the controller needs for its own network, each refused.
+	for _, action := range allowed(t, "ram-policy.json") {
 		product, name, _ := strings.Cut(action, ":")
 		if product == "slb" || product == "nlb" || strings.Contains(name, "Route") || strings.Contains(name, "SecurityGroup") && name != "DescribeSecurityGroups" {
 			continue // for load balancers, for Flannel
@@ -96,19 +91,48 @@ func TestLook(t *testing.T) {
 		}
 		s.RemoveFault("ram")
 	}
-	// Another's credential is used to read alone.
-	if err := s.AddFaults(faults.Rule{Name: "ram", Action: "CreateNetworkInterface", Error: &faults.Error{Code: "Forbidden.RAM", Status: 403}}); err != nil {
+	// The operator's own policy is enough for the operator's own credential, which tries nothing of the controller's.
+	mine := allowed(t, "ram-policy-vpc.json")
+	for _, action := range allowed(t, "ram-policy.json") {
+		if product, name, _ := strings.Cut(action, ":"); (product == "ecs" || product == "vpc") && !slices.Contains(mine, action) {
+			if err := s.AddFaults(faults.Rule{Name: name, Action: name, Error: &faults.Error{Code: "Forbidden.RAM", Status: 403}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := asked(t, s, f, false); err != nil || len(f.Cloud.Refused) > 0 || len(f.Cloud.Instances) != 1 || len(f.Cloud.VSwitches) != 1 || len(f.Cloud.Groups) != 1 {
+		t.Errorf("with the operator's policy: %v, %+v", err, f.Cloud)
+	}
+	// With less nothing fails that is about the controller.
+	if err := s.AddFaults(faults.Rule{Name: "ram", Action: "DescribeInstances", Error: &faults.Error{Code: "Forbidden.RAM", Status: 403}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := asked(t, s, f, false); err != nil || len(f.Cloud.Refused) > 0 {
-		t.Errorf("%v, %+v", err, f.Cloud)
+	if err := asked(t, s, f, false); err != nil || len(f.Cloud.Refused) != 1 {
+		t.Errorf("with less than that: %v, %+v", err, f.Cloud)
 	}
+	for _, c := range preflight.Judge(f, nil) {
+		if len(c.Problems) > 0 {
+			t.Errorf("with less than that, %s: %q", c.Name, c.Problems)
+		}
+	}
+	s.RemoveFault("ram")
 	if err := s.AddFaults(faults.Rule{Name: "key", Action: "DescribeInstances", Error: &faults.Error{Code: "InvalidAccessKeyId.NotFound", Status: 404}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := asked(t, s, f, true); err == nil || !isAuth(err) {
 		t.Errorf("a wrong key: %v", err)
 	}
+}
+
+// allowed returns the actions that a policy of deploy allows.
+func allowed(t *testing.T, file string) []string {
+	t.Helper()
+	var policy struct{ Statement []struct{ Action []string } }
+	data, err := os.ReadFile("../../../deploy/" + file)
+	if err != nil || json.Unmarshal(data, &policy) != nil || len(policy.Statement) != 1 {
+		t.Fatalf("%s: %v", file, err)
+	}
+	return policy.Statement[0].Action
 }
 
 // The access key is that of the values or of the Secret that they name.

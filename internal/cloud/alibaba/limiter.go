@@ -30,7 +30,7 @@ var actions = map[string]struct {
 	"CreateNetworkInterface":     {productECS, 500, byController},
 	"DeleteNetworkInterface":     {productECS, 500, byController},
 	"DescribeInstanceTypes":      {productECS, 400, byController},
-	"DescribeInstances":          {productECS, 400, byController},
+	"DescribeInstances":          {productECS, 400, byController | byOperator},
 	"DescribeNetworkInterfaces":  {productECS, 800, byController | byOperator},
 	"DetachNetworkInterface":     {productECS, 400, byController},
 	"UnassignPrivateIpAddresses": {productECS, 400, byController},

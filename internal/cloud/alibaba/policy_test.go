@@ -140,7 +140,8 @@ func TestActionsAreThoseCalled(t *testing.T) {
 	if n, want := reflect.TypeFor[cloud.API]().NumMethod()+reflect.TypeFor[cloud.RouteAPI]().NumMethod(), len(typed); n != want {
 		t.Errorf("cloud.API and cloud.RouteAPI have %d methods for %d actions: is one without a test or an action without a use?", n, want)
 	}
-	if n, want := reflect.TypeFor[provision.Cloud]().NumMethod(), len(ramActions(byOperator)); n != want {
+	operators := slices.DeleteFunc(ramActions(byOperator), func(a string) bool { return a == "ecs:DescribeInstances" }) // of "terwayctl install"
+	if n, want := reflect.TypeFor[provision.Cloud]().NumMethod(), len(operators); n != want {
 		t.Errorf("provision.Cloud has %d methods for %d actions: is one without a test or an action without a use?", n, want)
 	}
 }
