@@ -4,6 +4,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -12,6 +15,8 @@ import (
 	"regexp"
 	"slices"
 	"time"
+
+	"terway.dev/terway/internal/product"
 )
 
 // member is a file of a tarball.
@@ -45,11 +50,16 @@ func (t tarball) gz() ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
-// packageChart packs the chart for a release, as "helm package" does but with the same bytes each time: its version, the
-// programs' version, and an image that is the release's by its digest.
-func packageChart(dir, version, appVersion string, img image) ([]byte, error) {
-	files := tarball{}
-	if err := fs.WalkDir(os.DirFS(dir), ".", func(name string, d fs.DirEntry, err error) error {
+// chartDir is the chart's folder in the source tree, which terwayctl embeds.
+const chartDir = "deploy/chart"
+
+// chart has the chart's files by their path in its folder.
+type chart map[string][]byte
+
+// stampedChart returns the chart for a release: its version, the programs' version, and an image that is the release's by its digest.
+func stampedChart(dir, version, appVersion string, img image) (chart, error) {
+	files := chart{}
+	err := fs.WalkDir(os.DirFS(dir), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -76,12 +86,53 @@ func packageChart(dir, version, appVersion string, img image) ([]byte, error) {
 		if err != nil {
 			return fmt.Errorf("%s: %w", filepath.Join(dir, name), err)
 		}
-		files["terway/"+name] = member{0o644, b}
+		files[name] = b
 		return nil
-	}); err != nil {
-		return nil, err
+	})
+	return files, err
+}
+
+// pack packs the chart as "helm package" does, but with the same bytes each time.
+func (c chart) pack() ([]byte, error) {
+	files := tarball{}
+	for name, b := range c {
+		files["terway/"+name] = member{0o644, b}
 	}
 	return files.gz()
+}
+
+// terwayctl compiles the operator's program for an architecture, with this chart in it. It runs in the source tree.
+func (o *options) terwayctl(ctx context.Context, arch string, c chart) (err error) {
+	dir, err := os.MkdirTemp("", "terway-chart-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	source, err := filepath.Abs(chartDir)
+	if err != nil {
+		return err
+	}
+	var overlay struct{ Replace map[string]string }
+	overlay.Replace = map[string]string{}
+	for name, b := range c {
+		to := filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(to, b, 0o644); err != nil {
+			return err
+		}
+		overlay.Replace[filepath.Join(source, name)] = to
+	}
+	list, err := json.Marshal(overlay)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(file, list, 0o644); err != nil {
+		return err
+	}
+	return o.compile(ctx, arch, ".", []string{"./cmd/terwayctl"}, product.Stamped(o.version), "-overlay="+file)
 }
 
 // replace changes each pattern's one match.

@@ -110,16 +110,9 @@ func (o *options) program(arch, name string) string {
 	return filepath.Join(o.out, "linux-"+arch, name)
 }
 
-// build compiles the product's programs, terwayctl and upstream's plugins for an architecture. It runs in the source tree.
+// build compiles the image's programs, the product's and upstream's plugins, for an architecture. It runs in the source tree.
 func (o *options) build(ctx context.Context, arch string) error {
-	to, err := filepath.Abs(filepath.Join(o.out, "linux-"+arch))
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(to, 0o755); err != nil {
-		return err
-	}
-	packages := []string{"./cmd/terwayctl"}
+	var packages []string
 	for _, p := range product.Programs {
 		packages = append(packages, "./cmd/"+p)
 	}
@@ -127,16 +120,23 @@ func (o *options) build(ctx context.Context, arch string) error {
 	for _, p := range product.PluginPackages {
 		plugins = append(plugins, product.PluginPath+p)
 	}
-	for _, b := range []struct {
-		dir, flag string
-		what      []string
-	}{{".", product.Stamped(o.version), packages}, {product.PluginModule, product.Strip, plugins}} {
-		cmd := exec.CommandContext(ctx, "go", slices.Concat([]string{"build"}, product.Flags, []string{b.flag, "-o", to + "/"}, b.what)...)
-		cmd.Dir = b.dir
-		cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH="+arch, "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("build for %s: %w\n%s", arch, err, out)
-		}
+	return errors.Join(o.compile(ctx, arch, ".", packages, product.Stamped(o.version)), o.compile(ctx, arch, product.PluginModule, plugins, product.Strip))
+}
+
+// compile compiles packages of the module in dir for an architecture.
+func (o *options) compile(ctx context.Context, arch, dir string, packages []string, flags ...string) error {
+	to, err := filepath.Abs(filepath.Dir(o.program(arch, "any")))
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "go", slices.Concat([]string{"build"}, product.Flags, flags, []string{"-o", to + "/"}, packages)...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH="+arch, "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build for %s: %w\n%s", arch, err, out)
 	}
 	return nil
 }

@@ -59,15 +59,22 @@ func (o *options) release(ctx context.Context, out io.Writer, registry string) e
 		files = append(files, name)
 		return nil
 	}
+	version := strings.TrimPrefix(o.version.Version, "v")
+	chart, err := stampedChart(chartDir, version, o.version.Version, img)
+	if err != nil {
+		return err
+	}
 	for _, arch := range product.Architectures {
+		if err := o.terwayctl(ctx, arch, chart); err != nil {
+			return err
+		}
 		name := "terway-" + o.version.Version + "-linux-" + arch
 		b, err := o.programs(arch, name)
 		if err := made(name+".tar.gz", b, err); err != nil {
 			return err
 		}
 	}
-	version := strings.TrimPrefix(o.version.Version, "v")
-	b, err := packageChart("deploy/chart", version, o.version.Version, img)
+	b, err := chart.pack()
 	if err := made("terway-"+version+".tgz", b, err); err != nil {
 		return err
 	}

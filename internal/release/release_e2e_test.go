@@ -409,6 +409,43 @@ func (w *world) programs() {
 				w.Errorf("%s: %v, %v", file, s, err)
 			}
 		}
+		w.inside(filepath.Join(dir, base, "terwayctl"))
+	}
+}
+
+// inside looks into terwayctl: it has the packed chart, file by file, and not the source's, whose image nobody can pull.
+func (w *world) inside(terwayctl string) {
+	program, err := os.ReadFile(terwayctl)
+	if err != nil {
+		w.Fatal(err)
+	}
+	dir := w.TempDir()
+	z, err := gzip.NewReader(bytes.NewReader(w.read("a", "terway-1.2.3.tgz")))
+	if err != nil {
+		w.Fatal(err)
+	}
+	untar(w.T, z, dir)
+	seen := 0
+	if err := filepath.WalkDir(filepath.Join(dir, "terway"), func(file string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		seen++
+		if b, err := os.ReadFile(file); err != nil || !bytes.Contains(program, b) {
+			w.Errorf("%s lacks %s of the packed chart (%v)", terwayctl, strings.TrimPrefix(file, dir), err)
+		}
+		return nil
+	}); err != nil || seen < 10 {
+		w.Errorf("the packed chart has %d files (%v)", seen, err)
+	}
+	for _, name := range []string{"Chart.yaml", "values.yaml"} {
+		b, err := os.ReadFile(filepath.Join("deploy/chart", name))
+		if err != nil {
+			w.Fatal(err)
+		}
+		if bytes.Contains(program, b) {
+			w.Errorf("%s has the source's %s, which names no image of a release", terwayctl, name)
+		}
 	}
 }
 

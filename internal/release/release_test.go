@@ -56,7 +56,7 @@ func TestAChartWithoutTheKeysOfTheImageIsRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := packageChart(dir, "1.2.3", "v1.2.3", image{repository: repository}); err == nil || !strings.Contains(err.Error(), "values.yaml: 0 lines match") {
+		if _, err := stampedChart(dir, "1.2.3", "v1.2.3", image{repository: repository}); err == nil || !strings.Contains(err.Error(), "values.yaml: 0 lines match") {
 			t.Errorf("%q: %v", values, err)
 		}
 	}
