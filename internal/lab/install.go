@@ -72,13 +72,13 @@ func AgentValues() map[string]any {
 	return map[string]any{"securityContext": map[string]any{"capabilities": map[string]any{"add": []string{"DAC_OVERRIDE", "NET_ADMIN", "NET_RAW", "SYS_ADMIN"}}}}
 }
 
-// installTerway installs or upgrades the chart with the values of a state.
+// installTerway installs or upgrades the chart with the values of a state. It takes fields over that checks have changed.
 func (o *Options) installTerway(ctx context.Context, s *State) error {
-	return o.installChart(ctx, filepath.Join(o.Source, "deploy", "chart"), s.chartValues())
+	return o.installChart(ctx, filepath.Join(o.Source, "deploy", "chart"), s.chartValues(), true)
 }
 
-// installChart installs a chart, or upgrades to it, as "terwayctl install" does.
-func (o *Options) installChart(ctx context.Context, from string, values map[string]any) error {
+// installChart installs a chart, or upgrades to it, as "terwayctl install" does; takeOver is its --force-conflicts.
+func (o *Options) installChart(ctx context.Context, from string, values map[string]any, takeOver bool) error {
 	b, err := yaml.Marshal(values)
 	if err != nil {
 		return fmt.Errorf("encode the chart's values: %w", err)
@@ -107,8 +107,7 @@ func (o *Options) installChart(ctx context.Context, from string, values map[stri
 	if err != nil {
 		return err
 	}
-	// Checks have changed arguments, and put the former ones back.
-	if _, err := h.Apply(ctx, now, chart, all, helm.Options{ForceConflicts: now.Revision > 0}); err != nil {
+	if _, err := h.Apply(ctx, now, chart, all, helm.Options{ForceConflicts: takeOver && now.Revision > 0}); err != nil {
 		return fmt.Errorf("install the chart %s: %w", from, err)
 	}
 	return nil

@@ -39,7 +39,7 @@ func (s *State) Restore(ctx context.Context) error {
 		return err
 	}
 	if revision > 0 && status != "deployed" { // Helm upgrades no release whose uninstallation was refused
-		if err := s.Rollback(ctx, revision); err != nil {
+		if err := s.rollback(ctx, revision, "--force-conflicts"); err != nil {
 			return err
 		}
 	}
@@ -49,9 +49,13 @@ func (s *State) Restore(ctx context.Context) error {
 	return s.waitSystem(ctx, rolledOut)
 }
 
-// Rollback runs "helm rollback" to a revision, and waits until the controller is of it and all pods of the system are ready.
-func (s *State) Rollback(ctx context.Context, revision int) error {
-	if err := s.Options.run(ctx, nil, s.Options.Bin("helm"), "rollback", "terway", fmt.Sprint(revision), "--namespace", metav1.NamespaceSystem, "--force-conflicts"); err != nil {
+// Rollback runs "helm rollback" to a revision, like an operator, and waits until the controller is of it and all pods of the system are
+// ready.
+func (s *State) Rollback(ctx context.Context, revision int) error { return s.rollback(ctx, revision) }
+
+func (s *State) rollback(ctx context.Context, revision int, flags ...string) error {
+	args := append([]string{"rollback", "terway", fmt.Sprint(revision), "--namespace", metav1.NamespaceSystem}, flags...)
+	if err := s.Options.run(ctx, nil, s.Options.Bin("helm"), args...); err != nil {
 		return err
 	}
 	return s.waitSystem(ctx, controllerRolledOut)
@@ -213,8 +217,9 @@ func (o *Options) git(ctx context.Context, args ...string) (string, error) {
 }
 
 // Change upgrades the release to a version's chart and image, and waits until the controller is of it and all pods of the system are
-// ready. Agents become of it when their pods are deleted.
-func (s *State) Change(ctx context.Context, to *Version) error {
+// ready. Agents become of it when their pods are deleted. takeOver takes fields over that checks have changed; without it the upgrade is
+// an operator's, which fails if somebody has.
+func (s *State) Change(ctx context.Context, to *Version, takeOver bool) error {
 	var theirs map[string]any
 	b, err := os.ReadFile(filepath.Join(to.chart, "values.yaml"))
 	if err != nil {
@@ -228,7 +233,7 @@ func (s *State) Change(ctx context.Context, to *Version) error {
 	values = known(values, theirs)
 	repository, tag, _ := strings.Cut(to.Image, ":")
 	values["image"] = map[string]any{"repository": repository, "tag": tag}
-	if err := s.Options.installChart(ctx, to.chart, values); err != nil {
+	if err := s.Options.installChart(ctx, to.chart, values, takeOver); err != nil {
 		return err
 	}
 	return s.waitSystem(ctx, controllerRolledOut)

@@ -51,7 +51,7 @@ var rollbackCheck = verify.Check{
 
 // upgradeNow upgrades from the older version to this one.
 func upgradeNow(ctx context.Context, v *versions) error {
-	if err := v.Lab.Change(ctx, v.this); err != nil {
+	if err := v.Lab.Change(ctx, v.this, false); err != nil {
 		return err
 	}
 	return v.agentsFollow(ctx, v.older, v.this)
@@ -107,9 +107,9 @@ func (e *env) versions(ctx context.Context, change func(context.Context, *versio
 	return fmt.Sprintf("%s and this version: %d pods started in %s: %s", older.Name, v.started, time.Since(began).Round(time.Second), r), errors.Join(err, r.Err())
 }
 
-// changeAll puts a version in place of the controller and of the agents.
+// changeAll puts a version in place of the controller and of the agents, whatever checks before have changed.
 func (e *env) changeAll(ctx context.Context, to *lab.Version) error {
-	if err := e.Lab.Change(ctx, to); err != nil {
+	if err := e.Lab.Change(ctx, to, true); err != nil {
 		return err
 	}
 	return e.replaceAgents(ctx)
