@@ -419,6 +419,13 @@ func TestTranslations(t *testing.T) {
 			t.Errorf("%s translates no page", p.Path)
 			continue
 		}
+		wantNames, gotNames := named(english), named(&p)
+		for i := range max(len(wantNames), len(gotNames)) {
+			if w, g := at(wantNames, i), at(gotNames, i); w.text != g.text {
+				t.Errorf("the section at %s:%d names %s, and that at %s:%d names %s", p.Path, g.line, g.text, english.Path, w.line, w.text)
+				break
+			}
+		}
 		want, got := outline(english), outline(&p)
 		for i := range max(len(want), len(got)) {
 			w, g := at(want, i), at(got, i)
@@ -431,6 +438,23 @@ func TestTranslations(t *testing.T) {
 	if compared < 3 {
 		t.Errorf("only %d translated pages were found", compared)
 	}
+}
+
+// names are those that are the same in both languages: what one needs, or meets.
+var names = regexp.MustCompile(`\b(Helm|helm|kubectl|kubeadm|aliyun|Go|Debian|RRSA|Flannel|Calico|NAT|SNAT|CoreDNS|kube-proxy|Lease|RAM|ECS|NLB|CLB)\b`)
+
+// named returns the names in each section of a page.
+func named(p *Page) []part {
+	parts, seen := []part{{line: 1}}, []string{}
+	for i, line := range append(prose(p), "#") {
+		if strings.HasPrefix(line, "#") {
+			slices.Sort(seen)
+			parts[len(parts)-1].text = fmt.Sprint(slices.Compact(seen))
+			parts, seen = append(parts, part{line: i + 1}), nil
+		}
+		seen = append(seen, names.FindAllString(line, -1)...)
+	}
+	return parts
 }
 
 // part is what a translation has in common with its page.
@@ -548,7 +572,7 @@ func TestMessages(t *testing.T) {
 		}
 	}
 	others := []string{
-		"values don't meet the specifications of the schema", // Helm
+		"values don't meet the specifications of the schema", "conflict occurred while applying object", // Helm
 		"ErrImagePull", "cni plugin not initialized", "FailedCreatePodSandBox", "Pending", // the kubelet, the scheduler
 	}
 	span := regexp.MustCompile("`([^`]*)`")
