@@ -4,6 +4,7 @@ package helm
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,9 @@ import (
 // Release is the name under which the chart is installed.
 const Release = "terway"
 
+// Manager is the name by which the API server knows the fields that Helm has applied.
+const Manager = "helm"
+
 // history is how many revisions are kept: as many as "helm upgrade" keeps.
 const history = 10
 
@@ -62,6 +66,17 @@ func Load(from string) (Chart, error) {
 		}
 	}
 	return Chart{}, fmt.Errorf("load the chart in this program: %w", err)
+}
+
+// Image returns the image of Terway's pods if the values name none.
+func (c Chart) Image() string {
+	of, _ := c.Values["image"].(map[string]any)
+	text := func(key string) string { s, _ := of[key].(string); return s }
+	image := text("repository") + ":" + cmp.Or(text("tag"), c.Metadata.AppVersion)
+	if digest := text("digest"); digest != "" {
+		image += "@" + digest
+	}
+	return image
 }
 
 // builtIn returns the files that Helm would load from the folder.
@@ -106,7 +121,7 @@ type Client struct {
 // records then that the release failed, so that the next command may go on.
 func New(cfg *rest.Config, namespace string) (*Client, error) {
 	// The owner of what is applied, as with the program helm: else each would conflict with the other.
-	kube.ManagedFieldsManager = "helm"
+	kube.ManagedFieldsManager = Manager
 	conf := action.NewConfiguration(action.ConfigurationSetLogger(slog.DiscardHandler)) // its errors are returned, too
 	if err := conf.Init(getter{cfg, namespace}, namespace, os.Getenv("HELM_DRIVER")); err != nil {
 		return nil, fmt.Errorf("prepare Helm: %w", err)
@@ -157,6 +172,17 @@ type Now struct {
 
 // Pending says that somebody is changing the release, or was when it was killed.
 func (n *Now) Pending() bool { return n.last != nil && n.last.Info.Status.IsPending() }
+
+// Uninstalling says that the release is being uninstalled, or that its uninstallation was refused or killed.
+func (n *Now) Uninstalling() bool {
+	return n.last != nil && n.last.Info.Status == common.StatusUninstalling
+}
+
+// ServerSide says that an upgrade applies objects on the server, where it conflicts with what others have changed. A release that Helm 3
+// made stays with its own way.
+func (n *Now) ServerSide() bool {
+	return n.last != nil && n.last.ApplyMethod == string(release.ApplyMethodServerSideApply)
+}
 
 // Now reads the release.
 func (c *Client) Now() (*Now, error) {

@@ -45,3 +45,19 @@ func names(files []*common.File) string {
 	}
 	return strings.Join(all, " ")
 }
+
+// The image of the chart's own values, with a release's digest.
+func TestImage(t *testing.T) {
+	c, err := Load("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := c.Image(), "terway.local/terway:"+c.Metadata.AppVersion; got != want {
+		t.Errorf("the source's chart: %s, want %s", got, want)
+	}
+	of, _ := c.Values["image"].(map[string]any)
+	of["repository"], of["tag"], of["digest"] = "r.example.com/team/terway", "v1.2.3", "sha256:1"
+	if got, want := c.Image(), "r.example.com/team/terway:v1.2.3@sha256:1"; got != want {
+		t.Errorf("a release's: %s, want %s", got, want)
+	}
+}

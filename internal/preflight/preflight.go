@@ -32,6 +32,8 @@ type Facts struct {
 	// Config is the chart's value eniConfig, PolicyEnabled its value policy.enabled.
 	Config        *config.Config
 	PolicyEnabled bool
+	// Image is what Terway's pods will run, "" if it is not known. ChartImage is what they run if the values name none.
+	Image, ChartImage string
 
 	// Denied are the things that the user may not do in the cluster: "create clusterroles.rbac.authorization.k8s.io".
 	Denied     []string
@@ -54,6 +56,8 @@ type Cloud struct {
 	Controllers bool
 	// Refused are the calls that this credential may not make, with the cloud's answer.
 	Refused []Refused
+	// Balancers are the calls for load balancers that the credential could not make, with the answer.
+	Balancers []Refused
 	// Instances by id, VSwitches and Groups of their VPCs by id. They are nil if they could not be read.
 	Instances map[string]cloud.Instance
 	VSwitches map[string]cloud.VSwitch
@@ -91,6 +95,7 @@ const (
 	Nodes          = "nodes"
 	Kernel         = "kernel"
 	MaxPods        = "max-pods"
+	Image          = "image"
 	Credential     = "credential"
 	Permissions    = "permissions"
 	Instances      = "instances"
@@ -110,6 +115,7 @@ var checks = []struct {
 	{Nodes, false, (*Facts).nodes},
 	{Kernel, false, (*Facts).kernel},
 	{MaxPods, false, (*Facts).maxPods},
+	{Image, false, (*Facts).image},
 	{Credential, false, (*Facts).credential},
 	{Permissions, true, (*Facts).permissions},
 	{Instances, true, (*Facts).instances},
@@ -319,6 +325,43 @@ func (f *Facts) maxPods(c *Check) {
 	}
 }
 
+// nowhere begins the image's name in the chart of the source: no registry has it.
+const nowhere = "terway.local/"
+
+func (f *Facts) image(c *Check) {
+	if f.Image == "" {
+		c.Skipped = "the chart could not be rendered"
+		return
+	}
+	c.note("Terway's pods run %s", f.Image)
+	if f.ChartImage != f.Image && !strings.HasPrefix(f.ChartImage, nowhere) {
+		c.note("the values name that image; the chart's own is %s", f.ChartImage)
+	}
+	if !strings.HasPrefix(f.Image, nowhere) {
+		return
+	}
+	nodes := f.Served()
+	if len(nodes) == 0 {
+		for i := range f.Nodes {
+			nodes = append(nodes, &f.Nodes[i])
+		}
+	}
+	for _, n := range nodes {
+		if !has(n, f.Image) {
+			c.problem("no registry has %s, and node %s does not have it either: name yours with the values image.repository, image.tag and image.digest (docs/install.md, step 6), or install with the terwayctl of a release", f.Image, n.Name)
+			return
+		}
+	}
+}
+
+// has says whether a node has an image, as its kubelet reports it.
+func has(n *corev1.Node, image string) bool {
+	if name, digest, ok := strings.Cut(image, "@"); ok {
+		image = name[:strings.LastIndex(name, ":")] + "@" + digest // a report has either
+	}
+	return slices.ContainsFunc(n.Status.Images, func(i corev1.ContainerImage) bool { return slices.Contains(i.Names, image) })
+}
+
 func (f *Facts) credential(c *Check) {
 	if f.Credential != "" {
 		c.problem("%s", f.Credential)
@@ -334,6 +377,19 @@ func (f *Facts) permissions(c *Check) {
 			c.problem("the controller's credential may not call %s (%s): deploy/ram-policy.json has the policy that it needs", r.Action, r.Answer)
 		} else { // nothing that the controller lacks
 			c.note("your own credential may not call %s (%s), so what it would have read was not looked at: deploy/ram-policy-vpc.json has the policy for you", r.Action, r.Answer)
+		}
+	}
+	f.balancers(c)
+}
+
+// balancers says which load balancers the controller could not make. Only Services of Terway's classes want some.
+func (f *Facts) balancers(c *Check) {
+	for _, b := range f.Cloud.Balancers {
+		text := fmt.Sprintf("the controller's credential cannot call %s (%s), so Services of type LoadBalancer get nothing of that product: deploy/ram-policy.json has the policy that it needs", b.Action, b.Answer)
+		if len(f.Config.LoadBalancerClasses) > 0 {
+			c.problem("eniConfig.load_balancer_classes is set, and %s", text)
+		} else {
+			c.note("%s", text)
 		}
 	}
 }

@@ -27,7 +27,7 @@ func ready(t *testing.T) *Facts {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &Facts{Namespace: "kube-system", Config: conf, Cloud: &Cloud{Controllers: true,
+	f := &Facts{Namespace: "kube-system", Config: conf, Image: "r.example.com/terway:v1.2.3", ChartImage: "terway.local/terway:dev", Cloud: &Cloud{Controllers: true,
 		Instances: map[string]cloud.Instance{}, VSwitches: map[string]cloud.VSwitch{
 			"vsw-1": {ID: "vsw-1", Zone: "cn-hangzhou-i", Available: 0}, "vsw-2": {ID: "vsw-2", Zone: "cn-hangzhou-i", Available: 100}, "vsw-3": {ID: "vsw-3", Zone: "cn-hangzhou-j", Available: 100},
 		}, Groups: map[string]cloud.SecurityGroup{"sg-1": {ID: "sg-1", Free: 2000}}}}
@@ -100,10 +100,36 @@ func TestProblems(t *testing.T) {
 		"5.4 with ebpf":      {func(f *Facts) { f.Config.Datapath, f.Nodes[0].Status.NodeInfo.KernelVersion = "ebpf", "5.4-rc1" }, "has Linux 5.4-rc1, and eniConfig.datapath ebpf needs 5.10"},
 		"maxPods":            {func(f *Facts) { f.Nodes[0].Status.Capacity[corev1.ResourcePods] = resource.MustParse("110") }, "max-pods: node node0: kubelet's maxPods is 110, and the ENIs of its instance type ecs.g6.large have addresses for"},
 		"maxPods, exclusive": {func(f *Facts) { f.Config.Mode = claims.ModeExclusive; f.Nodes = f.Nodes[:1] }, "max-pods: node node0: kubelet's maxPods is 9"},
+		"no image":           {func(f *Facts) { f.Image = "terway.local/terway:dev" }, "image: no registry has terway.local/terway:dev, and node node0 does not have it either: name yours with the values image.repository"},
+		"one node's image": {func(f *Facts) {
+			f.Image, f.Nodes[0].Status.Images = "terway.local/terway:dev", []corev1.ContainerImage{{Names: []string{"terway.local/terway:dev"}}}
+		}, "image: no registry has terway.local/terway:dev, and node node1 does not"},
+		"the nodes' image": {func(f *Facts) {
+			f.Image = "terway.local/terway:dev@sha256:1"
+			for i := range f.Nodes {
+				f.Nodes[i].Status.Images = []corev1.ContainerImage{{Names: []string{"terway.local/terway:dev", "terway.local/terway@sha256:1"}}}
+			}
+		}, ""},
+		"another digest": {func(f *Facts) {
+			f.Image = "terway.local/terway:dev@sha256:1"
+			for i := range f.Nodes {
+				f.Nodes[i].Status.Images = []corev1.ContainerImage{{Names: []string{"terway.local/terway:dev", "terway.local/terway@sha256:2"}}}
+			}
+		}, "image: no registry has terway.local/terway:dev@sha256:1"},
+		"no image, and all nodes have another network": {func(f *Facts) {
+			f.Image, f.DaemonSets = "terway.local/terway:dev", append(f.DaemonSets, confined)
+			for i := range f.Nodes {
+				f.Nodes[i].Labels = map[string]string{claims.LabelIgnore: "true"}
+			}
+		}, "image: no registry has"},
 		"no Secret": {func(f *Facts) {
 			f.Cloud, f.NoCloud, f.Credential = nil, "no credential", "credentials.existingSecret: there is no Secret"
 		}, "credential: credentials.existingSecret: there is no Secret"},
-		"no permission": {func(f *Facts) { f.Cloud.Refused = []Refused{{"ecs:CreateNetworkInterface", "Forbidden.RAM: no"}} }, "permissions: the controller's credential may not call ecs:CreateNetworkInterface (Forbidden.RAM: no): deploy/ram-policy.json"},
+		"no permission":     {func(f *Facts) { f.Cloud.Refused = []Refused{{"ecs:CreateNetworkInterface", "Forbidden.RAM: no"}} }, "permissions: the controller's credential may not call ecs:CreateNetworkInterface (Forbidden.RAM: no): deploy/ram-policy.json"},
+		"no load balancers": {func(f *Facts) { f.Cloud.Balancers = []Refused{{"slb:DescribeLoadBalancers", "Forbidden.RAM: no"}} }, ""},
+		"none for a class": {func(f *Facts) {
+			f.Cloud.Balancers, f.Config.LoadBalancerClasses = []Refused{{"slb:DescribeLoadBalancers", "Forbidden.RAM: no"}}, map[string]string{"": "CLB"}
+		}, "permissions: eniConfig.load_balancer_classes is set, and the controller's credential cannot call slb:DescribeLoadBalancers (Forbidden.RAM: no)"},
 		"one's own has none": {func(f *Facts) {
 			f.Cloud = &Cloud{Refused: []Refused{{"ecs:DescribeInstances", "Forbidden.RAM: no"}}}
 		}, ""},
@@ -160,6 +186,7 @@ func TestNotes(t *testing.T) {
 	f.Cloud.Controllers, f.Cloud.Refused = false, []Refused{{"ecs:DescribeSecurityGroups", "Forbidden.RAM: no"}}
 	f.Cloud.VSwitches["vsw-3"] = cloud.VSwitch{ID: "vsw-3", Zone: "cn-hangzhou-j", Available: 2}
 	f.Nodes[0].Status.NodeInfo.KernelVersion = "custom"
+	f.ChartImage = "r.example.com/terway:v1.3.0@sha256:1"
 	i := f.Cloud.Instances["i-node1"]
 	i.Type = "ecs.unknown.large"
 	f.Cloud.Instances["i-node1"] = i
@@ -168,7 +195,7 @@ func TestNotes(t *testing.T) {
 		notes = append(notes, c.Notes...)
 	}
 	all := strings.Join(notes, "\n")
-	for _, want := range []string{`kernel's version "custom"`, `instance type "ecs.unknown.large"`, "what it may do was not tried", "your own credential may not call ecs:DescribeSecurityGroups (Forbidden.RAM: no), so what it would have read was not looked at: deploy/ram-policy-vpc.json", "zone cn-hangzhou-j has 2 free addresses for pods, and 1 nodes there take 3"} {
+	for _, want := range []string{`kernel's version "custom"`, `instance type "ecs.unknown.large"`, "what it may do was not tried", "Terway's pods run r.example.com/terway:v1.2.3\nthe values name that image; the chart's own is r.example.com/terway:v1.3.0@sha256:1", "your own credential may not call ecs:DescribeSecurityGroups (Forbidden.RAM: no), so what it would have read was not looked at: deploy/ram-policy-vpc.json", "zone cn-hangzhou-j has 2 free addresses for pods, and 1 nodes there take 3"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("notes\n%s\nwant %q", all, want)
 		}

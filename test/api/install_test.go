@@ -47,12 +47,12 @@ func TestInstall(t *testing.T) {
 	}
 	account := shop.Account()
 	for name, value := range map[string]string{
-		"ECS_ENDPOINT": shop.Endpoint(), "VPC_ENDPOINT": shop.Endpoint(), "ALIBABA_CLOUD_ACCESS_KEY_ID": "", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "", "KUBECONFIG": api.Kubeconfig, "HELM_DRIVER": "",
+		"ECS_ENDPOINT": shop.Endpoint(), "VPC_ENDPOINT": shop.Endpoint(), "SLB_ENDPOINT": shop.Endpoint(), "NLB_ENDPOINT": shop.Endpoint(), "ALIBABA_CLOUD_ACCESS_KEY_ID": "", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "", "KUBECONFIG": api.Kubeconfig, "HELM_DRIVER": "",
 	} {
 		t.Setenv(name, value)
 	}
 	values := filepath.Join(t.TempDir(), "values.yaml")
-	if err := os.WriteFile(values, []byte("eniConfig: "+shop.ENIConfig()+"\ncredentials: {existingSecret: key}\n"), 0o600); err != nil {
+	if err := os.WriteFile(values, []byte("eniConfig: "+shop.ENIConfig()+"\ncredentials: {existingSecret: key}\nimage: {repository: r.example.com/terway, tag: v1.2.3}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	more := filepath.Join(t.TempDir(), "more.yaml")
@@ -92,7 +92,12 @@ func TestInstall(t *testing.T) {
 	if err := kube.Create(t.Context(), secret); err != nil {
 		t.Fatal(err)
 	}
-	expect("a dry run", "", []string{"revision 1 of the release terway in namespace kube-system", "  make Deployment kube-system/terway-controller\n"}, "--dry-run")
+	nowhere := filepath.Join(t.TempDir(), "nowhere.yaml")
+	if err := os.WriteFile(nowhere, []byte("image: {repository: terway.local/terway}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expect("an image of no registry", "checks have failed: image; ", []string{"problem: image: no registry has terway.local/terway:v1.2.3"}, "--values", nowhere, "--wait=0")
+	expect("a dry run", "", []string{"note: image: Terway's pods run r.example.com/terway:v1.2.3\n", "revision 1 of the release terway in namespace kube-system", "  make Deployment kube-system/terway-controller\n"}, "--dry-run")
 	if _, err := controller(); client.IgnoreNotFound(err) != nil || err == nil {
 		t.Fatalf("after what changes nothing the controller is there: %v", err)
 	}
@@ -112,16 +117,38 @@ func TestInstall(t *testing.T) {
 	expect("a change", "", []string{"would make 0 objects, changes 1, deletes 0", "  change Deployment kube-system/terway-controller\n"}, "--values", more, "--dry-run")
 	expect("no pod runs", "the chart is installed, but Terway does not work yet: after 3s: the cluster has not looked at the new revision", []string{"revision 3", "changes 1"}, "--values", more, "--wait=3s")
 
+	// Somebody edits the configuration.
+	edited := &corev1.ConfigMap{}
+	if err := kube.Get(t.Context(), client.ObjectKey{Namespace: metav1.NamespaceSystem, Name: "eni-config"}, edited); err != nil {
+		t.Fatal(err)
+	}
+	for key := range edited.Data {
+		edited.Data[key] += "# edited\n"
+	}
+	if err := kube.Update(t.Context(), edited, client.FieldOwner("kubectl-edit")); err != nil {
+		t.Fatal(err)
+	}
+	expect("over an edit", "checks have failed: chart", []string{"problem: chart: ConfigMap kube-system/eni-config: somebody else has changed .data.eni-config.yaml (conflict with \"kubectl-edit\" using v1)"}, "--values", more, "--wait=0")
+	if d, err := controller(); err != nil || d.Generation != first.Generation+1 {
+		t.Errorf("a check that fails has changed the controller: %v, generation %d, was %d", err, d.Generation, first.Generation)
+	}
+	expect("taking the edit over", "", []string{"revision 4"}, "--values", more, "--wait=0", "--force-conflicts")
+	expect("afterwards", "", []string{"revision 5", "changes 0"}, "--values", more, "--wait=0")
+
 	// An interrupt while it waits.
 	ctx, cancel := context.WithCancel(t.Context())
 	if out, err := run(ctx, interrupter(cancel), "--wait=1h"); !errors.Is(err, context.Canceled) {
 		t.Errorf("an interrupt: %v\n%s", err, out)
 	}
-	expect("after an interrupt", "", []string{"revision 5"}, "--wait=0")
+	expect("after an interrupt", "", []string{"revision 7"}, "--wait=0")
 
-	pending(t, api.Kubeconfig)
+	become(t, api.Kubeconfig, common.StatusPendingUpgrade)
 	expect("another command", "the release terway is pending-upgrade since ", nil, "--wait=0")
-	expect("that was killed", "", []string{"revision 6"}, "--wait=0", "--take-over")
+	expect("that was killed", "", []string{"revision 8"}, "--wait=0", "--take-over")
+
+	become(t, api.Kubeconfig, common.StatusUninstalling)
+	expect("an uninstallation that was refused", "the release terway is uninstalling since ", nil, "--wait=0", "--take-over")
+	become(t, api.Kubeconfig, common.StatusDeployed)
 
 	// One who may only read.
 	reader := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "reader"}, Rules: []rbacv1.PolicyRule{{Verbs: []string{"get", "list"}, APIGroups: []string{"*"}, Resources: []string{"*"}}}}
@@ -144,7 +171,7 @@ func TestInstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("one who may only read", "checks have failed: rights", []string{"problem: rights: you may not create clusterroles.rbac.authorization.k8s.io: ", "you may not patch daemonsets.apps in kube-system: "}, "--wait=0", "--kubeconfig", weak)
-	expect("nothing was changed", "", []string{"revision 7"}, "--dry-run")
+	expect("nothing was changed", "", []string{"revision 9"}, "--dry-run")
 }
 
 // interrupter ends a context when the command says that it waits.
@@ -157,8 +184,8 @@ func (i interrupter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// pending leaves the release as Helm does that is killed while it upgrades.
-func pending(t *testing.T, kubeconfig string) {
+// become gives the release a status, as Helm does that is killed while it upgrades or uninstalls.
+func become(t *testing.T, kubeconfig string, status common.Status) {
 	t.Helper()
 	settings := cli.New()
 	settings.KubeConfig = kubeconfig
@@ -175,7 +202,7 @@ func pending(t *testing.T, kubeconfig string) {
 	if !ok {
 		t.Fatalf("%T", last)
 	}
-	r.Info.Status = common.StatusPendingUpgrade
+	r.Info.Status = status
 	if err := conf.Releases.Update(r); err != nil {
 		t.Fatal(err)
 	}

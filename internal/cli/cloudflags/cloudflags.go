@@ -48,7 +48,7 @@ func (f *Flags) AddWithCluster(set *pflag.FlagSet) {
 
 func (f *Flags) add(set *pflag.FlagSet, region string) {
 	set.StringVar(&f.region, "region", "", region)
-	set.StringVar(&f.endpoint, "endpoint", "", "one endpoint for ECS and VPC, host:port or URL (default: $ECS_ENDPOINT and $VPC_ENDPOINT, then the region's)")
+	set.StringVar(&f.endpoint, "endpoint", "", "one endpoint for ECS, VPC, SLB and NLB, host:port or URL (default: $ECS_ENDPOINT, $VPC_ENDPOINT, $SLB_ENDPOINT and $NLB_ENDPOINT, then the region's)")
 	set.StringVar(&f.network, "endpoint-network", "public", "which of the region's endpoints: public, or vpc from inside a VPC")
 	f.Timeout.Add(set, "the cloud", patience)
 }
@@ -75,11 +75,11 @@ func (f *Flags) ConnectAs(as alibaba.CredentialSource, planned string, say func(
 	case region == "":
 		return nil, "", program.Usagef("no region: give --region, for example cn-hangzhou, or a plan's file in place of its name")
 	}
-	ecs, vpc := os.Getenv("ECS_ENDPOINT"), os.Getenv("VPC_ENDPOINT")
+	ecs, vpc, slb, nlb := os.Getenv("ECS_ENDPOINT"), os.Getenv("VPC_ENDPOINT"), os.Getenv("SLB_ENDPOINT"), os.Getenv("NLB_ENDPOINT")
 	if f.endpoint != "" {
-		ecs, vpc = f.endpoint, f.endpoint
+		ecs, vpc, slb, nlb = f.endpoint, f.endpoint, f.endpoint, f.endpoint
 	}
-	client, err = alibaba.New(alibaba.Config{Region: region, ECSEndpoint: ecs, VPCEndpoint: vpc, Network: f.network, Credentials: as,
+	client, err = alibaba.New(alibaba.Config{Region: region, ECSEndpoint: ecs, VPCEndpoint: vpc, SLBEndpoint: slb, NLBEndpoint: nlb, Network: f.network, Credentials: as,
 		CallTimeout: time.Duration(f.Timeout),
 		Slow:        func(p alibaba.Pause) { say(slow(p)) }})
 	return client, region, err

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -140,7 +142,10 @@ const nobody = "terwayctl-install-check"
 // account is the part of the cloud's client that the checks use.
 type account interface {
 	cloud.API
+	cloud.RouteAPI
 	ListSecurityGroups(ctx context.Context, vpcID string) ([]cloud.SecurityGroup, error)
+	CLB() cloud.BalancerAPI
+	NLB() cloud.BalancerAPI
 }
 
 // look reads what the checks need of the account, and tries with the controller's credential what the controller will call.
@@ -181,7 +186,10 @@ func look(ctx context.Context, api account, controllers bool, f *preflight.Facts
 		}
 	}
 	if f.Config.Network == claims.NetworkFlannel {
-		return nil
+		if !controllers {
+			return nil
+		}
+		return each(refused, routes(ctx, api, vpcs))
 	}
 	for _, vpc := range vpcs {
 		all, err := api.ListVSwitches(ctx, vpc)
@@ -203,10 +211,18 @@ func look(ctx context.Context, api account, controllers bool, f *preflight.Facts
 	if !controllers {
 		return nil
 	}
-	for _, try := range []struct {
-		action string
-		call   func() error
-	}{
+	for action, api := range map[string]cloud.BalancerAPI{"slb:DescribeLoadBalancers": api.CLB(), "nlb:ListLoadBalancers": api.NLB()} {
+		if err := balancers(ctx, api); err != nil {
+			answer := err.Error()
+			var e *cloud.Error
+			if errors.As(err, &e) {
+				answer = e.Brief()
+			}
+			f.Cloud.Balancers = append(f.Cloud.Balancers, preflight.Refused{Action: action, Answer: answer})
+		}
+	}
+	slices.SortFunc(f.Cloud.Balancers, func(a, b preflight.Refused) int { return strings.Compare(a.Action, b.Action) })
+	return each(refused, []try{
 		{"vpc:DescribeVpcAttribute", func() error {
 			if len(vpcs) == 0 {
 				return nil
@@ -239,12 +255,61 @@ func look(ctx context.Context, api account, controllers bool, f *preflight.Facts
 		{"ecs:UnassignPrivateIpAddresses", func() error {
 			return there(api.UnassignAddresses(ctx, "eni-"+nobody, []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1})}))
 		}},
-	} {
-		if _, err := refused(try.action, try.call()); err != nil {
+	})
+}
+
+// try is a call that the controller makes.
+type try struct {
+	action string
+	call   func() error
+}
+
+// each makes all calls, whichever are refused.
+func each(refused func(action string, err error) (bool, error), tries []try) error {
+	for _, t := range tries {
+		if _, err := refused(t.action, t.call()); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// routes are the controller's calls for Flannel, for a route table that does not exist.
+func routes(ctx context.Context, api cloud.RouteAPI, vpcs []string) []try {
+	const table = "vtb-" + nobody
+	to := netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, 0}), 24) // TEST-NET-1, RFC 5737
+	return []try{
+		{"vpc:DescribeRouteTableList", func() error {
+			if len(vpcs) == 0 {
+				return nil
+			}
+			_, err := api.DescribeRouteTables(ctx, vpcs[0])
+			return err
+		}},
+		{"vpc:DescribeRouteEntryList", func() error {
+			_, err := api.DescribeRouteEntries(ctx, table)
+			return there(err)
+		}},
+		{"vpc:CreateRouteEntries", func() error {
+			_, err := api.CreateRouteEntries(ctx, table, []cloud.NewRouteEntry{{Destination: to, InstanceID: "i-" + nobody}})
+			return there(err)
+		}},
+		{"vpc:DeleteRouteEntries", func() error {
+			_, err := api.DeleteRouteEntries(ctx, table, []cloud.RouteEntry{{ID: "rte-" + nobody, TableID: table, Destination: to}})
+			return there(err)
+		}},
+	}
+}
+
+// patience is how long the products of load balancers, which most clusters do not need, may take to answer.
+const patience = 15 * time.Second
+
+// balancers looks for a cluster's load balancers of a product.
+func balancers(ctx context.Context, api cloud.BalancerAPI) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err := api.FindBalancers(ctx, "terway.dev/cluster", nobody)
+	return err
 }
 
 // there drops the error that a resource does not exist, or that its name cannot exist.

@@ -162,21 +162,31 @@ func (o *options) run(cmd *cobra.Command, args []string) error {
 			}
 		}
 	}
+	if now.Uninstalling() {
+		return fmt.Errorf("the release %s is uninstalling since %s (revision %d): uninstall it again, or keep it with \"helm -n %s rollback %[1]s %[3]d\" (docs/uninstall.md)", helm.Release, now.Since.Format(time.RFC3339), now.Revision, r.Namespace)
+	}
 	r.Revision = now.Revision + 1
 	manifest, err := to.helm.Apply(ctx, now, chart, v.all, helm.Options{DryRun: true})
 	check = preflight.Check{Name: checkChart, Problems: []string{}, Notes: []string{}}
 	if err != nil {
 		check.Problems = append(check.Problems, err.Error())
-	}
-	r.Checks = append(r.Checks, check)
-	if err == nil {
+	} else {
 		objects, err := compare(now.Manifest, manifest)
 		if err != nil {
 			return err
 		}
 		r.Objects = &objects
+		if now.ServerSide() {
+			if check.Problems, err = rejected(ctx, to.client, r.Namespace, manifest, o.force); err != nil {
+				return to.explain(err)
+			}
+		}
 	}
-	f := &preflight.Facts{Namespace: o.kube.Terway, Upgrade: now.Revision > 0, Config: conf, PolicyEnabled: v.Policy.Enabled}
+	r.Checks = append(r.Checks, check)
+	f := &preflight.Facts{Namespace: o.kube.Terway, Upgrade: now.Revision > 0, Config: conf, PolicyEnabled: v.Policy.Enabled, ChartImage: chart.Image()}
+	if f.Image, err = imageOf(manifest); err != nil {
+		return err
+	}
 	if err := o.facts(cmd, to, f, v, manifest); err != nil {
 		return err
 	}
@@ -358,6 +368,16 @@ func verdict(r *Result) error {
 	return fmt.Errorf("checks have failed: %s; --ignore %s installs in spite of that", strings.Join(failed, ", "), strings.Join(known, ","))
 }
 
+// ignored returns the names of the checks that have failed and are no obstacle.
+func (r *Result) ignored() (names []string) {
+	for _, c := range r.Checks {
+		if c.Ignored {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
 // write prints the result for people.
 func (r *Result) write(w io.Writer, dry bool) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
@@ -394,18 +414,11 @@ func (r *Result) write(w io.Writer, dry bool) error {
 	}
 	fmt.Fprintf(w, "\nrevision %d of the release %s in namespace %s, chart %s, %s %d objects, changes %d, deletes %d, and leaves %d\n",
 		r.Revision, r.Release, r.Namespace, r.Chart, does, len(r.Objects.Create), len(r.Objects.Change), len(r.Objects.Delete), r.Objects.Unchanged)
-	if !dry {
-		return nil
+	if dry {
+		r.Objects.write(w)
 	}
-	for _, of := range []struct {
-		what  string
-		names []string
-	}{{"make", r.Objects.Create}, {"change", r.Objects.Change}, {"delete", r.Objects.Delete}} {
-		for _, name := range of.names {
-			if _, err := fmt.Fprintf(w, "  %s %s\n", of.what, name); err != nil {
-				return err
-			}
-		}
+	if names := r.ignored(); len(names) > 0 {
+		fmt.Fprintf(w, "\nchecks that have failed, and were ignored: %s\n", strings.Join(names, ", "))
 	}
 	return nil
 }

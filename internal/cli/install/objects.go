@@ -2,6 +2,7 @@ package install
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,9 +11,15 @@ import (
 	"slices"
 	"strings"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
+
+	"terway.dev/terway/internal/helm"
+	"terway.dev/terway/internal/inventory"
 )
 
 // Objects are what an installation does to the release's objects, "KIND NAME" or "KIND NAMESPACE/NAME".
@@ -50,6 +57,76 @@ func compare(before, after string) (o Objects, err error) {
 		}
 	}
 	return o, nil
+}
+
+// write prints the objects for people.
+func (o *Objects) write(w io.Writer) {
+	for _, of := range []struct {
+		what  string
+		names []string
+	}{{"make", o.Create}, {"change", o.Change}, {"delete", o.Delete}} {
+		for _, name := range of.names {
+			fmt.Fprintf(w, "  %s %s\n", of.what, name)
+		}
+	}
+}
+
+// rejected asks the API server which objects of an upgrade it would not take, without a change: those of which somebody else has changed
+// fields since, unless these are to be taken over, and those whose change it never allows. An object that cannot be asked about is left out:
+// the check of rights, or the upgrade, says why.
+func rejected(ctx context.Context, c client.Client, namespace, manifest string, takeOver bool) ([]string, error) {
+	all, err := parse(manifest)
+	if err != nil {
+		return nil, fmt.Errorf("the chart's objects: %w", err)
+	}
+	opts := []client.ApplyOption{client.FieldOwner(helm.Manager), client.DryRunAll}
+	if takeOver {
+		opts = append(opts, client.ForceOwnership)
+	}
+	no := []string{}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		o := all[name]
+		gvk := o.GroupVersionKind()
+		if m, err := c.RESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version); err == nil && m.Scope.Name() == meta.RESTScopeNameNamespace && o.GetNamespace() == "" {
+			o.SetNamespace(namespace)
+		}
+		err := c.Apply(ctx, client.ApplyConfigurationFromUnstructured(o), opts...)
+		var status apierrors.APIStatus
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case apierrors.IsInvalid(err):
+			no = append(no, err.Error())
+		case apierrors.IsConflict(err) && errors.As(err, &status) && status.Status().Details != nil && len(status.Status().Details.Causes) > 0:
+			var fields []string
+			for _, cause := range status.Status().Details.Causes {
+				fields = append(fields, cause.Field+" ("+cause.Message+")")
+			}
+			no = append(no, fmt.Sprintf("%s: somebody else has changed %s: put the change into the values if it is to stay, and give --force-conflicts, which takes the fields over", name, strings.Join(fields, ", ")))
+		}
+	}
+	return no, nil
+}
+
+// imageOf returns the image of Terway's pods, "" if there are no objects.
+func imageOf(manifest string) (string, error) {
+	all, err := parse(manifest)
+	if err != nil {
+		return "", fmt.Errorf("the chart's objects: %w", err)
+	}
+	for _, o := range all {
+		if o.GetKind() != "Deployment" || o.GetName() != inventory.ControllerName {
+			continue
+		}
+		containers, _, err := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "containers")
+		if err != nil || len(containers) == 0 {
+			return "", fmt.Errorf("the chart's Deployment %s has no containers (%v)", o.GetName(), err)
+		}
+		c, _ := containers[0].(map[string]any)
+		image, _ := c["image"].(string)
+		return image, nil
+	}
+	return "", nil
 }
 
 // parse reads objects by their names.
