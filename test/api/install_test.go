@@ -128,7 +128,7 @@ func TestInstall(t *testing.T) {
 	if err := kube.Update(t.Context(), edited, client.FieldOwner("kubectl-edit")); err != nil {
 		t.Fatal(err)
 	}
-	expect("over an edit", "checks have failed: chart", []string{"problem: chart: ConfigMap kube-system/eni-config: somebody else has changed .data.eni-config.yaml (conflict with \"kubectl-edit\" using v1)"}, "--values", more, "--wait=0")
+	expect("over an edit", "checks have failed: chart", []string{"problem: chart: ConfigMap kube-system/eni-config: somebody else has changed .data.eni-config.yaml (conflict with \"kubectl-edit\" using v1"}, "--values", more, "--wait=0")
 	if d, err := controller(); err != nil || d.Generation != first.Generation+1 {
 		t.Errorf("a check that fails has changed the controller: %v, generation %d, was %d", err, d.Generation, first.Generation)
 	}
