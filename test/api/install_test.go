@@ -22,7 +22,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
+	"terway.dev/terway/internal/cli/chartvalues"
 	"terway.dev/terway/internal/cli/install"
 	"terway.dev/terway/internal/cli/install/installtest"
 	"terway.dev/terway/internal/helm"
@@ -132,19 +134,46 @@ func TestInstall(t *testing.T) {
 	if d, err := controller(); err != nil || d.Generation != first.Generation+1 {
 		t.Errorf("a check that fails has changed the controller: %v, generation %d, was %d", err, d.Generation, first.Generation)
 	}
-	expect("taking the edit over", "", []string{"revision 4"}, "--values", more, "--wait=0", "--force-conflicts")
-	expect("afterwards", "", []string{"revision 5", "changes 0"}, "--values", more, "--wait=0")
+	// Without the check, as "helm upgrade" does it, the release has failed then.
+	h, err := helm.New(cfg, metav1.NamespaceSystem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chart, err := helm.Load("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, err := h.Now()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]any{}
+	for _, file := range []string{values, more} {
+		over := map[string]any{}
+		if b, err := os.ReadFile(file); err != nil || yaml.Unmarshal(b, &over) != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		chartvalues.Put(all, over)
+	}
+	if _, err := h.Apply(t.Context(), now, chart, all, helm.Options{}); err == nil || !strings.Contains(err.Error(), "conflict occurred while applying object kube-system/eni-config") {
+		t.Errorf("an upgrade over an edit: %v", err)
+	}
+	if now, err = h.Now(); err != nil || now.Revision != 4 || now.Status != string(common.StatusFailed) {
+		t.Errorf("after it: %+v, %v", now, err)
+	}
+	expect("taking the edit over", "", []string{"revision 5"}, "--values", more, "--wait=0", "--force-conflicts")
+	expect("afterwards", "", []string{"revision 6", "changes 0"}, "--values", more, "--wait=0")
 
 	// An interrupt while it waits.
 	ctx, cancel := context.WithCancel(t.Context())
 	if out, err := run(ctx, interrupter(cancel), "--wait=1h"); !errors.Is(err, context.Canceled) {
 		t.Errorf("an interrupt: %v\n%s", err, out)
 	}
-	expect("after an interrupt", "", []string{"revision 7"}, "--wait=0")
+	expect("after an interrupt", "", []string{"revision 8"}, "--wait=0")
 
 	become(t, api.Kubeconfig, common.StatusPendingUpgrade)
 	expect("another command", "the release terway is pending-upgrade since ", nil, "--wait=0")
-	expect("that was killed", "", []string{"revision 8"}, "--wait=0", "--take-over")
+	expect("that was killed", "", []string{"revision 9"}, "--wait=0", "--take-over")
 
 	become(t, api.Kubeconfig, common.StatusUninstalling)
 	expect("an uninstallation that was refused", "the release terway is uninstalling since ", nil, "--wait=0", "--take-over")
@@ -171,7 +200,7 @@ func TestInstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("one who may only read", "checks have failed: rights", []string{"problem: rights: you may not create clusterroles.rbac.authorization.k8s.io: ", "you may not patch daemonsets.apps in kube-system: "}, "--wait=0", "--kubeconfig", weak)
-	expect("nothing was changed", "", []string{"revision 9"}, "--dry-run")
+	expect("nothing was changed", "", []string{"revision 10"}, "--dry-run")
 }
 
 // interrupter ends a context when the command says that it waits.
