@@ -28,6 +28,7 @@ import (
 	"terway.dev/terway/internal/cli/install"
 	"terway.dev/terway/internal/cli/install/installtest"
 	"terway.dev/terway/internal/helm"
+	"terway.dev/terway/internal/vpcsim/faults"
 )
 
 // TestInstall installs the chart on an API server, with a node and its account in the simulated cloud, and upgrades it. No pod runs there.
@@ -178,6 +179,22 @@ func TestInstall(t *testing.T) {
 	become(t, api.Kubeconfig, common.StatusUninstalling)
 	expect("an uninstallation that was refused", "the release terway is uninstalling since ", nil, "--wait=0", "--take-over")
 	become(t, api.Kubeconfig, common.StatusDeployed)
+
+	// With a role, which only the controller can use, one's own credential reads what it may, and none is needed.
+	role := filepath.Join(t.TempDir(), "role.yaml")
+	if err := os.WriteFile(role, []byte("credentials: {source: rrsa, existingSecret: null, roleARN: 'acs:ram::123456789:role/terway', oidcProviderARN: 'acs:ram::123456789:oidc-provider/shop'}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("ALIBABA_CLOUD_ACCESS_KEY_ID", "LTAIwrong")
+	t.Setenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET", "wrong")
+	expect("a role and a wrong key", "", []string{"skipped: only the controller can use its own credential, and yours is not accepted: "}, "--values", role, "--dry-run")
+	t.Setenv("ALIBABA_CLOUD_ACCESS_KEY_ID", account.AccessKeyID)
+	t.Setenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET", account.AccessKeySecret)
+	if err := shop.AddFaults(faults.Rule{Name: "ram", Action: "DescribeInstances", Error: &faults.Error{Code: "Forbidden.RAM", Status: 403}}); err != nil {
+		t.Fatal(err)
+	}
+	expect("a role and a key that may do less", "", []string{"note: permissions: only the controller can use its own credential: what it may do was not tried\nnote: permissions: your own credential may not call ecs:DescribeInstances ("}, "--values", role, "--dry-run")
+	shop.RemoveFault("ram")
 
 	// One who may only read.
 	reader := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "reader"}, Rules: []rbacv1.PolicyRule{{Verbs: []string{"get", "list"}, APIGroups: []string{"*"}, Resources: []string{"*"}}}}
