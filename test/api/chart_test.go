@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
@@ -117,5 +119,66 @@ func TestOneNetwork(t *testing.T) {
 		return got != nil && strings.Contains(got.Error(), "(DaemonSet kube-flannel exists)"), client.IgnoreNotFound(kube.Delete(t.Context(), first.DeepCopy()))
 	}); err != nil {
 		t.Fatalf("%v; the API server says of the first network: %v", err, got)
+	}
+}
+
+// What the chart takes the API server takes too, whatever values are set beside the defaults: it refuses some pairs of fields, of which
+// one may be a default.
+func TestTheAPIServerTakesIt(t *testing.T) {
+	kube, _ := server(t)
+	values := func(changes string) map[string]any {
+		v := map[string]any{}
+		text := "eniConfig: {cluster_id: c, region: cn-hangzhou, service_cidr: 172.21.0.0/20, vswitches: {cn-hangzhou-i: [vsw-1]}}\ncredentials: {existingSecret: key}\n"
+		for _, text := range []string{text, changes} {
+			if err := yaml.Unmarshal([]byte(text), &v); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return v
+	}
+	all := map[string]map[string]any{}
+	for _, changes := range []string{
+		"controller: {podDisruptionBudget: {minAvailable: 1}}",
+		"controller: {podDisruptionBudget: null}",
+		"controller: {updateStrategy: {type: Recreate}}",
+		"controller: {updateStrategy: {rollingUpdate: {maxUnavailable: 0, maxSurge: 1}}}",
+		"agent: {updateStrategy: {type: OnDelete}}",
+		"agent: {updateStrategy: {rollingUpdate: {maxUnavailable: 100%}}}",
+		"agent: {securityContext: {privileged: true}}",
+		"controller: {podLabels: {team: net}, podAnnotations: {team: net}}",
+		"uninstall: {force: true, timeout: 1h}",
+	} {
+		all[changes] = values(changes)
+	}
+	files, err := filepath.Glob("../../deploy/chart/ci/*-values.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := map[string]any{}
+		if err := yaml.Unmarshal(b, &v); err != nil {
+			t.Fatalf("%s: %v", f, err)
+		}
+		all[filepath.Base(f)] = v
+	}
+	taken := 0
+	for name, v := range all {
+		for _, o := range rendered(t, v) {
+			err := kube.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(o), client.FieldOwner("kubectl"), client.ForceOwnership, client.DryRunAll)
+			switch {
+			case meta.IsNoMatchError(err): // of the Prometheus Operator
+			case err != nil:
+				t.Errorf("%s: %s %s: %v", name, o.GetKind(), o.GetName(), err)
+			default:
+				taken++
+			}
+		}
+	}
+	if taken < 10*len(all) {
+		t.Errorf("the API server has taken %d objects of %d installations", taken, len(all))
 	}
 }

@@ -164,6 +164,9 @@ func with(network string, paths map[string]any) map[string]any {
 		conf["vswitches"] = map[string]any{"cn-hangzhou-i": []any{"vsw-1"}}
 	}
 	values := map[string]any{"eniConfig": conf, "credentials": map[string]any{"existingSecret": "key"}}
+	if source, ok := paths["credentials.source"]; ok && source != "secret" {
+		values["credentials"] = map[string]any{}
+	}
 	for path, v := range paths {
 		at := values
 		words := strings.Split(path, ".")

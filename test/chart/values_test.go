@@ -5,6 +5,9 @@ import (
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/internal/config"
@@ -56,7 +59,7 @@ func TestRefusedBeforeItRuns(t *testing.T) {
 		{network: terway, path: "eniConfig.cluster_id", good: []any{"c1", "A_b.c-2"}, bad: []any{"", "x y/z", strings.Repeat("c", 65)}},
 		{network: terway, path: "eniConfig.region", bad: []any{"", "cn hangzhou", "cn-beijing"}},
 		{network: terway, path: "eniConfig.service_cidr", good: []any{"10.0.0.0/8", "172.21.0.0/20,fc00::/112", "fc00::/112, 172.21.0.0/20"},
-			bad: []any{"", "banana", "172.21.0.0", "172.21.0.0/20,172.22.0.0/20", "fc00::/112,fd00::/112"}},
+			bad: []any{"", "banana", "172.21.0.0", "999.9.9.9/99", "10.0.0.256/24", "10.0.0.0/33", "fc00::/129", "10.0.0.0/8,fc00::/129", "172.21.0.0/20,172.22.0.0/20", "fc00::/112,fd00::/112"}},
 		{network: terway, path: "eniConfig.network_policy", good: []any{false}, bad: []any{true}},
 		{network: terway, path: "eniConfig.network", good: []any{"terway"}, bad: []any{"calico"}},
 		{network: terway, path: "eniConfig.mode", good: []any{"exclusive"}, bad: []any{"trunk"}},
@@ -88,6 +91,26 @@ func TestRefusedBeforeItRuns(t *testing.T) {
 		{network: terway, path: "credentials.existingSecret", good: []any{"key"}, bad: []any{"", "My Key"}},
 		{network: terway, path: "credentials.roleARN", good: []any{"acs:ram::1:role/r"}, bad: []any{""}, beside: map[string]any{"credentials.source": "rrsa", "credentials.oidcProviderARN": "acs:ram::1:oidc-provider/p"}},
 		{network: terway, path: "credentials.oidcProviderARN", good: []any{"acs:ram::1:oidc-provider/p"}, bad: []any{""}, beside: map[string]any{"credentials.source": "rrsa", "credentials.roleARN": "acs:ram::1:role/r"}},
+		{network: terway, path: "credentials.existingSecret", bad: []any{"key"}, beside: map[string]any{"credentials.source": "ecs-role"}},
+		{network: terway, path: "credentials.accessKeyID", bad: []any{"id"}, beside: map[string]any{"credentials.source": "ecs-role"}},
+		{network: terway, path: "credentials.accessKeySecret", bad: []any{"s"}, beside: map[string]any{"credentials.existingSecret": "key"}},
+		{network: terway, path: "credentials.role", good: []any{"r"}, beside: map[string]any{"credentials.source": "ecs-role"}},
+		{network: terway, path: "credentials.role", good: []any{""}, bad: []any{"r"}},
+		{network: terway, path: "credentials.roleARN", bad: []any{"acs:ram::1:role/r"}},
+		{network: flannel, path: "credentials.oidcProviderARN", bad: []any{"acs:ram::1:oidc-provider/p"}},
+		{network: terway, path: "controller.podDisruptionBudget", good: []any{nil, map[string]any{"minAvailable": 1}, map[string]any{"minAvailable": "50%", "maxUnavailable": nil}, map[string]any{"maxUnavailable": 2}},
+			bad: []any{map[string]any{"minAvailable": 1, "maxUnavailable": 2}, map[string]any{"maxUnavailable": "half"}, map[string]any{"minAvailable": -1}, map[string]any{"minAvailable": "1"}}},
+		{network: terway, path: "controller.updateStrategy", good: []any{map[string]any{"type": "Recreate"}, map[string]any{"rollingUpdate": map[string]any{"maxUnavailable": 0, "maxSurge": 1}}},
+			bad: []any{map[string]any{"type": "OnDelete"}, map[string]any{"rollingUpdate": map[string]any{"maxUnavailable": 0}}, map[string]any{"rollingUpdate": map[string]any{"maxUnavailable": "x"}}, map[string]any{"partition": 1}}},
+		{network: terway, path: "agent.updateStrategy", good: []any{map[string]any{"type": "OnDelete"}, map[string]any{"rollingUpdate": map[string]any{"maxUnavailable": "100%"}}},
+			bad: []any{map[string]any{"type": "Recreate"}, map[string]any{"rollingUpdate": map[string]any{"maxUnavailable": 0}}, map[string]any{"rollingUpdate": map[string]any{"maxUnavailable": "0%"}}, map[string]any{"rollingUpdate": map[string]any{"maxSurge": 1}}}},
+		{network: flannel, path: "agent.updateStrategy", good: []any{map[string]any{"type": "OnDelete"}}, bad: []any{map[string]any{"type": "Recreate"}}},
+		{network: terway, path: "controller.podLabels", good: []any{map[string]any{"team": "net"}}, bad: []any{map[string]any{"app": "x"}, map[string]any{"app.kubernetes.io/name": "x"}, map[string]any{"team": "a b"}, map[string]any{"team": strings.Repeat("x", 64)}}},
+		{network: terway, path: "agent.podLabels", good: []any{map[string]any{"app.example.com/name": "x"}}, bad: []any{map[string]any{"app": "x"}, map[string]any{"app.kubernetes.io/component": "x"}}},
+		{network: flannel, path: "agent.podLabels", bad: []any{map[string]any{"app": "x"}}},
+		{network: terway, path: "agent.securityContext.capabilities.add", good: []any{[]any{"NET_ADMIN"}}, bad: []any{[]any{"CAP_NET_ADMIN"}, []any{"net_admin"}}},
+		{network: terway, path: "metrics.rules.enabled", good: []any{true}},
+		{network: terway, path: "metrics.rules.enabled", bad: []any{true}, beside: map[string]any{"metrics.enabled": false}},
 		{network: terway, path: "controller.sweepPeriod", good: []any{"90s", "1h30m", "0.5m"}, bad: []any{"banana", "10", "0s", ""}},
 		{network: terway, path: "controller.nodeGoneDelay", good: []any{"1m", "60s", "90s", "100s", "1h", "1m30s"}, bad: []any{"59s", "0m", "900ms", "5"}},
 		{network: terway, path: "controller.surplusAfter", good: []any{"0s", "5m"}, bad: []any{"", "soon"}},
@@ -98,6 +121,7 @@ func TestRefusedBeforeItRuns(t *testing.T) {
 		{network: terway, path: "policy.port", good: []any{10368}, bad: []any{0, 10365, 10364, 10367}, beside: map[string]any{"policy.enabled": true}},
 	} {
 		section, key, _ := strings.Cut(c.path, ".")
+		key = key[strings.LastIndex(key, ".")+1:] // the schema separates by another sign
 		check := func(v any, good bool) {
 			paths := map[string]any{c.path: v}
 			for k, v := range c.beside {
@@ -128,6 +152,42 @@ func TestRefusedBeforeItRuns(t *testing.T) {
 		for _, v := range c.bad {
 			check(v, false)
 		}
+	}
+}
+
+// What the API server refuses together is not rendered together, because one of the two is a default that nobody has written.
+func TestDefaultsYield(t *testing.T) {
+	got := objects(t, with("terway", map[string]any{
+		"controller.podDisruptionBudget": map[string]any{"minAvailable": 1},
+		"controller.updateStrategy":      map[string]any{"type": "Recreate"},
+		"agent.updateStrategy":           map[string]any{"type": "OnDelete"},
+		"agent.securityContext":          map[string]any{"privileged": true},
+		"controller.securityContext":     map[string]any{"privileged": true},
+	}))
+	var budget policyv1.PodDisruptionBudget
+	into(t, got["PodDisruptionBudget terway-controller"], &budget)
+	if budget.Spec.MinAvailable == nil || budget.Spec.MinAvailable.IntValue() != 1 || budget.Spec.MaxUnavailable != nil {
+		t.Errorf("budget %+v", budget.Spec)
+	}
+	var controller appsv1.Deployment
+	into(t, got["Deployment terway-controller"], &controller)
+	if s := controller.Spec.Strategy; s.Type != appsv1.RecreateDeploymentStrategyType || s.RollingUpdate != nil {
+		t.Errorf("the controller's updates: %+v", s)
+	}
+	var agent appsv1.DaemonSet
+	into(t, got["DaemonSet terwayd"], &agent)
+	if s := agent.Spec.UpdateStrategy; s.Type != appsv1.OnDeleteDaemonSetStrategyType || s.RollingUpdate != nil {
+		t.Errorf("the agents' updates: %+v", s)
+	}
+	for name, pod := range map[string]corev1.PodSpec{"controller": controller.Spec.Template.Spec, "agent": agent.Spec.Template.Spec} {
+		if s := pod.Containers[0].SecurityContext; s.Privileged == nil || !*s.Privileged || s.AllowPrivilegeEscalation != nil || s.ReadOnlyRootFilesystem == nil {
+			t.Errorf("%s: %+v", name, s)
+		}
+	}
+	var flannel appsv1.DaemonSet
+	into(t, objects(t, with("flannel", map[string]any{"agent.updateStrategy": map[string]any{"type": "OnDelete"}}))["DaemonSet kube-flannel"], &flannel)
+	if s := flannel.Spec.UpdateStrategy; s.Type != appsv1.OnDeleteDaemonSetStrategyType || s.RollingUpdate != nil {
+		t.Errorf("flanneld's updates: %+v", s)
 	}
 }
 

@@ -138,3 +138,11 @@ startupProbe: {{- merge (dict "httpGet" (merge (dict "path" "/healthz") .http)) 
 livenessProbe: {{- merge (dict "httpGet" (merge (dict "path" "/healthz") .http)) .of.livenessProbe | toYaml | nindent 2 }}
 readinessProbe: {{- merge (dict "httpGet" (merge (dict "path" "/readyz") .http)) .of.readinessProbe | toYaml | nindent 2 }}
 {{- end }}
+{{- /* A strategy of updates. The figures of a rolling update, which the values have by default, are for it alone. */ -}}
+{{- define "terway.updateStrategy" -}}
+{{- if eq .type "RollingUpdate" }}{{ toYaml . }}{{ else }}{{ omit . "rollingUpdate" | toYaml }}{{ end }}
+{{- end }}
+{{- /* A container's. A privileged one always may get more rights: the API server refuses it with the default. */ -}}
+{{- define "terway.securityContext" -}}
+{{- if .privileged }}{{ omit . "allowPrivilegeEscalation" | toYaml }}{{ else }}{{ toYaml . }}{{ end }}
+{{- end }}
