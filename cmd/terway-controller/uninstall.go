@@ -40,6 +40,7 @@ func uninstallCommand() *cobra.Command {
 	var f flags
 	o := uninstall.Options{Sleep: sleep, Poll: 2 * time.Second, Settle: 10 * time.Second, Grace: 30 * time.Second}
 	var timeout time.Duration
+	keep := false
 	cmd := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Clean all nodes, give back all ENIs and remove Terway's marks from the cluster, if no pod uses the network",
@@ -53,18 +54,19 @@ func uninstallCommand() *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout, fmt.Errorf("not done within %s (--timeout)", timeout))
 			defer cancel()
-			return runUninstall(ctx, f, o)
+			return runUninstall(ctx, f, o, keep)
 		},
 	}
 	f.toTheCloud(cmd.Flags())
 	cmd.Flags().BoolVar(&o.Force, "force", false, "cut off pods that still use the network, pass over nodes that cannot be cleaned, and leave load balancers of Services in the cloud")
+	cmd.Flags().BoolVar(&keep, "keep-enis", false, "leave the cluster's ENIs in the cloud and name them: where there is no credential any more; the other flags of the cloud are not used then")
 	cmd.Flags().BoolVar(&o.Kinds, "kinds", false, "delete the CustomResourceDefinition of NodeNetworks too")
 	cmd.Flags().IntVar(&o.AtOnce, "at-once", 50, "how many nodes are cleaned at once")
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Minute, "how long all may take")
 	return cmd
 }
 
-func runUninstall(ctx context.Context, f flags, o uninstall.Options) error {
+func runUninstall(ctx context.Context, f flags, o uninstall.Options, keep bool) error {
 	log, err := f.log.Start(ctx, os.Stderr)
 	if err != nil {
 		return err
@@ -97,16 +99,18 @@ func runUninstall(ctx context.Context, f flags, o uninstall.Options) error {
 	if cfg.Network == claims.NetworkFlannel {
 		return errors.New("network: flannel: there are no ENIs of Terway; docs/uninstall.md says what to remove")
 	}
-	creds, err := credentials(f, cfg.Region, log)
-	if err != nil {
-		return err
-	}
-	o.Cloud, err = alibaba.New(alibaba.Config{
-		Region: cfg.Region, ECSEndpoint: f.ecsEndpoint, VPCEndpoint: f.vpcEndpoint, SLBEndpoint: f.slbEndpoint, NLBEndpoint: f.nlbEndpoint, Network: f.network,
-		Credentials: creds, Limits: f.limits, Log: log,
-	})
-	if err != nil {
-		return err
+	if !keep {
+		creds, err := credentials(f, cfg.Region, log)
+		if err != nil {
+			return err
+		}
+		o.Cloud, err = alibaba.New(alibaba.Config{
+			Region: cfg.Region, ECSEndpoint: f.ecsEndpoint, VPCEndpoint: f.vpcEndpoint, SLBEndpoint: f.slbEndpoint, NLBEndpoint: f.nlbEndpoint, Network: f.network,
+			Credentials: creds, Limits: f.limits, Log: log,
+		})
+		if err != nil {
+			return err
+		}
 	}
 	leases, err := coordinationclient.NewForConfig(cluster) // waits for no other request
 	if err != nil {

@@ -221,6 +221,7 @@ func TestEachValueCounts(t *testing.T) {
 		"image.pullSecrets":                                   {to: []any{"registry"}},
 		"kinds.install":                                       {to: false},
 		"uninstall.force":                                     {to: true, off: flannel},
+		"uninstall.keepENIs":                                  {to: true, off: flannel},
 		"uninstall.timeout":                                   {to: "1h", off: flannel},
 		"apiServer.host":                                      {to: "10.0.0.1"},
 		"apiServer.port":                                      {to: 443, base: map[string]any{"apiServer.host": "10.0.0.1"}},

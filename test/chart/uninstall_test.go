@@ -1,6 +1,7 @@
 package chart
 
 import (
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -87,6 +88,68 @@ func TestUninstallHasTheControllersCredential(t *testing.T) {
 		}
 		if pod.ServiceAccountName != controller.ServiceAccountName {
 			t.Errorf("%s: its account is %s; a RAM role trusts %s", name, pod.ServiceAccountName, controller.ServiceAccountName)
+		}
+	}
+}
+
+// It runs where the controller may, because only there may be the RAM role and the way to the cloud, is let in by what looks at the controller's
+// labels and annotations, and does not begin hours later.
+func TestUninstallRunsWhereTheControllerMay(t *testing.T) {
+	pool := map[string]any{"matchExpressions": []any{map[string]any{"key": "pool", "operator": "In", "values": []any{"system"}}}}
+	got := objects(t, with("terway", map[string]any{
+		"controller.nodeSelector": map[string]any{"role": "net"}, "controller.podLabels": map[string]any{"team": "net"}, "controller.podAnnotations": map[string]any{"sidecar": "none"},
+		"controller.affinity": map[string]any{
+			"nodeAffinity":    map[string]any{"requiredDuringSchedulingIgnoredDuringExecution": map[string]any{"nodeSelectorTerms": []any{pool}}},
+			"podAntiAffinity": map[string]any{"requiredDuringSchedulingIgnoredDuringExecution": []any{map[string]any{"topologyKey": "kubernetes.io/hostname", "labelSelector": map[string]any{"matchLabels": map[string]any{"app": "terway-controller"}}}}},
+		},
+		"uninstall.timeout": "1h30m5s",
+	}))
+	controller := podOf(t, got["Deployment terway-controller"])
+	var job batchv1.Job
+	into(t, got["Job terway-uninstall"], &job)
+	pod := job.Spec.Template
+	if !reflect.DeepEqual(pod.Spec.Affinity.NodeAffinity, controller.Spec.Affinity.NodeAffinity) || !reflect.DeepEqual(pod.Spec.NodeSelector, controller.Spec.NodeSelector) {
+		t.Errorf("it runs on %v, %v; the controller on %v, %v", pod.Spec.NodeSelector, pod.Spec.Affinity.NodeAffinity, controller.Spec.NodeSelector, controller.Spec.Affinity.NodeAffinity)
+	}
+	if pod.Spec.Affinity.PodAntiAffinity != nil {
+		t.Error("it may not run beside the controller, which runs until the nodes are clean")
+	}
+	for _, taint := range controller.Spec.Tolerations {
+		if !slices.Contains(pod.Spec.Tolerations, taint) {
+			t.Errorf("it does not tolerate %v", taint)
+		}
+	}
+	if pod.Labels["team"] != "net" || pod.Labels["app"] != "terway-uninstall" || pod.Annotations["sidecar"] != "none" {
+		t.Errorf("labels %v, annotations %v", pod.Labels, pod.Annotations)
+	}
+	if d := job.Spec.ActiveDeadlineSeconds; d == nil || *d != 5405+300 {
+		t.Errorf("its deadline is %v, want its 5405 s and 300 to start", d)
+	}
+}
+
+// Without a credential it starts too, because it mounts none.
+func TestUninstallWithoutACredential(t *testing.T) {
+	for name, values := range map[string]map[string]any{
+		"secret": nil,
+		"role":   {"credentials.source": "ecs-role", "credentials.role": "r"},
+		"rrsa":   {"credentials.source": "rrsa", "credentials.roleARN": "acs:ram::1:role/r", "credentials.oidcProviderARN": "acs:ram::1:oidc-provider/p"},
+	} {
+		paths := map[string]any{"uninstall.keepENIs": true, "controller.extraVolumes": []any{map[string]any{"name": "v", "emptyDir": map[string]any{}}},
+			"controller.extraVolumeMounts": []any{map[string]any{"name": "v", "mountPath": "/v"}}}
+		maps.Copy(paths, values)
+		got := objects(t, with("terway", paths))
+		var job batchv1.Job
+		into(t, got["Job terway-uninstall"], &job)
+		pod := job.Spec.Template.Spec
+		if want := []string{"--keep-enis", "--timeout=30m", "--kinds"}; !slices.Equal(pod.Containers[0].Args, want) {
+			t.Errorf("%s: arguments %q, want %q", name, pod.Containers[0].Args, want)
+		}
+		if len(pod.Volumes) != 1 || pod.Volumes[0].Name != "v" || len(pod.Containers[0].VolumeMounts) != 1 {
+			t.Errorf("%s: volumes %v at %v, want only those of the values", name, pod.Volumes, pod.Containers[0].VolumeMounts)
+		}
+		controller := podOf(t, got["Deployment terway-controller"]).Spec
+		if (len(controller.Volumes) == 2) != (name != "role") {
+			t.Errorf("%s: the controller's volumes are %v", name, controller.Volumes)
 		}
 	}
 }

@@ -50,7 +50,7 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 nodeSelector: {{- include "terway.nodeSelector" .of.nodeSelector | nindent 2 }}
-affinity: {{- include "terway.affinity" .of.affinity | nindent 2 }}
+affinity: {{- include "terway.affinity" (.of.affinity | default dict) | nindent 2 }}
 {{- with .of.tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -105,7 +105,7 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- /* Mounts and volumes of the containers of terway-controller: the credential's, and those of the values. */ -}}
 {{- define "terway.controllerMounts" -}}
-{{- if or (ne .Values.credentials.source "ecs-role") .Values.controller.extraVolumeMounts -}}
+{{- if or (has .Values.credentials.source (list "secret" "rrsa")) .Values.controller.extraVolumeMounts -}}
 volumeMounts:
   {{- if eq .Values.credentials.source "secret" }}
   - {name: credentials, mountPath: /etc/terway-credentials, readOnly: true}
@@ -117,7 +117,7 @@ volumeMounts:
 {{- end }}
 {{- end }}
 {{- define "terway.controllerVolumes" -}}
-{{- if or (ne .Values.credentials.source "ecs-role") .Values.controller.extraVolumes -}}
+{{- if or (has .Values.credentials.source (list "secret" "rrsa")) .Values.controller.extraVolumes -}}
 volumes:
   {{- if eq .Values.credentials.source "secret" }}
   - name: credentials
@@ -145,4 +145,12 @@ readinessProbe: {{- merge (dict "httpGet" (merge (dict "path" "/readyz") .http))
 {{- /* A container's. A privileged one always may get more rights: the API server refuses it with the default. */ -}}
 {{- define "terway.securityContext" -}}
 {{- if .privileged }}{{ omit . "allowPrivilegeEscalation" | toYaml }}{{ else }}{{ toYaml . }}{{ end }}
+{{- end }}
+{{- /* The seconds of a time such as 1h30m. */ -}}
+{{- define "terway.seconds" -}}
+{{- $all := 0 }}
+{{- range regexFindAll "[0-9]+[hms]" . -1 }}
+{{- $all = add $all (mul (regexFind "[0-9]+" .) (get (dict "h" 3600 "m" 60 "s" 1) (regexFind "[hms]" .))) }}
+{{- end }}
+{{- $all }}
 {{- end }}

@@ -11,8 +11,12 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// enis returns the cluster's ENIs: those with its tags, and those in specs whose tags somebody has removed.
+// enis returns the cluster's ENIs: those with its tags, and those in specs whose tags somebody has removed. Without a cloud
+// there are none.
 func (u *uninstaller) enis(ctx context.Context) ([]cloud.ENI, error) {
+	if u.Cloud == nil {
+		return nil, nil
+	}
 	ctx = cloud.WithPriority(ctx, cloud.GiveBack)
 	list, err := u.Cloud.DescribeENIs(ctx, cloud.ENIFilter{Tags: map[string]string{claims.TagCreator: claims.Creator, claims.TagCluster: u.Cluster}})
 	if err != nil {
@@ -46,6 +50,9 @@ func (u *uninstaller) enis(ctx context.Context) ([]cloud.ENI, error) {
 
 // giveBack detaches and deletes the cluster's ENIs, until two lists in a row have none.
 func (u *uninstaller) giveBack(ctx context.Context) error {
+	if u.Cloud == nil {
+		return u.keep(ctx)
+	}
 	ctx = cloud.WithPriority(ctx, cloud.GiveBack)
 	u.Log.Info("giving back the ENIs")
 	empty := false
@@ -75,6 +82,25 @@ func (u *uninstaller) giveBack(ctx context.Context) error {
 			return fmt.Errorf("give back the cluster's ENIs: %w, and %d are left: %w", ended, len(left), errors.Join(last))
 		}
 	}
+}
+
+// keep tells which ENIs stay in the cloud: after this nothing in the cluster names them.
+func (u *uninstaller) keep(ctx context.Context) error {
+	networks, err := u.nodeNetworks(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range networks {
+		var ids []string
+		for _, e := range networks[i].Spec.ENIs {
+			if e.ID != "" {
+				ids = append(ids, e.ID)
+			}
+		}
+		u.Log.Warn("kept: detach and delete the ENIs in the cloud yourself", "node", networks[i].Name, "instance", networks[i].Spec.InstanceID, "enis", ids)
+	}
+	u.Log.Warn("kept: all of the cluster's ENIs have these tags", claims.TagCreator, claims.Creator, claims.TagCluster, u.Cluster)
+	return nil
 }
 
 // call makes the next call for each ENI. One that is in between two states is left alone.

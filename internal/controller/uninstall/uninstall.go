@@ -50,7 +50,8 @@ const selector = "network.terway.dev/uninstalling"
 type Options struct {
 	// Client reads the API server itself, not a cache.
 	Client client.Client
-	Cloud  cloud.API
+	// Cloud is nil to keep the ENIs: where there is no credential any more.
+	Cloud cloud.API
 	// Namespace is Terway's, Cluster the cluster_id of its configuration.
 	Namespace, Cluster string
 	// Force cuts off pods that still use the network, and passes over nodes that cannot be cleaned.

@@ -407,6 +407,40 @@ func TestAgainWithoutTheKind(t *testing.T) {
 	r.gone()
 }
 
+// Without a credential the ENIs stay, and are named; all else goes.
+func TestENIsAreKept(t *testing.T) {
+	r := newRig(t)
+	var said strings.Builder
+	r.o.Cloud, r.o.Log = nil, slog.New(slog.NewTextHandler(&said, nil))
+	r.use("n1")
+	var use InUse
+	if err := Run(t.Context(), r.o); !errors.As(err, &use) {
+		t.Fatalf("%v; want that a pod uses the network", err)
+	}
+	r.kept()
+	r.o.Force = true
+	r.Must(Run(t.Context(), r.o))
+	for node, id := range r.enis {
+		list, err := r.API.DescribeENIs(t.Context(), cloud.ENIFilter{IDs: []string{id}})
+		if err != nil || len(list) != 1 || list[0].Status != cloud.ENIInUse {
+			t.Errorf("node %s: its ENI is %+v, %v; want it attached", node, list, err)
+		}
+		if !strings.Contains(said.String(), id) {
+			t.Errorf("it does not name ENI %s of node %s: %s", id, node, said.String())
+		}
+		if len(r.ran[node]) == 0 {
+			t.Errorf("node %s was not cleaned", node)
+		}
+	}
+	if want := claims.TagCluster + "=c1"; !strings.Contains(said.String(), want) {
+		t.Errorf("it does not name the tag %s: %s", want, said.String())
+	}
+	// What is left in the cloud is what the next run, with a credential, gives back.
+	r.o.Cloud = r.Cloud.API
+	r.Must(Run(t.Context(), r.o))
+	r.gone()
+}
+
 // The cloud's refusal ends it before anything is changed.
 func TestNoPermission(t *testing.T) {
 	r := newRig(t)
