@@ -25,6 +25,8 @@ type APIServer struct {
 	// Kubeconfig is the administrator's kubeconfig; Etcd is the URL of etcd's clients and
 	// metrics.
 	Kubeconfig, Etcd string
+	// Kubectl is the path of kubectl.
+	Kubectl string
 	// EtcdPID and PID are the two processes.
 	EtcdPID, PID int
 
@@ -54,7 +56,7 @@ func StartAPIServer(ctx context.Context, dir string, p *Progress, env ...string)
 	if _, err := o.makePKI(&State{Options: *o, Master: Machine{Address: netip.MustParseAddr("127.0.0.1")}}, at); err != nil {
 		return nil, err
 	}
-	s := &APIServer{Kubeconfig: o.Kubeconfig(), Etcd: url(ports[0])}
+	s := &APIServer{Kubeconfig: o.Kubeconfig(), Kubectl: o.Bin("kubectl"), Etcd: url(ports[0])}
 	etcd, err := startChild(o.path("log", "etcd.log"), append(o.etcdArgs(s.Etcd, url(ports[1])), "--quota-backend-bytes=8589934592"), env)
 	if err != nil {
 		return nil, err
