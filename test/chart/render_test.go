@@ -245,6 +245,8 @@ func TestEachValueCounts(t *testing.T) {
 		"controller.cloudLimits":                              {to: map[string]any{"DescribeInstances": 800}},
 		"controller.extraArgs":                                {to: []any{"--verbose"}},
 		"controller.nodeSelector":                             {to: map[string]any{"a": "b"}},
+		"controller.healthPort":                               {to: 10369},
+		"agent.seLinuxOptions":                                {to: map[string]any{"type": "spc_t"}},
 		"controller.resources":                                {to: resources},
 		"controller.extraEnv":                                 {to: env},
 		"controller.extraVolumes":                             {to: volume},

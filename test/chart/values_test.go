@@ -2,6 +2,7 @@ package chart
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -120,6 +121,9 @@ func TestRefusedBeforeItRuns(t *testing.T) {
 		{network: terway, path: "controller.ecsEndpoint", good: []any{"", "ecs.example:443", "http://10.0.0.1"}, bad: []any{"ftp://x", "a b", "http://x/y"}},
 		{network: terway, path: "controller.nodeSelector", good: []any{map[string]any{"kubernetes.io/os": "linux", "a": "b"}}, bad: []any{map[string]any{"kubernetes.io/os": "windows"}, map[string]any{"a": 1}}},
 		{network: terway, path: "admission.port", good: []any{443, 10366}, bad: []any{0, 65536, 10362, 10363, 10364, 10367}},
+		{network: terway, path: "controller.healthPort", good: []any{10369}, bad: []any{0, 10362, 10363}},
+		{network: terway, path: "admission.port", good: []any{10364}, bad: []any{10369}, beside: map[string]any{"controller.healthPort": 10369}},
+		{network: terway, path: "agent.seLinuxOptions", good: []any{map[string]any{"type": "spc_t", "level": "s0"}}, bad: []any{map[string]any{"label": "x"}, "spc_t"}},
 		{network: terway, path: "metrics.agentPort", good: []any{10368}, bad: []any{0, 10362, 10365}},
 		{network: terway, path: "policy.port", good: []any{10368}, bad: []any{0, 10365, 10364, 10367}, beside: map[string]any{"policy.enabled": true}},
 	} {
@@ -191,6 +195,44 @@ func TestDefaultsYield(t *testing.T) {
 	into(t, objects(t, with("flannel", map[string]any{"agent.updateStrategy": map[string]any{"type": "OnDelete"}}))["DaemonSet kube-flannel"], &flannel)
 	if s := flannel.Spec.UpdateStrategy; s.Type != appsv1.OnDeleteDaemonSetStrategyType || s.RollingUpdate != nil {
 		t.Errorf("flanneld's updates: %+v", s)
+	}
+}
+
+// With SELinux a container writes folders of the node only with the label that it is given: each that has such folders gets it.
+func TestSELinux(t *testing.T) {
+	for _, c := range []struct {
+		values map[string]any
+		names  []string
+		want   []string // containers with folders of the node
+	}{
+		{with("terway", map[string]any{"agent.seLinuxOptions": map[string]any{"type": "spc_t"}}), []string{"DaemonSet terwayd", "Deployment terway-controller"}, []string{"terwayd"}},
+		{with("flannel", map[string]any{"agent.seLinuxOptions": map[string]any{"type": "spc_t"}, "flannel.nftables": false}), []string{"DaemonSet kube-flannel", "Deployment terway-controller"}, []string{"kube-flannel", "cni"}},
+	} {
+		var got []string
+		all := objects(t, c.values)
+		for _, name := range c.names {
+			pod := podOf(t, all[name]).Spec
+			host := map[string]bool{}
+			for _, v := range pod.Volumes {
+				host[v.Name] = v.HostPath != nil
+			}
+			for _, container := range slices.Concat(pod.InitContainers, pod.Containers) {
+				has := slices.ContainsFunc(container.VolumeMounts, func(m corev1.VolumeMount) bool { return host[m.Name] })
+				labelled := container.SecurityContext.SELinuxOptions != nil && container.SecurityContext.SELinuxOptions.Type == "spc_t"
+				if has != labelled {
+					t.Errorf("%s, container %s: folders of the node: %v; the label: %v", name, container.Name, has, labelled)
+				}
+				if has {
+					got = append(got, container.Name)
+				}
+				if container.SecurityContext.ReadOnlyRootFilesystem == nil && container.Name != "kube-flannel" {
+					t.Errorf("%s, container %s: the rest of its securityContext is gone", name, container.Name)
+				}
+			}
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("containers with folders of the node: %q, want %q", got, c.want)
+		}
 	}
 }
 

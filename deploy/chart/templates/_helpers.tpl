@@ -146,6 +146,10 @@ readinessProbe: {{- merge (dict "httpGet" (merge (dict "path" "/readyz") .http))
 {{- define "terway.securityContext" -}}
 {{- if .privileged }}{{ omit . "allowPrivilegeEscalation" | toYaml }}{{ else }}{{ toYaml . }}{{ end }}
 {{- end }}
+{{- /* .of, a securityContext, with agent.seLinuxOptions. */ -}}
+{{- define "terway.withSELinux" -}}
+{{- with .root.Values.agent.seLinuxOptions }}{{ merge (dict "seLinuxOptions" .) $.of | toYaml }}{{ else }}{{ toYaml .of }}{{ end }}
+{{- end }}
 {{- /* The seconds of a time such as 1h30m. */ -}}
 {{- define "terway.seconds" -}}
 {{- $all := 0 }}
