@@ -4,15 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"path/filepath"
 	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/api/v1alpha1"
@@ -24,7 +28,7 @@ import (
 
 var uninstalled = verify.Check{
 	Name:    "uninstall",
-	About:   "helm uninstall is refused while a pod runs, which answers all the time; without pods it leaves nothing on the nodes, in the cluster and in the cloud; installed again, pods reach each other",
+	About:   "helm uninstall is refused while a pod runs, which answers all the time, and its rights are taken away; without pods one node is cleaned alone, by terwayd teardown, and helm uninstall leaves nothing on the nodes, in the cluster and in the cloud; installed again, pods reach each other",
 	NotFor:  map[string]string{lab.NetworkFlannel: "the chart has no job that uninstalls it"},
 	Trouble: true, Slow: true, Once: true,
 	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
@@ -56,10 +60,16 @@ var uninstalled = verify.Check{
 		if now, err := e.traces(ctx); err != nil || lacks(now) != "" {
 			return "", errors.Join(fmt.Errorf("after the refusal there are %v, before %v", now, before), err)
 		}
+		if err := e.noRights(ctx); err != nil {
+			return "", fmt.Errorf("after the refusal: %w", err)
+		}
 		if _, err := e.Curl(ctx, pods[0].Name, instruments.URL(pods[1].Status.PodIP, instruments.HTTPPort, "hostname")); err != nil {
 			return "", fmt.Errorf("after the refusal: %w", err)
 		}
 		if err := e.noPods(ctx, pods); err != nil {
+			return "", err
+		}
+		if err := e.cleanAlone(ctx, na); err != nil {
 			return "", err
 		}
 		began = time.Now()
@@ -67,12 +77,13 @@ var uninstalled = verify.Check{
 			return "", err
 		}
 		took := time.Since(began)
-		left, err := e.traces(ctx)
-		if err != nil {
-			return "", err
-		}
-		if len(left) > 0 {
-			return "", fmt.Errorf("helm uninstall left %v; before there were %v", left, before)
+		// The kernel frees eBPF programs, and Kubernetes what other objects own, some time later.
+		var left map[string]int
+		if err := e.within(ctx, 10*time.Second, "nothing of Terway's to be left", func(ctx context.Context) (_ bool, err error) {
+			left, err = e.traces(ctx)
+			return len(left) == 0, err
+		}); err != nil {
+			return "", fmt.Errorf("helm uninstall left %v; before there were %v: %w", left, before, err)
 		}
 		began = time.Now()
 		if err := e.restoreSurely(ctx); err != nil {
@@ -99,7 +110,70 @@ func (e *env) asInstalled() error {
 	return nil
 }
 
+// noRights returns an error if the job's rights are still there.
+func (e *env) noRights(ctx context.Context) error {
+	for _, kind := range []string{"ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"} {
+		o := &metav1.PartialObjectMetadata{}
+		o.SetGroupVersionKind(rbacv1.SchemeGroupVersion.WithKind(kind))
+		err := e.Objects.Get(ctx, client.ObjectKey{Namespace: metav1.NamespaceSystem, Name: uninstallName}, o)
+		if err == nil {
+			return fmt.Errorf("there is %s %s", kind, uninstallName)
+		}
+		if !apierrors.IsNotFound(err) {
+			return fmt.Errorf("read %s %s: %w", kind, uninstallName, err)
+		}
+	}
+	return nil
+}
+
+// cleanAlone cleans a node without the job, as for one that goes to another cluster (docs/uninstall.md), and leaves it ignored.
+func (e *env) cleanAlone(ctx context.Context, m lab.Machine) error {
+	if _, err := edit(ctx, e.Client.CoreV1().Nodes(), m.Name, func(n *corev1.Node) error {
+		metav1.SetMetaDataLabel(&n.ObjectMeta, claims.LabelIgnore, "true")
+		return note(&n.ObjectMeta, "")
+	}); err != nil {
+		return err
+	}
+	if err := e.Poll(ctx, "the agent of the ignored node to end", func() (bool, error) {
+		pods, err := e.Client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "app=" + agentName, FieldSelector: "spec.nodeName=" + m.Name})
+		return err == nil && len(pods.Items) == 0, err
+	}); err != nil {
+		return err
+	}
+	if _, err := e.onNode(m.Name, filepath.Join(e.Lab.Options.Cache, "terway", "terwayd"), "teardown", "--cni-conf-dir", "/etc/cni/net.d", "--cni-bin-dir", "/opt/cni/bin", "--host-root", "/"); err != nil {
+		return err
+	}
+	left, err := e.nodeTraces(m)
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("terwayd teardown left %v on %s", left, m.Name)
+	}
+	return err
+}
+
+// heedAgain takes away what cleanAlone has set.
+func (e *env) heedAgain(ctx context.Context) error {
+	var errs []error
+	for _, m := range e.Lab.Machines {
+		n, err := e.Client.CoreV1().Nodes().Get(ctx, m.Name, metav1.GetOptions{})
+		if err == nil && n.Labels[claims.LabelIgnore] != "" {
+			_, err = edit(ctx, e.Client.CoreV1().Nodes(), m.Name, func(n *corev1.Node) error {
+				before := ""
+				ok, err := noted(&n.ObjectMeta, &before)
+				if ok {
+					delete(n.Labels, claims.LabelIgnore)
+				}
+				return err
+			})
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
 const dnsName = "coredns"
+
+// uninstallName is the name of the chart's job that uninstalls it, and of its rights.
+const uninstallName = "terway-uninstall"
 
 // noPods ends the pods of the check and those of the cluster's DNS, and waits until no agent has one of them.
 func (e *env) noPods(ctx context.Context, pods []corev1.Pod) error {
@@ -143,13 +217,14 @@ func (e *env) restoreSurely(ctx context.Context) error {
 		}
 		return err
 	})
+	err = errors.Join(err, e.heedAgain(ctx))
 	there, ofThis := e.ofThisTree(ctx)
 	if ofThis != nil || there {
 		return errors.Join(err, ofThis)
 	}
 	// The job of an uninstallation that was refused stays, with its failed pod.
 	background := metav1.DeletePropagationBackground
-	job := e.Client.BatchV1().Jobs(metav1.NamespaceSystem).Delete(ctx, "terway-uninstall", metav1.DeleteOptions{PropagationPolicy: &background})
+	job := e.Client.BatchV1().Jobs(metav1.NamespaceSystem).Delete(ctx, uninstallName, metav1.DeleteOptions{PropagationPolicy: &background})
 	return errors.Join(err, client.IgnoreNotFound(job), e.Lab.Restore(ctx))
 }
 
@@ -172,7 +247,7 @@ func (e *env) ofThisTree(ctx context.Context) (bool, error) {
 }
 
 // traceKinds are what exists in every lab with Terway while pods run. Queueing disciplines exist with some datapaths and with policies.
-var traceKinds = []string{"device", "rule", "route", "nft table", "file", "ENI in the cloud", "NodeNetwork", "mark on a Node", "Lease"}
+var traceKinds = []string{"device", "rule", "route", "nft table", "file", "ENI in the cloud", "NodeNetwork", "mark on a Node", "Lease", "object of the chart"}
 
 // lacks returns a kind of which there is nothing, "" if there is none. The numbers may change: free ENIs are given back.
 func lacks(traces map[string]int) string {
@@ -192,27 +267,23 @@ func (e *env) traces(ctx context.Context) (map[string]int, error) {
 			n[kind] += k
 		}
 	}
+	programs, err := instruments.EBPF(ebpfPrefix) // of the machine's one kernel
+	if err != nil {
+		return nil, err
+	}
+	count("eBPF program or map", len(programs))
+	objects, err := e.chartObjects(ctx)
+	if err != nil {
+		return nil, err
+	}
+	count("object of the chart", len(objects))
 	for _, m := range e.Lab.Machines {
-		for kind, look := range map[string]struct {
-			command []string
-			ours    func(line string) bool
-		}{
-			"device":    {[]string{"ip", "-o", "link"}, ourDevice},
-			"rule":      {[]string{"ip", "rule"}, ourRule},
-			"route":     {[]string{"ip", "route", "show", "table", "all"}, ourRoute},
-			"qdisc":     {[]string{"tc", "qdisc", "show"}, func(l string) bool { return strings.Contains(l, " clsact ") }},
-			"nft table": {[]string{"nft", "list", "tables"}, func(l string) bool { return strings.Contains(l, "terway") }},
-			"file":      {[]string{"sh", "-c", "ls -d " + strings.Join(nodeFiles, " ") + " 2>/dev/null; true"}, func(l string) bool { return l != "" }},
-		} {
-			out, err := e.onNode(m.Name, look.command...)
-			if err != nil {
-				return nil, err
-			}
-			for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
-				if look.ours(line) {
-					count(kind, 1)
-				}
-			}
+		onNode, err := e.nodeTraces(m)
+		if err != nil {
+			return nil, err
+		}
+		for kind, k := range onNode {
+			count(kind, k)
 		}
 		enis, err := e.Lab.Cloud.ENIs(ctx, m.InstanceID)
 		if err != nil {
@@ -253,6 +324,75 @@ func (e *env) traces(ctx context.Context) (map[string]int, error) {
 	return n, nil
 }
 
+// nodeTraces counts what there is of Terway on a node. Kinds of which there is nothing are left out.
+func (e *env) nodeTraces(m lab.Machine) (map[string]int, error) {
+	n := map[string]int{}
+	for _, look := range []struct {
+		kind    string
+		command []string
+		ours    func(line string) bool
+	}{
+		{"device", []string{"ip", "-o", "link"}, ourDevice},
+		{"address", []string{"ip", "-o", "address"}, func(l string) bool { return ourAddress(l, m.Address) }},
+		{"rule", []string{"ip", "rule"}, ourRule},
+		{"rule", []string{"ip", "-6", "rule"}, ourRule},
+		{"route", []string{"ip", "route", "show", "table", "all"}, ourRoute},
+		{"route", []string{"ip", "-6", "route", "show", "table", "all"}, ourRoute},
+		{"qdisc", []string{"tc", "qdisc", "show"}, func(l string) bool { return strings.Contains(l, " clsact ") }},
+		{"nft table", []string{"nft", "list", "tables"}, func(l string) bool { return strings.Contains(l, "terway") }},
+		{"file", []string{"sh", "-c", "ls -d " + strings.Join(nodeFiles, " ") + " 2>/dev/null; true"}, func(l string) bool { return l != "" }},
+	} {
+		out, err := e.onNode(m.Name, look.command...)
+		if err != nil {
+			return nil, err
+		}
+		for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
+			if look.ours(line) {
+				n[look.kind]++
+			}
+		}
+	}
+	return n, nil
+}
+
+// ebpfPrefix begins the names of Terway's eBPF programs and maps; those of the simulated VPC have another.
+const ebpfPrefix = "tw_"
+
+// chartKinds are the kinds of which the chart, or what it starts, makes objects.
+var chartKinds = []schema.GroupVersionKind{
+	{Version: "v1", Kind: "ServiceAccount"}, {Version: "v1", Kind: "ConfigMap"}, {Version: "v1", Kind: "Secret"}, {Version: "v1", Kind: "Service"}, {Version: "v1", Kind: "Pod"},
+	{Group: "apps", Version: "v1", Kind: "DaemonSet"}, {Group: "apps", Version: "v1", Kind: "Deployment"}, {Group: "batch", Version: "v1", Kind: "Job"},
+	{Group: "policy", Version: "v1", Kind: "PodDisruptionBudget"}, {Group: "discovery.k8s.io", Version: "v1", Kind: "EndpointSlice"},
+	{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "ClusterRole"}, {Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "ClusterRoleBinding"},
+	{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "Role"}, {Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "RoleBinding"},
+	{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "MutatingWebhookConfiguration"},
+	{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicy"},
+	{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicyBinding"},
+	{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"},
+}
+
+// chartObjects returns the chart's objects, and those that are made by what it starts.
+func (e *env) chartObjects(ctx context.Context) (names []string, err error) {
+	for _, kind := range chartKinds {
+		list := &metav1.PartialObjectMetadataList{}
+		list.SetGroupVersionKind(kind)
+		if err := e.Objects.List(ctx, list); err != nil {
+			return nil, fmt.Errorf("list %s: %w", kind.Kind, err)
+		}
+		for i := range list.Items {
+			if ofChart(&list.Items[i].ObjectMeta) {
+				names = append(names, kind.Kind+" "+list.Items[i].Name)
+			}
+		}
+	}
+	return names, nil
+}
+
+// ofChart tells an object of the chart by its name or label. The kinds of policies have neither, and stay.
+func ofChart(o *metav1.ObjectMeta) bool {
+	return strings.HasPrefix(o.Name, "terway") || strings.HasSuffix(o.Name, "."+v1alpha1.GroupVersion.Group) || o.Labels["app.kubernetes.io/part-of"] == "terway"
+}
+
 // nodeFiles are Terway's on a node.
 var nodeFiles = []string{"/etc/cni/net.d/*terway*", "/opt/cni/bin/terway", "/run/terway/*.sock", "/run/terway/state/*.db", "/var/lib/terway/*",
 	"/etc/NetworkManager/conf.d/*terway*", "/etc/systemd/network/*terway*", "/etc/systemd/networkd.conf.d/*terway*"}
@@ -261,6 +401,16 @@ var nodeFiles = []string{"/etc/cni/net.d/*terway*", "/opt/cni/bin/terway", "/run
 func ourDevice(line string) bool {
 	f := strings.Fields(line)
 	return len(f) > 1 && strings.HasPrefix(f[1], claims.DevicePrefix)
+}
+
+// ourAddress tells a line of "ip -o address": a node without Terway has one address, beside those of loopback and of its links alone.
+func ourAddress(line string, own netip.Addr) bool {
+	f := strings.Fields(line)
+	if len(f) < 4 || f[1] == "lo" {
+		return false
+	}
+	p, err := netip.ParsePrefix(f[3])
+	return err == nil && p.Addr() != own && !p.Addr().IsLinkLocalUnicast()
 }
 
 // ourRule tells a line of "ip rule": the kernel has three of its own, and a node of the lab has no others.
