@@ -43,7 +43,7 @@ func uninstallCommand() *cobra.Command {
 	keep := false
 	cmd := &cobra.Command{
 		Use:   "uninstall",
-		Short: "Clean all nodes, give back all ENIs and remove Terway's marks from the cluster, if no pod uses the network",
+		Short: "Clean all nodes, give back all ENIs (with Flannel the route entries) and remove Terway's marks from the cluster, if no pod uses the network",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if timeout <= 0 {
@@ -59,7 +59,7 @@ func uninstallCommand() *cobra.Command {
 	}
 	f.toTheCloud(cmd.Flags())
 	cmd.Flags().BoolVar(&o.Force, "force", false, "cut off pods that still use the network, pass over nodes that cannot be cleaned, and leave load balancers of Services in the cloud")
-	cmd.Flags().BoolVar(&keep, "keep-enis", false, "leave the cluster's ENIs in the cloud and name them: where there is no credential any more; the other flags of the cloud are not used then")
+	cmd.Flags().BoolVar(&keep, "without-cloud", false, "leave what Terway has in the cloud, the ENIs or with Flannel the route entries, and name it: where there is no credential any more; the other flags of the cloud are not used then")
 	cmd.Flags().BoolVar(&o.Kinds, "kinds", false, "delete the CustomResourceDefinition of NodeNetworks too")
 	cmd.Flags().IntVar(&o.AtOnce, "at-once", 50, "how many nodes are cleaned at once")
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Minute, "how long all may take")
@@ -96,21 +96,20 @@ func runUninstall(ctx context.Context, f flags, o uninstall.Options, keep bool) 
 	if err != nil {
 		return fmt.Errorf("ConfigMap %s/%s: %w", f.namespace, config.ConfigMapName, err)
 	}
-	if cfg.Network == claims.NetworkFlannel {
-		return errors.New("network: flannel: there are no ENIs of Terway; docs/uninstall.md says what to remove")
-	}
+	flannel := uninstall.Flannel{PodCIDR: cfg.PodRange()}
 	if !keep {
 		creds, err := credentials(f, cfg.Region, log)
 		if err != nil {
 			return err
 		}
-		o.Cloud, err = alibaba.New(alibaba.Config{
+		api, err := alibaba.New(alibaba.Config{
 			Region: cfg.Region, ECSEndpoint: f.ecsEndpoint, VPCEndpoint: f.vpcEndpoint, SLBEndpoint: f.slbEndpoint, NLBEndpoint: f.nlbEndpoint, Network: f.network,
 			Credentials: creds, Limits: f.limits, Log: log,
 		})
 		if err != nil {
 			return err
 		}
+		o.Cloud, flannel.Cloud = api, api
 	}
 	leases, err := coordinationclient.NewForConfig(cluster) // waits for no other request
 	if err != nil {
@@ -126,7 +125,12 @@ func runUninstall(ctx context.Context, f flags, o uninstall.Options, keep bool) 
 	}
 	o.Client, o.Namespace, o.Cluster, o.Log = c, f.namespace, cfg.ClusterID, log
 	o.Lead = func(ctx context.Context, do func(context.Context) error) error { return lead(ctx, lock, do) }
-	if err := uninstall.Run(ctx, o); err != nil {
+	if cfg.Network == claims.NetworkFlannel {
+		err = uninstall.RunFlannel(ctx, o, flannel)
+	} else {
+		err = uninstall.Run(ctx, o)
+	}
+	if err != nil {
 		return err
 	}
 	if err := leases.Leases(f.namespace).Delete(ctx, leader, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {

@@ -220,9 +220,9 @@ func TestEachValueCounts(t *testing.T) {
 		"image.pullPolicy":                                    {to: "Always"},
 		"image.pullSecrets":                                   {to: []any{"registry"}},
 		"kinds.install":                                       {to: false},
-		"uninstall.force":                                     {to: true, off: flannel},
-		"uninstall.keepENIs":                                  {to: true, off: flannel},
-		"uninstall.timeout":                                   {to: "1h", off: flannel},
+		"uninstall.force":                                     {to: true},
+		"uninstall.withoutCloud":                              {to: true},
+		"uninstall.timeout":                                   {to: "1h"},
 		"apiServer.host":                                      {to: "10.0.0.1"},
 		"apiServer.port":                                      {to: 443, base: map[string]any{"apiServer.host": "10.0.0.1"}},
 		"credentials.source":                                  {to: "ecs-role"},
@@ -419,7 +419,7 @@ func TestContainersAreConfined(t *testing.T) {
 	}
 	for network, names := range map[string][]string{
 		"terway":  {"Deployment terway-controller", "DaemonSet terwayd", "Job terway-uninstall"},
-		"flannel": {"Deployment terway-controller", "DaemonSet kube-flannel"},
+		"flannel": {"Deployment terway-controller", "DaemonSet kube-flannel", "Job terway-uninstall"},
 	} {
 		for _, name := range names {
 			for _, c := range containers(network, name) {

@@ -50,9 +50,26 @@ func TestUninstallIsAHook(t *testing.T) {
 			t.Errorf("helm template prints %s", name)
 		}
 	}
-	for name := range objects(t, with("flannel", nil)) {
-		if strings.Contains(name, "uninstall") {
-			t.Errorf("with flannel there is %s", name)
+	for name, o := range objects(t, with("flannel", nil)) {
+		if _, hook := o.GetAnnotations()["helm.sh/hook"]; hook != slices.Contains(uninstallObjects, name) {
+			t.Errorf("with flannel %s is a hook: %v", name, hook)
+		}
+	}
+}
+
+// With Flannel it asks all pods and stops flanneld, and starts nothing on the nodes.
+func TestUninstallOfFlannel(t *testing.T) {
+	for network, agents := range map[string]string{"terway": "terwayd", "flannel": "kube-flannel"} {
+		got := objects(t, with(network, nil))
+		var cluster rbacv1.ClusterRole
+		into(t, got["ClusterRole terway-uninstall"], &cluster)
+		var own rbacv1.Role
+		into(t, got["Role terway-uninstall"], &own)
+		if got["DaemonSet "+agents] == nil || !may(own.Rules, "apps", "daemonsets", agents, "patch") {
+			t.Errorf("%s: it may not stop DaemonSet %s: %v", network, agents, own.Rules)
+		}
+		if flannel := network == "flannel"; may(cluster.Rules, "", "pods", "", "list") != flannel || may(own.Rules, "batch", "jobs", "", "create") == flannel {
+			t.Errorf("%s: rules %v, %v", network, cluster.Rules, own.Rules)
 		}
 	}
 }
@@ -134,14 +151,14 @@ func TestUninstallWithoutACredential(t *testing.T) {
 		"role":   {"credentials.source": "ecs-role", "credentials.role": "r"},
 		"rrsa":   {"credentials.source": "rrsa", "credentials.roleARN": "acs:ram::1:role/r", "credentials.oidcProviderARN": "acs:ram::1:oidc-provider/p"},
 	} {
-		paths := map[string]any{"uninstall.keepENIs": true, "controller.extraVolumes": []any{map[string]any{"name": "v", "emptyDir": map[string]any{}}},
+		paths := map[string]any{"uninstall.withoutCloud": true, "controller.extraVolumes": []any{map[string]any{"name": "v", "emptyDir": map[string]any{}}},
 			"controller.extraVolumeMounts": []any{map[string]any{"name": "v", "mountPath": "/v"}}}
 		maps.Copy(paths, values)
 		got := objects(t, with("terway", paths))
 		var job batchv1.Job
 		into(t, got["Job terway-uninstall"], &job)
 		pod := job.Spec.Template.Spec
-		if want := []string{"--keep-enis", "--timeout=30m", "--kinds"}; !slices.Equal(pod.Containers[0].Args, want) {
+		if want := []string{"--without-cloud", "--timeout=30m", "--kinds"}; !slices.Equal(pod.Containers[0].Args, want) {
 			t.Errorf("%s: arguments %q, want %q", name, pod.Containers[0].Args, want)
 		}
 		if len(pod.Volumes) != 1 || pod.Volumes[0].Name != "v" || len(pod.Containers[0].VolumeMounts) != 1 {

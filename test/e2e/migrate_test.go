@@ -146,7 +146,7 @@ func (m *migration) upstream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.must(t, "", m.state.Options.Bin("helm"), "uninstall", "terway", "--namespace", metav1.NamespaceSystem, "--wait")
+	m.must(t, "", m.state.Options.Bin("helm"), "uninstall", "terway", "--namespace", metav1.NamespaceSystem, "--wait", "--no-hooks")
 	text := strings.ReplaceAll(string(manifest), "POD_CIDR", m.state.Options.Plan.PodCIDR.String())
 	m.must(t, text, m.state.Options.Bin("kubectl"), "apply", "-f", "-")
 	m.must(t, "", m.state.Options.Bin("kubectl"), "-n", "kube-flannel", "rollout", "status", "daemonset/kube-flannel-ds", "--timeout=2m")

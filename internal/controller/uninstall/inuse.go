@@ -111,11 +111,15 @@ func uses(nn *v1alpha1.NodeNetwork, address string) bool {
 	return slices.ContainsFunc(nn.Status.Used, func(u v1alpha1.UsedAddress) bool { return u.Address == address })
 }
 
-// withoutMarks removes from a Node what the controller has added, and reports whether there was anything.
+// withoutMarks removes from a Node what the controller and the agents have added, and reports whether there was anything.
 func withoutMarks(n *corev1.Node) bool {
 	before := len(n.Spec.Taints)
 	n.Spec.Taints = slices.DeleteFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == claims.TaintNotReady })
-	_, annotated := n.Annotations[claims.AnnotationMaxPods]
-	delete(n.Annotations, claims.AnnotationMaxPods)
-	return annotated || len(n.Spec.Taints) < before
+	changed := len(n.Spec.Taints) < before
+	for _, key := range []string{claims.AnnotationMaxPods, claims.AnnotationPodCIDR} {
+		_, annotated := n.Annotations[key]
+		changed = changed || annotated
+		delete(n.Annotations, key)
+	}
+	return changed
 }

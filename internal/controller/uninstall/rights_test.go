@@ -2,12 +2,14 @@ package uninstall
 
 import (
 	"context"
+	"net/netip"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -118,7 +120,9 @@ func TestRights(t *testing.T) {
 		},
 	})
 	r.Must(Run(t.Context(), r.o))
-	for _, what := range []string{"patch nodes", "delete nodenetworks", "patch nodenetworks", "patch services", "delete customresourcedefinitions", "create jobs", "delete jobs", "deletecollection leases", "patch deployments", "patch daemonsets"} {
+	r.create(&appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: flannelAgents}})
+	r.Must(RunFlannel(t.Context(), r.o, Flannel{PodCIDR: netip.MustParsePrefix("172.20.0.0/16")}))
+	for _, what := range []string{"patch nodes", "delete nodenetworks", "patch nodenetworks", "patch services", "delete customresourcedefinitions", "create jobs", "delete jobs", "deletecollection leases", "patch deployments", "patch daemonsets", "list pods"} {
 		if !used[what] {
 			t.Errorf("it did not %s: this test sees nothing", what)
 		}

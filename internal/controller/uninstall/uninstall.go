@@ -87,7 +87,7 @@ func (u InUse) Error() string {
 
 // Run uninstalls.
 func Run(ctx context.Context, o Options) error {
-	u := &uninstaller{o}
+	u := &uninstaller{o, agents}
 	found, err := u.look(ctx)
 	if err != nil {
 		return err
@@ -114,7 +114,11 @@ func Run(ctx context.Context, o Options) error {
 	})
 }
 
-type uninstaller struct{ Options }
+type uninstaller struct {
+	Options
+	// set is the DaemonSet of the agents.
+	set string
+}
 
 // look reads what exists. It changes nothing; a credential that the cloud refuses ends it here.
 func (u *uninstaller) look(ctx context.Context) (*found, error) {
@@ -167,7 +171,7 @@ func noKind(err error) bool { return meta.IsNoMatchError(err) || apierrors.IsNot
 
 func (u *uninstaller) agentPods(ctx context.Context) ([]corev1.Pod, error) {
 	var pods corev1.PodList
-	if err := u.Client.List(ctx, &pods, client.InNamespace(u.Namespace), client.MatchingLabels{"app": agents}); err != nil {
+	if err := u.Client.List(ctx, &pods, client.InNamespace(u.Namespace), client.MatchingLabels{"app": u.set}); err != nil {
 		return nil, fmt.Errorf("list the agents' pods: %w", err)
 	}
 	return pods.Items, nil
@@ -177,13 +181,13 @@ func (u *uninstaller) agentPods(ctx context.Context) ([]corev1.Pod, error) {
 // removed is made again by them.
 func (u *uninstaller) cleanNodes(ctx context.Context, nodes []target) (err error) {
 	set := &appsv1.DaemonSet{}
-	err = u.Client.Get(ctx, client.ObjectKey{Namespace: u.Namespace, Name: agents}, set)
+	err = u.Client.Get(ctx, client.ObjectKey{Namespace: u.Namespace, Name: u.set}, set)
 	if apierrors.IsNotFound(err) {
 		u.Log.Info("there are no agents: the nodes are left as they are") // deleted by hand, or by an uninstallation that ended later
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("read DaemonSet %s: %w", agents, err)
+		return fmt.Errorf("read DaemonSet %s: %w", u.set, err)
 	}
 	defer func() {
 		if err != nil {
@@ -197,19 +201,7 @@ func (u *uninstaller) cleanNodes(ctx context.Context, nodes []target) (err error
 	if err := u.selectNodes(ctx, `"true"`); err != nil {
 		return err
 	}
-	silent := map[string]bool{}
-	for _, n := range nodes {
-		silent[n.name] = n.silent
-	}
-	if err := u.until(ctx, "the agents to stop", func() (string, error) {
-		pods, err := u.agentPods(ctx)
-		for _, p := range pods {
-			if !silent[p.Spec.NodeName] {
-				return fmt.Sprintf("pod %s on node %s", p.Name, p.Spec.NodeName), err
-			}
-		}
-		return "", err
-	}); err != nil {
+	if err := u.agentsEnd(ctx, nodes); err != nil {
 		return err
 	}
 	failed, err := u.teardown(ctx, set, nodes)
@@ -225,12 +217,29 @@ func (u *uninstaller) cleanNodes(ctx context.Context, nodes []target) (err error
 	return nil
 }
 
+// agentsEnd waits until no agent runs, except on silent nodes.
+func (u *uninstaller) agentsEnd(ctx context.Context, nodes []target) error {
+	silent := map[string]bool{}
+	for _, n := range nodes {
+		silent[n.name] = n.silent
+	}
+	return u.until(ctx, "the agents to stop", func() (string, error) {
+		pods, err := u.agentPods(ctx)
+		for _, p := range pods {
+			if !silent[p.Spec.NodeName] {
+				return fmt.Sprintf("pod %s on node %s", p.Name, p.Spec.NodeName), err
+			}
+		}
+		return "", err
+	})
+}
+
 // selectNodes sets the value of selector in the agents' DaemonSet, as JSON; null removes it.
 func (u *uninstaller) selectNodes(ctx context.Context, value string) error {
-	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: u.Namespace, Name: agents}}
+	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: u.Namespace, Name: u.set}}
 	patch := fmt.Sprintf(`{"spec":{"template":{"spec":{"nodeSelector":{%q:%s}}}}}`, selector, value)
 	if err := u.Client.Patch(ctx, set, client.RawPatch(types.MergePatchType, []byte(patch))); err != nil {
-		return fmt.Errorf("write the nodeSelector %s of DaemonSet %s: %w", selector, agents, err)
+		return fmt.Errorf("write the nodeSelector %s of DaemonSet %s: %w", selector, u.set, err)
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ import (
 var uninstalled = verify.Check{
 	Name:    "uninstall",
 	About:   "helm uninstall is refused while a pod runs, which answers all the time, and its rights are taken away; without pods one node is cleaned alone, by terwayd teardown, and helm uninstall leaves nothing on the nodes, in the cluster and in the cloud; installed again, pods reach each other",
-	NotFor:  map[string]string{lab.NetworkFlannel: "the chart has no job that uninstalls it"},
+	NotFor:  map[string]string{lab.NetworkFlannel: "the job cleans no nodes there"},
 	Trouble: true, Slow: true, Once: true,
 	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
 		if err := e.asInstalled(); err != nil {

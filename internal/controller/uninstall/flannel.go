@@ -1,0 +1,207 @@
+package uninstall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/controller/loadbalancer"
+	"terway.dev/terway/internal/controller/nodeinfo"
+	"terway.dev/terway/internal/controller/podroute"
+	"terway.dev/terway/internal/controller/podroute/entries"
+	"terway.dev/terway/internal/pages"
+)
+
+// flannelAgents is the DaemonSet of flanneld in the chart.
+const flannelAgents = "kube-flannel"
+
+// instancesPerCall is how many ids one DescribeInstances call takes (ECS API).
+const instancesPerCall = 100
+
+// Flannel is what an uninstallation needs where pods have addresses of a pod CIDR.
+type Flannel struct {
+	// Cloud is nil to keep the route entries. Options.Cloud is not used: there are no ENIs.
+	Cloud podroute.Cloud
+	// PodCIDR is the range of the pods.
+	PodCIDR netip.Prefix
+}
+
+// RunFlannel uninstalls where pods have addresses of a pod CIDR: it asks whether pods have them, stops controller and agents and gives back
+// the VPC's route entries. It does not clean the nodes. From the first step that changes something on the way is only forward.
+func RunFlannel(ctx context.Context, o Options, f Flannel) error {
+	o.Cloud = nil
+	u := &uninstaller{o, flannelAgents}
+	found, err := u.look(ctx)
+	if err != nil {
+		return err
+	}
+	use, err := u.podsIn(ctx, f.PodCIDR)
+	if err != nil {
+		return err
+	}
+	for _, s := range found.services {
+		use = append(use, fmt.Sprintf("Service %s/%s has a load balancer (%s)", s.Namespace, s.Name, s.Annotations[loadbalancer.AnnotationUses]))
+	}
+	var tables []string
+	if f.Cloud != nil { // what the cloud refuses ends it before anything is changed
+		if tables, err = u.routeTables(ctx, f, found.nodes); err != nil {
+			return err
+		}
+		if _, err := u.routes(ctx, f, tables); err != nil {
+			return err
+		}
+	}
+	if len(use) > 0 && !u.Force {
+		return InUse(use)
+	}
+	for _, what := range use {
+		u.Log.Warn("forced: " + what)
+	}
+	if err := u.stopController(ctx); err != nil {
+		return err
+	}
+	return u.Lead(ctx, func(ctx context.Context) error {
+		u.Log.Info("stopping the agents")
+		err := u.selectNodes(ctx, `"true"`)
+		if err == nil {
+			err = u.agentsEnd(ctx, found.targets())
+		}
+		if err != nil && !apierrors.IsNotFound(err) { // deleted by hand, or by an uninstallation that ended later
+			return err
+		}
+		if f.Cloud == nil {
+			u.Log.Warn("kept: delete the route entries in the VPC yourself", "name", podroute.Mark(u.Cluster), "in", f.PodCIDR)
+		} else if err := u.giveBackRoutes(ctx, f, tables); err != nil {
+			return err
+		}
+		return u.forget(ctx)
+	})
+}
+
+// podsIn returns a line for each pod that has an address of the range.
+func (u *uninstaller) podsIn(ctx context.Context, podCIDR netip.Prefix) (lines []string, err error) {
+	for list, err := range pages.Of(ctx, u.Client, &corev1.PodList{}) {
+		if err != nil {
+			return nil, fmt.Errorf("list pods: %w", err)
+		}
+		for i := range list.Items {
+			p := &list.Items[i]
+			a, err := netip.ParseAddr(p.Status.PodIP)
+			if err == nil && podCIDR.Contains(a) && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
+				lines = append(lines, fmt.Sprintf("pod %s/%s on node %s has address %s", p.Namespace, p.Name, p.Spec.NodeName, a))
+			}
+		}
+	}
+	return lines, nil
+}
+
+// routeTables returns the route tables of the VPCs in which the nodes' instances are.
+func (u *uninstaller) routeTables(ctx context.Context, f Flannel, nodes []corev1.Node) (tables []string, err error) {
+	ctx = cloud.WithPriority(ctx, cloud.GiveBack)
+	var ids []string
+	for i := range nodes {
+		if id, err := nodeinfo.InstanceID(nodes[i].Spec.ProviderID); err == nil {
+			ids = append(ids, id)
+		}
+	}
+	vpcs := map[string]bool{}
+	for part := range slices.Chunk(ids, instancesPerCall) {
+		list, err := f.Cloud.DescribeInstances(ctx, part)
+		if err != nil {
+			return nil, fmt.Errorf("describe the nodes' instances: %w", err)
+		}
+		for i := range list {
+			vpcs[list[i].VPCID] = true
+		}
+	}
+	if len(vpcs) == 0 {
+		return nil, fmt.Errorf("no Node has an instance that exists, so it is not known in which VPC the route entries are: delete those with the name %s, and uninstall without the cloud (value uninstall.withoutCloud of the chart)", podroute.Mark(u.Cluster))
+	}
+	for vpc := range vpcs {
+		list, err := f.Cloud.DescribeRouteTables(ctx, vpc)
+		if err != nil {
+			return nil, fmt.Errorf("list the route tables of VPC %s: %w", vpc, err)
+		}
+		for _, t := range list {
+			tables = append(tables, t.ID)
+		}
+	}
+	slices.Sort(tables)
+	return tables, nil
+}
+
+// routes returns the cluster's entries, by table.
+func (u *uninstaller) routes(ctx context.Context, f Flannel, tables []string) (map[string][]cloud.RouteEntry, error) {
+	ctx = cloud.WithPriority(ctx, cloud.GiveBack)
+	ours := map[string][]cloud.RouteEntry{}
+	for _, id := range tables {
+		list, err := f.Cloud.DescribeRouteEntries(ctx, id)
+		if err != nil {
+			return nil, fmt.Errorf("read route table %s: %w", id, err)
+		}
+		for _, e := range list {
+			if e.Custom && e.Name == podroute.Mark(u.Cluster) && entries.Inside(f.PodCIDR, e.Destination) {
+				ours[id] = append(ours[id], e)
+			}
+		}
+	}
+	return ours, nil
+}
+
+// giveBackRoutes deletes the cluster's route entries, until two lists in a row have none.
+func (u *uninstaller) giveBackRoutes(ctx context.Context, f Flannel, tables []string) error {
+	u.Log.Info("giving back the route entries")
+	empty := false
+	var last error
+	for {
+		wait := u.Poll
+		left, err := u.routes(ctx, f, tables)
+		switch {
+		case err == nil && len(left) == 0 && empty:
+			u.Log.Info("the VPC has no route entry of this cluster", "name", podroute.Mark(u.Cluster))
+			return nil
+		case err == nil && len(left) == 0:
+			empty, wait, last = true, u.Settle, nil
+		case err == nil:
+			empty = false
+			err = deleteRoutes(cloud.WithPriority(ctx, cloud.GiveBack), f.Cloud, left)
+			u.Log.Info("giving back route entries", "tables", len(left))
+		}
+		if err != nil {
+			last = err
+			if class := cloud.ClassOf(err); class == cloud.Auth || class == cloud.Invalid {
+				return fmt.Errorf("give back the cluster's route entries: %s", cloud.Explain(err))
+			}
+			u.Log.Warn("give back route entries; this is repeated", "error", err)
+		}
+		if ended := u.Sleep(ctx, wait); ended != nil {
+			return fmt.Errorf("give back the cluster's route entries: %w, and entries of %d tables are left: %w", ended, len(left), errors.Join(last))
+		}
+	}
+}
+
+// deleteRoutes makes one call: a VPC makes one change at a time. While an entry is being changed it makes none.
+func deleteRoutes(ctx context.Context, api cloud.RouteAPI, left map[string][]cloud.RouteEntry) error {
+	var table string
+	for id, list := range left {
+		for _, e := range list {
+			if e.Status != cloud.RouteAvailable && e.Status != cloud.RouteCreated {
+				return nil
+			}
+		}
+		if table == "" || id < table {
+			table = id
+		}
+	}
+	failures, err := api.DeleteRouteEntries(ctx, table, left[table][:min(len(left[table]), cloud.MaxRouteEntriesPerCall)])
+	for _, failed := range failures {
+		err = errors.Join(err, fmt.Errorf("route entry %s of table %s: %w", failed.Destination, table, failed.Err))
+	}
+	return err
+}
