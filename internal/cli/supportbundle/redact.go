@@ -12,7 +12,10 @@ import (
 const removed = "REMOVED"
 
 // secretName matches the names of keys, flags and variables whose value is a secret.
-var secretName = regexp.MustCompile(`(?i)secret|passw|token|credential|access[-_.]?key|private[-_.]?key|signature|authorization`)
+var secretName = regexp.MustCompile(`(?i)secret|passw|token|credential|(?:access|api|private)[-_.]?key|signature|authorization`)
+
+// secretFlag matches a flag with such a name and its value, as the next word of a shell's command.
+var secretFlag = regexp.MustCompile(`(?i)((?:^|\s)--?[a-z0-9_.-]*(?:secret|passw|token|credential|(?:access|api|private)[-_.]?key|signature|authorization)[a-z0-9_.-]*(?:=|\s+))("(?:[^"\\]|\\.)*"|'[^']*'|[^\s;|&]+)`)
 
 // pem are keys in PEM, also where line breaks are escaped, and where the end is missing.
 var pem = regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\z)`)
@@ -32,7 +35,7 @@ var secrets = []struct {
 	{regexp.MustCompile(`(://)[^/\s@"']+@`), "${1}" + removed + "@"},
 	// key=value, key: value, "key": "value" and \"key\":\"value\". The cloud's error codes, such as
 	// InvalidAccessKeyId.NotFound and SignatureDoesNotMatch, are no keys.
-	{regexp.MustCompile(`(?i)((?:(?:secret|passwd|password|token|private[-_.]?key)(?:[-_][a-z0-9_-]*|key|value|id)?|access[-_.]?key(?:[-_.]?id)?|signature)\\?["']?\s*[=:]\s*)` +
+	{regexp.MustCompile(`(?i)((?:(?:secret|passwd|password|token|(?:api|private)[-_.]?key)(?:[-_][a-z0-9_-]*|key|value|id)?|access[-_.]?key(?:[-_.]?id)?|signature)\\?["']?\s*[=:]\s*)` +
 		// "the secret: accessKey: abc" is a chain of errors.
 		`(?:\\?["']?[^\s,;&"'{}\[\]\\]+\\?["']?[=:]\s*)*` +
 		`(?:\\"(?:[^"\\]|\\[^"])*\\"|"(?:[^"\\]|\\.)*"|'[^']*'|(?:map)?[\[{][^\]}]*[\]}]?|(?:bearer|basic)\s+[^\s"',;\\]+|[^\s,;&"'}\]\\]+)`), "${1}" + removed},
@@ -93,7 +96,6 @@ func redactObject(o map[string]any) {
 		if a, ok := m["annotations"].(map[string]any); ok {
 			// It has the object as it was before any of this.
 			delete(a, "kubectl.kubernetes.io/last-applied-configuration")
-			m["annotations"] = redactValue(a, true)
 		}
 	}
 	if kind := o["kind"]; kind == "ConfigMap" {
@@ -105,6 +107,7 @@ func redactObject(o map[string]any) {
 				}
 			}
 		}
+		o["metadata"] = redactValue(o["metadata"], false)
 		return
 	}
 	for key, v := range o {
@@ -113,19 +116,28 @@ func redactObject(o map[string]any) {
 }
 
 // redactValue removes secrets from a value and all that is in it. With keys, a key with the name of a
-// secret has one; without, as in objects of Kubernetes, only text has.
+// secret has one; without, as in objects of Kubernetes, only text and annotations have, also those of a
+// pod's template, and containers' variables, HTTP headers, commands and arguments.
 func redactValue(v any, keys bool) any {
 	switch v := v.(type) {
 	case string:
 		return redactText(v)
 	case map[string]any:
 		for key, in := range v {
-			env, isEnv := in.([]any)
+			list, isList := in.([]any)
 			switch {
 			case keys && secretName.MatchString(key) && in != nil:
 				v[key] = removed
-			case key == "env" && isEnv:
-				redactEnv(env)
+			case key == "annotations":
+				v[key] = redactValue(in, true)
+			case isList && (key == "env" || key == "httpHeaders"):
+				redactEnv(list)
+			case isList && (key == "command" || key == "args"):
+				for i, word := range redactValue(list, keys).([]any) {
+					if text, ok := word.(string); ok {
+						list[i] = secretFlag.ReplaceAllString(text, "${1}"+removed)
+					}
+				}
 			default:
 				v[key] = redactValue(in, keys)
 			}
@@ -145,6 +157,7 @@ func redactValue(v any, keys bool) any {
 	return v
 }
 
+// redactEnv removes the values of a list of names and values.
 func redactEnv(list []any) {
 	for _, in := range list {
 		v, ok := in.(map[string]any)

@@ -45,7 +45,15 @@ func objects() []client.Object {
 		}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "helm " + hush}}}
 	}
 	spec := func(container, node string) corev1.PodSpec {
-		return corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: container, Image: "terway:v1",
+		headers := []corev1.HTTPHeader{{Name: "X-Door", Value: hush}}
+		probe := &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthz", HTTPHeaders: headers}}}
+		hook := func(command ...string) *corev1.LifecycleHandler {
+			return &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: command}}
+		}
+		// As an admission webhook adds it.
+		sidecar := corev1.Container{Name: "sidecar", Command: []string{"sh", "-c", "run --region r1 --db-password " + hush + "; API_KEY=" + hush + " call --api-token='a " + hush + "' --last"},
+			Lifecycle: &corev1.Lifecycle{PostStart: hook("call", "--auth-token", hush), PreStop: &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{HTTPHeaders: headers}}}}
+		return corev1.PodSpec{NodeName: node, InitContainers: []corev1.Container{sidecar}, Containers: []corev1.Container{sidecar, {Name: container, Image: "terway:v1", LivenessProbe: probe,
 			Args: []string{"--access-key-secret", hush, "--region", "cn-hangzhou", "--api-token=" + hush},
 			Env:  []corev1.EnvVar{{Name: "PLAIN", Value: hush}, {Name: "GOMAXPROCS", Value: "2"}, {Name: "NODE_NAME", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "spec.nodeName"}}}},
 		}}}
@@ -56,6 +64,10 @@ func objects() []client.Object {
 		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
 		p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: container, RestartCount: restarts}}
 		return p
+	}
+	template := func(container string) corev1.PodTemplateSpec {
+		return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"example.com/api-token": hush, "example.com/team": "network",
+			"example.com/settings": `{"password":"` + hush + `"}`}}, Spec: spec(container, "")}
 	}
 	node := func(name string) *corev1.Node {
 		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{"example.com/join-token": hush}}}
@@ -71,8 +83,8 @@ func objects() []client.Object {
 		pod("terway-controller-1", "terway-controller", "controller", "n1", 1),
 		pod("terwayd-1", "terwayd", "terwayd", "n1", 0), pod("terwayd-2", "terwayd", "terwayd", "n2", 0), pod("terwayd-3", "terwayd", "terwayd", "n3", 0),
 		pod("other", "other", "other", "n1", 0),
-		&appsv1.Deployment{ObjectMeta: meta("terway-controller", ""), Spec: appsv1.DeploymentSpec{Template: corev1.PodTemplateSpec{Spec: spec("controller", "")}}},
-		&appsv1.DaemonSet{ObjectMeta: meta("terwayd", ""), Spec: appsv1.DaemonSetSpec{Template: corev1.PodTemplateSpec{Spec: spec("terwayd", "")}}},
+		&appsv1.Deployment{ObjectMeta: meta("terway-controller", ""), Spec: appsv1.DeploymentSpec{Template: template("controller")}},
+		&appsv1.DaemonSet{ObjectMeta: meta("terwayd", ""), Spec: appsv1.DaemonSetSpec{Template: template("terwayd")}},
 		&corev1.ConfigMap{ObjectMeta: meta("eni-config", ""), Data: map[string]string{
 			"eni-config.yaml": "cluster_id: c1\ncredentials:\n  secret: " + hush + "\n", "eni_conf": `{"access_key":"` + key + `","access_secret":"` + hush + `"}`,
 		}, BinaryData: map[string][]byte{"b": []byte(hush)}},
@@ -163,7 +175,7 @@ func TestNoSecrets(t *testing.T) {
 		"nodenetworks.yaml":             {"token: client-token-1", "id: eni-n1", "AccessKeySecret=REMOVED"},
 		"pods.yaml":                     {"name: terwayd-1", "value: REMOVED", `value: "2"`, "fieldPath: spec.nodeName", "- --region\n    - cn-hangzhou", "- --api-token=REMOVED", "example.com/team: network"},
 		"deployments.yaml":              {"kind: Deployment", "image: terway:v1", "- --access-key-secret\n        - REMOVED"},
-		"daemonsets.yaml":               {"kind: DaemonSet"},
+		"daemonsets.yaml":               {"kind: DaemonSet", "example.com/api-token: REMOVED", "example.com/team: network", "name: X-Door", "path: /healthz", "run --region r1 --db-password REMOVED; API_KEY=REMOVED", "--last"},
 		"leases.yaml":                   {""},
 		"eni-config.yaml":               {"cluster_id: c1", "credentials: REMOVED", "access_secret: REMOVED"},
 		"events.yaml":                   {"FailedCreatePodSandBox", "no address yet; Authorization: REMOVED"},
