@@ -97,6 +97,23 @@ func (t Type) MaxPodsShared() (n int, ok bool) {
 	return max(t.ENIs.N-1, 0) * t.IPv4PerENI.N, true
 }
 
+// Secondary returns how many ENIs a node has beside its first, 0 if unknown.
+func (t Type) Secondary() int {
+	if !t.ENIs.Known {
+		return 0
+	}
+	return max(t.ENIs.N-1, 0)
+}
+
+// MaxPods returns how many pods fit on a node of whose secondary ENIs so many are exclusive.
+func (t Type) MaxPods(exclusive int) (n int, ok bool) {
+	shared := t.Secondary() - exclusive
+	if !t.ENIs.Known || shared > 0 && !t.IPv4PerENI.Known {
+		return 0, false
+	}
+	return shared*t.IPv4PerENI.N + exclusive, true
+}
+
 // MaxPodsExclusive returns how many pods fit on a node with an ENI for each pod.
 func (t Type) MaxPodsExclusive() (n int, ok bool) {
 	if !t.ENIs.Known {

@@ -163,6 +163,16 @@ func mapKeys() map[string]oldKey {
 	}
 }
 
+// KnowsOldKey reports whether the existing Terway has a key of this name in any of its files.
+func KnowsOldKey(name string) bool {
+	for _, known := range []map[string]oldKey{oldKeys(), pluginKeys(), mapKeys()} {
+		if _, ok := known[name]; ok {
+			return true
+		}
+	}
+	return strings.HasPrefix(name, "plugin ")
+}
+
 // chain converts the plugins that ran after Terway's: a list, as text.
 func chain(c *Conversion, v any, row *OldKey) {
 	items, _ := listOf(v)

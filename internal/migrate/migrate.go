@@ -22,6 +22,7 @@ import (
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/podeni"
 )
 
 // AgentName is the name of the chart's DaemonSet (deploy/chart/templates/agent.yaml).
@@ -48,9 +49,11 @@ type Objects struct {
 	// Policies is the number of NetworkPolicies. Others is that of the objects of each resource in Resources.
 	Policies int
 	Others   map[string]int
-	// PolicyEnabled is the chart's value policy.enabled, with which Terway will be installed. If it is
-	// installed already, its DaemonSet says so.
+	// PolicyEnabled is the chart's value policy.enabled, with which Terway will be installed, and Config has the
+	// mode and the number of exclusive ENIs of its eniConfig; nil: the defaults. If it is installed already, its
+	// DaemonSet and its ConfigMap say so.
 	PolicyEnabled bool
+	Config        *config.Config
 }
 
 // Node is a node's part of a plan.
@@ -127,9 +130,13 @@ func Make(o *Objects, ask Ask) (*Plan, error) {
 		p.Confined = p.Confined && Confined(&d.Spec.Template.Spec)
 	}
 	slices.Sort(p.DaemonSets)
-	policy := o.PolicyEnabled
+	policy, conf := o.PolicyEnabled, o.Config
 	if agent := agentOf(o); agent != nil {
 		p.Installed, policy = true, enforces(agent)
+		conf = p.installedConfig(o)
+	}
+	if conf == nil {
+		conf = &config.Config{Mode: claims.ModeShared}
 	}
 	p.nodes(o)
 	if err := p.choose(ask); err != nil {
@@ -147,7 +154,7 @@ func Make(o *Objects, ask Ask) (*Plan, error) {
 		if p.Installed && !p.Confined {
 			p.problem("Terway is installed, and the old network still has all nodes: uninstall it, let migrate prepare the nodes, and install it then")
 		}
-		p.instances(o)
+		p.instances(o, conf)
 		p.policies(o, old, policy)
 		switch old.source {
 		case Flannel:
@@ -160,15 +167,19 @@ func Make(o *Objects, ask Ask) (*Plan, error) {
 	return p, nil
 }
 
-// Accept marks losses as accepted. It returns the names of those that are not, and an error for a name
-// that is not lost.
+// Accept marks losses as accepted. It returns the names of those that are not, and an error for a name of which
+// no plan has a loss. A name that others have, and this one has not, is noted: one list serves for all nodes.
 func (p *Plan) Accept(names []string) (missing []string, err error) {
 	for _, name := range names {
 		at := slices.IndexFunc(p.Losses, func(l Loss) bool { return l.Name == name })
-		if at < 0 {
-			return nil, fmt.Errorf("--accept-lost %s: is not lost: want some of %s", name, cmp.Or(strings.Join(p.names(), ", "), "nothing, as nothing is lost"))
+		switch {
+		case at >= 0:
+			p.Losses[at].Accepted = true
+		case known(name):
+			p.notice("--accept-lost %s: nothing of that is lost here", name)
+		default:
+			return nil, fmt.Errorf("--accept-lost %s: there is no such loss: want some of %s", name, cmp.Or(strings.Join(p.names(), ", "), "nothing, as nothing is lost"))
 		}
-		p.Losses[at].Accepted = true
 	}
 	for _, l := range p.Losses {
 		if !l.Accepted {
@@ -176,6 +187,27 @@ func (p *Plan) Accept(names []string) (missing []string, err error) {
 		}
 	}
 	return missing, nil
+}
+
+// Names of losses, beside those of Resources and the existing Terway's keys.
+const (
+	lostBarePods   = "bare-pods"
+	lostENIs       = "attached-enis"
+	lostERDMA      = "erdma"
+	lostIPv6       = "ipv6"
+	lostJobs       = "job-progress"
+	lostLeftovers  = "node-leftovers"
+	lostLocalData  = "local-data"
+	lostNodeConfig = "node-config"
+	lostPolicy     = "network-policy"
+	lostTraffic    = "traffic-between-networks"
+	lostTrunks     = "trunk-eni"
+)
+
+// known reports whether some cluster can lose this.
+func known(name string) bool {
+	return slices.Contains([]string{lostBarePods, lostENIs, lostERDMA, lostIPv6, lostJobs, lostLeftovers, lostLocalData, lostNodeConfig, lostPolicy, lostTraffic, lostTrunks}, name) ||
+		slices.ContainsFunc(Resources, func(r Resource) bool { return r.Loss == name }) || config.KnowsOldKey(name)
 }
 
 func (p *Plan) names() []string {
@@ -216,6 +248,22 @@ func agentOf(o *Objects) *appsv1.DaemonSet {
 		return nil
 	}
 	return &o.DaemonSets[at]
+}
+
+// installedConfig returns the configuration of an installed Terway, nil if it has none that can be read.
+func (p *Plan) installedConfig(o *Objects) *config.Config {
+	for _, m := range o.ConfigMaps {
+		if m.Namespace != o.Namespace || m.Name != config.ConfigMapName {
+			continue
+		}
+		c, err := config.FromConfigMap(m.Data)
+		if err != nil {
+			p.problem("ConfigMap %s/%s: %v", m.Namespace, m.Name, err)
+			return nil
+		}
+		return c
+	}
+	return nil
 }
 
 // enforces reports whether an installed Terway enforces policies.
@@ -272,7 +320,7 @@ func (p *Plan) choose(ask Ask) error {
 }
 
 // instances finds nodes that change and that Terway cannot serve.
-func (p *Plan) instances(o *Objects) {
+func (p *Plan) instances(o *Objects, conf *config.Config) {
 	for i := range o.Nodes {
 		n := &o.Nodes[i]
 		if !slices.Contains(p.Change, n.Name) {
@@ -284,29 +332,46 @@ func (p *Plan) instances(o *Objects) {
 		if n.Labels[claims.LabelOtherIgnore] == "true" {
 			p.problem("node %s has the label %s, with which Terway ignores it: remove the label, or name the other nodes with --nodes", n.Name, claims.LabelOtherIgnore)
 		}
-		row, _ := p.Lookup(n.Name)
-		p.room(n, row.Pods)
+		p.room(o, n, conf)
 	}
 }
 
-// room compares a node's pods with what the ENIs of its instance can address. A node that is full
-// beforehand does not get all of its pods back.
-func (p *Plan) room(n *corev1.Node, pods int) {
+// room compares a node's pods with what the ENIs of its instance can address in the mode that the node will have. A
+// node that is full beforehand does not get all of its pods back.
+func (p *Plan) room(o *Objects, n *corev1.Node, conf *config.Config) {
 	name := n.Labels[corev1.LabelInstanceTypeStable]
 	t, ok := catalog.Lookup(name)
 	if !ok {
 		return // the controller asks the cloud about it
 	}
-	most, ok := t.MaxPodsShared()
+	mode, exclusive := conf.Divide(n.Labels, t.Secondary())
+	most, ok := t.MaxPods(exclusive)
 	if !ok {
 		return
 	}
-	if pods > most {
-		p.problem("node %s runs %d pods, and the ENIs of its instance type %s have addresses for %d: move pods away, or take a larger type", n.Name, pods, name, most)
+	row, _ := p.Lookup(n.Name)
+	alone := 0 // pods that get an ENI of their own
+	for i := range o.Pods {
+		if pod := &o.Pods[i]; pod.Spec.NodeName == n.Name && HasAddress(pod) && (mode == claims.ModeExclusive || asksForENI(pod)) {
+			alone++
+		}
+	}
+	has := fmt.Sprintf("has addresses for %d", most)
+	if exclusive > 0 {
+		has = fmt.Sprintf("has, in mode %s, ENIs for %d pods with an exclusive one and addresses for %d others", mode, exclusive, most-exclusive)
+	}
+	if alone > exclusive || row.Pods-alone > most-exclusive {
+		p.problem("node %s runs %d pods, of which %d need an exclusive ENI, and its instance type %s %s: move pods away, or take a larger type", n.Name, row.Pods, alone, name, has)
 	}
 	if may := n.Status.Allocatable.Pods().Value(); may > int64(most) {
-		p.notice("node %s may run %d pods (kubelet's maxPods), and the ENIs of its instance type %s have addresses for %d: pods beyond wait for an address", n.Name, may, name, most)
+		p.notice("node %s may run %d pods (kubelet's maxPods), and its instance type %s %s: pods beyond wait for an address", n.Name, may, name, has)
 	}
+}
+
+// asksForENI reports whether a pod requests an exclusive ENI.
+func asksForENI(pod *corev1.Pod) bool {
+	asks, err := podeni.Asked(pod.Annotations)
+	return asks && err == nil || requests(pod, claims.ResourceENI)
 }
 
 // HasAddress reports whether a pod has an address of the pods' network, or will get one.
@@ -317,7 +382,7 @@ func HasAddress(pod *corev1.Pod) bool {
 
 // pods finds what a pod loses when it is deleted from its node and created again on another.
 func (p *Plan) pods(o *Objects) {
-	var alone, local, six []string
+	var alone, jobs, local, six []string
 	for i := range o.Pods {
 		pod := &o.Pods[i]
 		if !slices.Contains(p.Change, pod.Spec.NodeName) || !HasAddress(pod) {
@@ -326,6 +391,9 @@ func (p *Plan) pods(o *Objects) {
 		name := pod.Namespace + "/" + pod.Name
 		if !slices.ContainsFunc(pod.OwnerReferences, func(r metav1.OwnerReference) bool { return r.Controller != nil && *r.Controller }) {
 			alone = append(alone, name)
+		}
+		if slices.ContainsFunc(pod.OwnerReferences, func(r metav1.OwnerReference) bool { return r.Kind == "Job" && r.Controller != nil && *r.Controller }) {
+			jobs = append(jobs, name)
 		}
 		if slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool {
 			return v.EmptyDir != nil && v.EmptyDir.Medium != corev1.StorageMediumMemory
@@ -337,13 +405,16 @@ func (p *Plan) pods(o *Objects) {
 		}
 	}
 	if len(alone) > 0 {
-		p.lose("bare-pods", "", "no controller creates %s again", some(alone))
+		p.lose(lostBarePods, "", "no controller creates %s again", some(alone))
+	}
+	if len(jobs) > 0 {
+		p.lose(lostJobs, "wait until they have ended", "Jobs start %s again from the beginning, and may count that as a failure", some(jobs))
 	}
 	if len(local) > 0 {
-		p.lose("local-data", "", "the emptyDir volumes of %s go with the pods", some(local))
+		p.lose(lostLocalData, "", "the emptyDir volumes of %s go with the pods", some(local))
 	}
 	if len(six) > 0 && !p.Back {
-		p.lose("ipv6", "", "pods get IPv4 addresses only; %s have IPv6 ones", some(six))
+		p.lose(lostIPv6, "", "pods get IPv4 addresses only; %s have IPv6 ones", some(six))
 	}
 }
 
@@ -361,7 +432,7 @@ func (p *Plan) policies(o *Objects, old *oldNetwork, after bool) {
 	before := old.policy(o)
 	switch {
 	case before && !after:
-		p.lose("network-policy", "the chart's value policy.enabled: true", "the old network enforces network policies (the cluster has %d), and Terway is without policy.enabled", o.Policies)
+		p.lose(lostPolicy, "the chart's value policy.enabled: true", "the old network enforces network policies (the cluster has %d), and Terway is without policy.enabled", o.Policies)
 	case !before && after && o.Policies > 0:
 		p.notice("%d NetworkPolicies that had no effect will be enforced: \"terwayctl policy preview\" says which connections they cut", o.Policies)
 	}
@@ -396,7 +467,7 @@ var Resources = []Resource{
 // fromFlannel finds what else is lost with Flannel.
 func (p *Plan) fromFlannel(old *oldNetwork) {
 	if old.backend != backendAlloc {
-		p.lose("traffic-between-networks", "", "Flannel's backend is %s: until a node has migrated, the VPC knows no way to its pods, and pods of Terway on other nodes do not reach them", cmp.Or(old.backend, "unknown"))
+		p.lose(lostTraffic, "", "Flannel's backend is %s: until a node has migrated, the VPC knows no way to its pods, and pods of Terway on other nodes do not reach them", cmp.Or(old.backend, "unknown"))
 	}
 	p.notice("programs outside the cluster see a pod's own address of the VPC, no longer its node's: security groups and lists of allowed addresses must have the Pod vSwitches' ranges")
 	p.notice("the VPC's route entries for the old pod CIDR stay: delete them when no node has the old network")
@@ -407,13 +478,14 @@ func (p *Plan) fromTerway(o *Objects, old *oldNetwork) {
 	if slices.ContainsFunc(old.sets, func(d appsv1.DaemonSet) bool { return d.Namespace == o.Namespace }) {
 		p.problem("both Terways have a ConfigMap %s, and the existing one's is in namespace %s: install this one in another, and give --terway-namespace", config.ConfigMapName, o.Namespace)
 	}
-	p.lose("attached-enis", "replace nodes by new instances, which begin with Terway", "ENIs of the existing Terway stay attached to their nodes and take places of the instance type until you delete them; they have the tag creator and not the cluster's own")
+	p.lose(lostENIs, "replace nodes by new instances, which begin with Terway", "ENIs of the existing Terway stay attached to their nodes and take places of the instance type until you delete them; they have the tag creator and not the cluster's own")
+	p.lose(lostLeftovers, "restart each instance when its node has migrated, or replace it", "nothing removes what the existing Terway has programmed on a node (policy rules and routes, iptables rules and eBPF programs of its policies), which stays in effect beside Terway's until the instance is restarted")
 	for _, c := range []struct {
 		resource  corev1.ResourceName
 		loss, why string
 	}{
-		{"aliyun/member-eni", "trunk-eni", "request member ENIs of a trunk, which are not supported"},
-		{"aliyun/erdma", "erdma", "request eRDMA, which is not supported"},
+		{"aliyun/member-eni", lostTrunks, "request member ENIs of a trunk, which are not supported"},
+		{"aliyun/erdma", lostERDMA, "request eRDMA, which is not supported"},
 	} {
 		if pods := requesting(o, c.resource); len(pods) > 0 {
 			p.lose(c.loss, "", "%s %s", some(pods), c.why)
@@ -426,7 +498,7 @@ func (p *Plan) fromTerway(o *Objects, old *oldNetwork) {
 		}
 	}
 	if len(own) > 0 {
-		p.lose("node-config", "", "nodes have no configurations of their own; %s have the label terway-config", some(own))
+		p.lose(lostNodeConfig, "", "nodes have no configurations of their own; %s have the label terway-config", some(own))
 	}
 	if old.conversion == nil {
 		p.problem("there is no ConfigMap %s beside the existing Terway, or it cannot be read: %s", config.ConfigMapName, cmp.Or(old.unread, "not found"))
@@ -443,14 +515,17 @@ func (p *Plan) fromTerway(o *Objects, old *oldNetwork) {
 func requesting(o *Objects, resource corev1.ResourceName) []string {
 	var names []string
 	for i := range o.Pods {
-		pod := &o.Pods[i]
-		if HasAddress(pod) && slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool {
-			_, limits := c.Resources.Limits[resource]
-			_, requests := c.Resources.Requests[resource]
-			return limits || requests
-		}) {
+		if pod := &o.Pods[i]; HasAddress(pod) && requests(pod, resource) {
 			names = append(names, pod.Namespace+"/"+pod.Name)
 		}
 	}
 	return names
+}
+
+func requests(pod *corev1.Pod, resource corev1.ResourceName) bool {
+	return slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool {
+		_, limits := c.Resources.Limits[resource]
+		_, requests := c.Resources.Requests[resource]
+		return limits || requests
+	})
 }

@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/datapath/claims"
 )
 
@@ -123,13 +125,14 @@ func TestLosses(t *testing.T) {
 			o.DaemonSets = append(o.DaemonSets, daemonSet("kube-system", "terwayd", "/usr/bin/terwayd", "--policy-hub=terway-policy"))
 		}), ""},
 		"pods": {with(flannel("alloc"), func(o *Objects) {
-			alone, local, six, host := pod("alone", "a"), pod("local", "b"), pod("six", "b"), pod("host", "b")
+			alone, local, six, host, job := pod("alone", "a"), pod("local", "b"), pod("six", "b"), pod("host", "b"), pod("job", "b")
+			job.OwnerReferences[0].Kind = "Job"
 			alone.OwnerReferences = nil
 			local.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
 			six.Status.PodIPs = append(six.Status.PodIPs, corev1.PodIP{IP: "fd00::7"})
 			host.OwnerReferences, host.Spec.HostNetwork = nil, true
-			o.Pods = append(o.Pods, alone, local, six, host)
-		}), "bare-pods ipv6 local-data"},
+			o.Pods = append(o.Pods, alone, local, six, host, job)
+		}), "bare-pods ipv6 job-progress local-data"},
 		"only the host's pods": {with(flannel("alloc"), func(o *Objects) {
 			host, done, static := pod("host", "b"), pod("done", "b"), pod("static", "b")
 			host.OwnerReferences, host.Spec.HostNetwork = nil, true
@@ -137,17 +140,17 @@ func TestLosses(t *testing.T) {
 			static.OwnerReferences, static.Annotations = nil, map[string]string{corev1.MirrorPodAnnotationKey: "x"}
 			o.Pods = append(o.Pods, host, done, static)
 		}), ""},
-		"terway, no policies":  {terway("", "true"), "attached-enis"},
-		"terway, policies":     {terway("", ""), "attached-enis network-policy"},
-		"terway, policies on":  {with(terway("", "false"), func(o *Objects) { o.PolicyEnabled = true }), "attached-enis"},
-		"terway, trunk, pools": {terway(`, "enable_eni_trunking": true, "ip_warm_up_size": 3, "eni_cap_ratio": 1`, "true"), "attached-enis enable_eni_trunking ip_warm_up_size"},
+		"terway, no policies":  {terway("", "true"), "attached-enis node-leftovers"},
+		"terway, policies":     {terway("", ""), "attached-enis network-policy node-leftovers"},
+		"terway, policies on":  {with(terway("", "false"), func(o *Objects) { o.PolicyEnabled = true }), "attached-enis node-leftovers"},
+		"terway, trunk, pools": {terway(`, "enable_eni_trunking": true, "ip_warm_up_size": 3, "eni_cap_ratio": 1`, "true"), "attached-enis enable_eni_trunking ip_warm_up_size node-leftovers"},
 		"terway, objects": {with(terway("", "true"), func(o *Objects) {
 			o.Others = map[string]int{"podnetworkings.network.alibabacloud.com": 1, "ciliumnetworkpolicies.cilium.io": 1}
 			o.Nodes[0].Labels = map[string]string{"terway-config": "eni-config-b"}
 			p := pod("member", "a")
 			p.Spec.Containers = []corev1.Container{{Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{"aliyun/member-eni": resource.MustParse("1")}}}}
 			o.Pods = append(o.Pods, p)
-		}), "attached-enis cilium-policy node-config pod-networking trunk-eni"},
+		}), "attached-enis cilium-policy node-config node-leftovers pod-networking trunk-eni"},
 	} {
 		p := plan(t, c.o, Ask{})
 		if got := strings.Join(p.names(), " "); got != c.want {
@@ -177,7 +180,7 @@ func TestLossesOfContainerService(t *testing.T) {
 				"ip_stack": "ipv4", "resource_group_id": "rg-1", "vswitch_selection_policy": "ordered"}`,
 		}
 		p := plan(t, o, Ask{})
-		want := slices.Sorted(slices.Values(append([]string{"attached-enis", "enable_eni_trunking", "in_cluster_loadbalance", "resource_group_id"}, more...)))
+		want := slices.Sorted(slices.Values(append([]string{"attached-enis", "enable_eni_trunking", "in_cluster_loadbalance", "node-leftovers", "resource_group_id"}, more...)))
 		if !slices.Equal(p.names(), want) || len(p.Problems) > 0 {
 			t.Errorf("disable_network_policy %s: lost %q, want %q; problems %q", policy, p.names(), want, p.Problems)
 		}
@@ -187,15 +190,21 @@ func TestLossesOfContainerService(t *testing.T) {
 func TestAccept(t *testing.T) {
 	o := terway(`, "ip_warm_up_size": 3`, "false")
 	missing, err := plan(t, o, Ask{}).Accept([]string{"network-policy"})
-	if err != nil || !slices.Equal(missing, []string{"attached-enis", "ip_warm_up_size"}) {
+	if err != nil || !slices.Equal(missing, []string{"attached-enis", "ip_warm_up_size", "node-leftovers"}) {
 		t.Errorf("missing %q, %v", missing, err)
 	}
 	p := plan(t, o, Ask{})
-	if missing, err := p.Accept([]string{"network-policy", "attached-enis", "ip_warm_up_size"}); err != nil || len(missing) > 0 || !p.Losses[0].Accepted {
+	if missing, err := p.Accept([]string{"network-policy", "attached-enis", "ip_warm_up_size", "node-leftovers"}); err != nil || len(missing) > 0 || !p.Losses[0].Accepted {
 		t.Errorf("missing %q, %v, %+v", missing, err, p.Losses)
 	}
-	if _, err := plan(t, o, Ask{}).Accept([]string{"ipv6"}); err == nil || !strings.Contains(err.Error(), "attached-enis, ip_warm_up_size, network-policy") {
+	if _, err := plan(t, o, Ask{}).Accept([]string{"ipv8"}); err == nil || !strings.Contains(err.Error(), "attached-enis, ip_warm_up_size, network-policy") {
 		t.Errorf("a loss that is none: %v", err)
+	}
+	// One list serves for all nodes, and for the call after a key was removed.
+	p = plan(t, flannel("vxlan"), Ask{})
+	list := []string{"bare-pods", "local-data", "traffic-between-networks", "calico-policy", "ip_warm_up_size"}
+	if missing, err := p.Accept(list); err != nil || len(missing) > 0 || !strings.Contains(strings.Join(p.Notices, "\n"), "--accept-lost bare-pods: nothing of that is lost here") {
+		t.Errorf("what is not lost: missing %q, %v, notices %q", missing, err, p.Notices)
 	}
 }
 
@@ -225,6 +234,54 @@ func TestProblems(t *testing.T) {
 		p := plan(t, o, Ask{})
 		if len(p.Problems) != 1 || !strings.Contains(p.Problems[0], c.want) {
 			t.Errorf("%s: problems %q, want one with %q", name, p.Problems, c.want)
+		}
+	}
+}
+
+// A node's room is that of the mode that it will have.
+func TestRoom(t *testing.T) {
+	exclusive := &config.Config{Mode: claims.ModeExclusive}
+	for name, c := range map[string]struct {
+		pods, alone int
+		labels      map[string]string
+		config      *config.Config
+		installed   string
+		want        string
+	}{
+		// An ecs.g6.2xlarge has 3 ENIs for pods, of 10 addresses each.
+		"shared":                    {pods: 30},
+		"shared, too many":          {pods: 31, want: "has addresses for 30"},
+		"exclusive":                 {pods: 3, config: exclusive},
+		"exclusive, too many":       {pods: 4, config: exclusive, want: "runs 4 pods, of which 4 need an exclusive ENI"},
+		"the node's label":          {pods: 4, labels: map[string]string{claims.LabelMode: claims.ModeExclusive}, want: "in mode exclusive, ENIs for 3 pods"},
+		"the label of the other":    {pods: 4, labels: map[string]string{claims.LabelOtherMode: claims.OtherModeExclusive}, want: "in mode exclusive, ENIs for 3 pods"},
+		"one exclusive ENI":         {pods: 21, alone: 1, config: &config.Config{Mode: claims.ModeShared, ExclusiveENIs: 1}},
+		"one, others too many":      {pods: 21, config: &config.Config{Mode: claims.ModeShared, ExclusiveENIs: 1}, want: "addresses for 20 others"},
+		"pods ask, there are none":  {pods: 2, alone: 1, want: "of which 1 need an exclusive ENI"},
+		"installed":                 {pods: 4, installed: "mode: exclusive", want: "runs 4 pods, of which 4"},
+		"installed, not the values": {pods: 4, config: exclusive, installed: "mode: shared"},
+		"installed, cannot be read": {pods: 4, installed: "mode: alone", want: "ConfigMap kube-system/eni-config: "},
+	} {
+		o := flannel("alloc")
+		o.Pods, o.Config = nil, c.config
+		o.Nodes[1].Labels = map[string]string{corev1.LabelInstanceTypeStable: "ecs.g6.2xlarge", claims.LabelIgnore: "true"}
+		maps.Copy(o.Nodes[1].Labels, c.labels)
+		for i := range c.pods {
+			p := pod(fmt.Sprint("p", i), "a")
+			if i < c.alone {
+				p.Annotations = map[string]string{claims.AnnotationExclusiveENI: "true"}
+			}
+			o.Pods = append(o.Pods, p)
+		}
+		if c.installed != "" {
+			Confine(&o.DaemonSets[0].Spec.Template.Spec)
+			o.DaemonSets = append(o.DaemonSets, daemonSet("kube-system", "terwayd", "/usr/bin/terwayd"))
+			text := "cluster_id: c1\nregion: cn-hangzhou\nservice_cidr: 172.21.0.0/20\nvswitches: {cn-hangzhou-i: [vsw-1]}\nsecurity_groups: [sg-1]\n" + c.installed + "\n"
+			o.ConfigMaps = append(o.ConfigMaps, corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "eni-config"}, Data: map[string]string{config.ConfigMapKey: text}})
+		}
+		problems := plan(t, o, Ask{Nodes: []string{"a"}}).Problems
+		if got := strings.Join(problems, "\n"); (c.want == "") != (got == "") || !strings.Contains(got, c.want) || len(problems) > 1 {
+			t.Errorf("%s: problems %q, want %q", name, problems, c.want)
 		}
 	}
 }

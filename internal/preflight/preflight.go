@@ -309,10 +309,8 @@ func (f *Facts) maxPods(c *Check) {
 			name = f.Cloud.Instances[id].Type
 		}
 		t, known := catalog.Lookup(name)
-		holds, ok := t.MaxPodsShared()
-		if f.Config.Mode == claims.ModeExclusive {
-			holds, ok = t.MaxPodsExclusive()
-		}
+		_, exclusive := f.Config.Divide(n.Labels, t.Secondary())
+		holds, ok := t.MaxPods(exclusive)
 		if !known || !ok {
 			c.note("node %s: nothing is known of its instance type %q: \"terwayctl instance-types refresh\" asks the cloud", n.Name, name)
 			continue

@@ -99,6 +99,10 @@ func TestProblems(t *testing.T) {
 		"5.10 with netkit":   {func(f *Facts) { f.Config.Datapath, f.Nodes = "netkit", f.Nodes[:1] }, "and eniConfig.datapath netkit needs 6.8"},
 		"5.4 with ebpf":      {func(f *Facts) { f.Config.Datapath, f.Nodes[0].Status.NodeInfo.KernelVersion = "ebpf", "5.4-rc1" }, "has Linux 5.4-rc1, and eniConfig.datapath ebpf needs 5.10"},
 		"maxPods":            {func(f *Facts) { f.Nodes[0].Status.Capacity[corev1.ResourcePods] = resource.MustParse("110") }, "max-pods: node node0: kubelet's maxPods is 110, and the ENIs of its instance type ecs.g6.large have addresses for"},
+		"maxPods, label": {func(f *Facts) {
+			f.Nodes = f.Nodes[:1]
+			f.Nodes[0].Labels = map[string]string{claims.LabelMode: claims.ModeExclusive}
+		}, "max-pods: node node0: kubelet's maxPods is 9"},
 		"maxPods, exclusive": {func(f *Facts) { f.Config.Mode = claims.ModeExclusive; f.Nodes = f.Nodes[:1] }, "max-pods: node node0: kubelet's maxPods is 9"},
 		"no image":           {func(f *Facts) { f.Image = "terway.local/terway:dev" }, "image: no registry has terway.local/terway:dev, and node node0 does not have it either: name yours with the values image.repository"},
 		"one node's image": {func(f *Facts) {

@@ -3,6 +3,7 @@
 package migrate
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,8 @@ import (
 
 	"terway.dev/terway/internal/cli/kubeflags"
 	"terway.dev/terway/internal/cli/program"
+	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/migrate"
 )
 
@@ -28,7 +31,7 @@ type options struct {
 	ask          migrate.Ask
 	accept       []string
 	values       string
-	yes          bool
+	yes, dryRun  bool
 	drain, ready time.Duration
 }
 
@@ -41,9 +44,10 @@ func NewCommand() *cobra.Command {
 		Long: `Migrate a cluster from upstream's Flannel or the existing Terway to this one, node by
 node: cordon, drain, switch, uncordon. docs/migrate.md says how it works and what it needs.
 
-Without --yes it changes nothing: it prints the nodes with their state, what is done to
-each, what the cluster would lose, and what stands in the way. The exit status is 1 while
-something stands in the way, or while a function is lost that --accept-lost does not name.
+Without --yes, and with --dry-run, it changes nothing: it prints the nodes with their
+state, what is done to each, what the cluster would lose, and what stands in the way. The
+exit status is 1 while something stands in the way, or while a function is lost that
+--accept-lost does not name. It may also name what this cluster or these nodes do not lose.
 
 With --yes it first prepares the nodes: they get the label network.terway.dev/ignore, and
 the old network's DaemonSets are confined to such nodes. Then you install the chart, and
@@ -59,7 +63,10 @@ With --rollback the nodes of --nodes go back to the old network.`,
 			if o.ask.Back && len(o.ask.Nodes) == 0 {
 				return program.Usagef("--rollback: --nodes says of which nodes")
 			}
-			enabled, err := o.policyEnabled()
+			if o.yes && o.dryRun {
+				return program.Usagef("--yes and --dry-run: give one of them")
+			}
+			values, err := o.readValues()
 			if err != nil {
 				return err
 			}
@@ -67,7 +74,7 @@ With --rollback the nodes of --nodes go back to the old network.`,
 			if err != nil {
 				return err
 			}
-			return o.run(cmd, c, host, enabled)
+			return o.run(cmd, c, host, values)
 		},
 	}
 	f := cmd.Flags()
@@ -76,42 +83,55 @@ With --rollback the nodes of --nodes go back to the old network.`,
 	f.StringSliceVar(&o.ask.Nodes, "nodes", nil, "`NAMES` of the nodes to change (default: all that have the old network)")
 	f.BoolVar(&o.ask.Back, "rollback", false, "the nodes go back to the old network")
 	f.StringSliceVar(&o.accept, "accept-lost", nil, "`NAMES` of what may be lost, as the plan calls it")
-	f.StringVarP(&o.values, "values", "f", "", "`FILE` with the chart's values, before Terway is installed: policy.enabled says whether it will enforce network policies")
+	f.StringVarP(&o.values, "values", "f", "", "`FILE` with the chart's values, before Terway is installed: whether it will enforce network policies, and how many ENIs are exclusive")
 	f.BoolVar(&o.yes, "yes", false, "do it; without, only the plan is printed")
+	f.BoolVar(&o.dryRun, "dry-run", false, "print the plan, as without --yes")
 	f.DurationVar(&o.drain, "drain-timeout", 10*time.Minute, "how long a node's pods may take to leave it")
 	f.DurationVar(&o.ready, "ready-timeout", 5*time.Minute, "how long any other step may take")
 	o.output.Add(f)
 	return cmd
 }
 
-// policyEnabled reads the chart's value policy.enabled.
-func (o *options) policyEnabled() (bool, error) {
-	if o.values == "" {
-		return false, nil // the chart's default
+// values are those of the chart's values that a plan depends on.
+type values struct {
+	Policy struct {
+		Enabled bool `json:"enabled"`
+	} `json:"policy"`
+	// ENIConfig has a mode and a number of exclusive ENIs; other keys may be missing, or wrong.
+	ENIConfig config.Config `json:"eniConfig"`
+}
+
+// readValues reads the file of --values, if there is one.
+func (o *options) readValues() (*values, error) {
+	v := &values{}
+	if o.values != "" {
+		data, err := os.ReadFile(o.values)
+		if err != nil {
+			return nil, fmt.Errorf("--values: %w", err)
+		}
+		if err := yaml.Unmarshal(data, v); err != nil {
+			return nil, fmt.Errorf("--values %s: %w", o.values, err)
+		}
 	}
-	data, err := os.ReadFile(o.values)
-	if err != nil {
-		return false, fmt.Errorf("--values: %w", err)
+	c := &v.ENIConfig
+	c.Mode = cmp.Or(c.Mode, claims.ModeShared) // the chart's default
+	if c.Mode != claims.ModeShared && c.Mode != claims.ModeExclusive {
+		return nil, fmt.Errorf("--values %s: eniConfig.mode: %q: want %s or %s", o.values, c.Mode, claims.ModeShared, claims.ModeExclusive)
 	}
-	var values struct {
-		Policy struct {
-			Enabled bool `json:"enabled"`
-		} `json:"policy"`
+	if c.ExclusiveENIs < 0 {
+		return nil, fmt.Errorf("--values %s: eniConfig.exclusive_enis: %d: want a number of ENIs", o.values, c.ExclusiveENIs)
 	}
-	if err := yaml.Unmarshal(data, &values); err != nil {
-		return false, fmt.Errorf("--values %s: %w", o.values, err)
-	}
-	return values.Policy.Enabled, nil
+	return v, nil
 }
 
 // run makes the plan, prints it, and with --yes does it.
-func (o *options) run(cmd *cobra.Command, c client.Client, host string, policyEnabled bool) error {
+func (o *options) run(cmd *cobra.Command, c client.Client, host string, values *values) error {
 	ctx := cmd.Context()
 	objects, err := read(ctx, c, o.Terway)
 	if err != nil {
 		return explain(host, err)
 	}
-	objects.PolicyEnabled = policyEnabled
+	objects.PolicyEnabled, objects.Config = values.Policy.Enabled, &values.ENIConfig
 	p, err := migrate.Make(objects, o.ask)
 	if err != nil {
 		return err

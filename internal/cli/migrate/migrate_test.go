@@ -384,20 +384,25 @@ func TestMigrateStops(t *testing.T) {
 
 // Without --yes nothing changes, and losses and problems are a failure.
 func TestDryRun(t *testing.T) {
-	values := filepath.Join(t.TempDir(), "values.yaml")
-	if err := os.WriteFile(values, []byte("policy: {enabled: true}\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	file := filepath.Join(t.TempDir(), "values.yaml")
 	for name, c := range map[string]struct {
 		accept []string
+		values string
 		change func(*world)
 		out    []string
 		err    string
 	}{
-		"not accepted": {nil, nil, []string{"kube-flannel/kube-flannel-ds", "a     old", "lost: traffic-between-networks: ", "then, by you: terwayctl install", "1. cordon"}, "--accept-lost traffic-between-networks accepts"},
-		"accepted":     {[]string{"traffic-between-networks"}, nil, []string{"lost, accepted: traffic-between-networks"}, ""},
-		"none such":    {[]string{"ipv6"}, nil, nil, "want some of traffic-between-networks"},
-		"problem": {[]string{"traffic-between-networks"}, func(w *world) {
+		"not accepted": {nil, "", nil, []string{"kube-flannel/kube-flannel-ds", "a     old", "lost: traffic-between-networks: ", "then, by you: terwayctl install", "1. cordon"}, "--accept-lost traffic-between-networks accepts"},
+		"accepted":     {[]string{"traffic-between-networks"}, "", nil, []string{"lost, accepted: traffic-between-networks"}, ""},
+		"none such":    {[]string{"ipv8"}, "", nil, nil, "want some of traffic-between-networks"},
+		"not lost": {[]string{"traffic-between-networks", "local-data", "resource_group_id"}, "", nil,
+			[]string{"note: --accept-lost local-data: nothing of that is lost here", "note: --accept-lost resource_group_id: "}, ""},
+		"no room": {[]string{"traffic-between-networks"}, "eniConfig: {mode: exclusive, region: cn-hangzhou}", func(w *world) {
+			n := w.node("b")
+			n.Labels = map[string]string{corev1.LabelInstanceTypeStable: "ecs.g6.large"}
+			w.must(w.Update(w.t.Context(), n))
+		}, []string{"problem: node b runs 2 pods", "in mode exclusive, ENIs for 1 pods"}, "1 problems stand in the way"},
+		"problem": {[]string{"traffic-between-networks"}, "", func(w *world) {
 			n := w.node("b")
 			n.Spec.ProviderID = ""
 			w.must(w.Update(w.t.Context(), n))
@@ -412,13 +417,16 @@ func TestDryRun(t *testing.T) {
 		var out bytes.Buffer
 		cmd.SetOut(&out)
 		cmd.SetContext(t.Context())
-		o := &options{accept: c.accept, values: values}
+		o := &options{accept: c.accept, values: file}
 		o.Terway = "terway-system"
-		enabled, err := o.policyEnabled()
-		if err != nil || !enabled {
-			t.Fatalf("%v, %v", enabled, err)
+		if err := os.WriteFile(file, []byte("policy: {enabled: true}\n"+c.values), 0o600); err != nil {
+			t.Fatal(err)
 		}
-		err = o.run(cmd, w.Client, "https://cluster", enabled)
+		values, err := o.readValues()
+		if err != nil || !values.Policy.Enabled {
+			t.Fatalf("%v, %v", values, err)
+		}
+		err = o.run(cmd, w.Client, "https://cluster", values)
 		if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
 			t.Errorf("%s: error %v, want %q", name, err, c.err)
 		}
@@ -429,6 +437,31 @@ func TestDryRun(t *testing.T) {
 		}
 		if after := fmt.Sprint(w.node("a"), w.node("b"), w.names("a"), w.names("b")); after != before {
 			t.Errorf("%s: changed from\n%s\nto\n%s", name, before, after)
+		}
+	}
+}
+
+// What is wrong in the call is said before a cluster is asked.
+func TestUsage(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "values.yaml")
+	for _, c := range []struct {
+		values string
+		args   []string
+		want   string
+	}{
+		{"", []string{"--yes", "--dry-run"}, "--yes and --dry-run: give one of them"},
+		{"", []string{"--rollback"}, "--nodes says of which nodes"},
+		{"eniConfig: {mode: alone}", []string{"--values", file}, `eniConfig.mode: "alone": want shared or exclusive`},
+		{"eniConfig: {exclusive_enis: -1}", []string{"--values", file}, "eniConfig.exclusive_enis: -1: want a number"},
+	} {
+		if err := os.WriteFile(file, []byte(c.values), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd := NewCommand()
+		cmd.SilenceErrors, cmd.SilenceUsage = true, true
+		cmd.SetArgs(c.args)
+		if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: %v, want %q", c.args, err, c.want)
 		}
 	}
 }
