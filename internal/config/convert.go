@@ -182,7 +182,7 @@ func (c *Conversion) table(source string, known map[string]oldKey, doc map[strin
 		row := OldKey{Source: source, Key: name}
 		switch k, ok := known[name]; {
 		case !ok:
-			row.Outcome, row.Why = Unsupported, "no key of "+source+" that is known"
+			row.Outcome, row.Why = Unsupported, "unknown key of "+source
 			if near := decode.Nearest(name, slices.Sorted(maps.Keys(known))); near != "" {
 				row.Why += "; did you mean " + near + "?"
 			}

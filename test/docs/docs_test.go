@@ -540,17 +540,37 @@ func TestTrustPolicy(t *testing.T) {
 	}
 }
 
-// TestPlainEnglish: words that the pages once used in meanings of their own do not come back.
+// TestPlainEnglish: words that the pages and messages once used in meanings of their own do not come back, in examples of output neither.
 func TestPlainEnglish(t *testing.T) {
-	private := regexp.MustCompile(`(?i)\b(made anew|makes anew|any wish|cannot be had|ends first)\b`)
-	for _, p := range pages(t) {
-		if p.Translated() {
-			continue
+	private := regexp.MustCompile(`(?i)\b(made anew|makes anew|any wish|cannot be had|ends first|that is known)\b`)
+	check := func(path string, line int, text string) {
+		if m := private.FindString(text); m != "" {
+			t.Errorf("%s:%d: %q: say it in the field's usual words", path, line, m)
 		}
-		for i, line := range prose(&p) {
-			if m := private.FindString(line); m != "" {
-				t.Errorf("%s:%d: %q: say it in the field's usual words", p.Path, i+1, m)
+	}
+	for _, p := range pages(t) {
+		for i, line := range p.Lines {
+			if !p.Translated() {
+				check(p.Path, i+1, line)
 			}
+		}
+	}
+	literal := regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+	for _, dir := range []string{"cmd", "internal"} {
+		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			b, err := os.ReadFile(path)
+			for i, line := range strings.Split(string(b), "\n") {
+				for _, text := range literal.FindAllString(line, -1) {
+					check(path, i+1, text)
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
 	}
 }

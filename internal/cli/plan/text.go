@@ -60,7 +60,7 @@ func text(w io.Writer, p *plan.Plan, c plan.Capacity) error {
 		return err
 	}
 	if c.LargestNodes.Known {
-		fmt.Fprintf(w, "Largest cluster: %s, %v pods. What ends first: %s.\n", count(c.LargestNodes.N, "node"), c.LargestPods, c.LimitedBy)
+		fmt.Fprintf(w, "Largest cluster: %s, %v pods. First limit reached: %s.\n", count(c.LargestNodes.N, "node"), c.LargestPods, c.LimitedBy)
 	} else {
 		fmt.Fprintln(w, "Largest cluster: unknown, because numbers of an instance type are unknown.")
 	}
