@@ -58,7 +58,7 @@ verify: build
 # Measures the user guide's comparison of Terway and Flannel, prints it and writes
 # docs/comparison.md. OUT=FILE writes all measurements as JSON.
 compare: build
-	bin/terway-lab compare --out docs/comparison.md $(if $(OUT),--json $(OUT)) $(COMPARE)
+	bin/terway-lab compare --out docs/comparison.md $(COMPARE) $(if $(OUT),-o json >$(OUT))
 
 # Other projects' suites on a lab for each kind of pods: Kubernetes' specs of NetworkPolicy, of
 # sig-network conformance and of load balancers, network-policy-api's conformance suite. DOC=1 writes

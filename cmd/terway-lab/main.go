@@ -3,9 +3,6 @@
 package main
 
 import (
-	"github.com/go-logr/logr"
-	"sigs.k8s.io/controller-runtime/pkg/log"
-
 	"terway.dev/terway/internal/cli/lab"
 	"terway.dev/terway/internal/cli/program"
 	"terway.dev/terway/internal/cli/version"
@@ -13,8 +10,6 @@ import (
 )
 
 func main() {
-	// Libraries' log messages are not for the user; errors say what is wrong.
-	log.SetLogger(logr.Discard())
 	root := lab.NewCommand()
 	root.AddCommand(vpcsim.NewCommand())
 	version.Add(root)

@@ -5,9 +5,7 @@ package main
 import (
 	"time"
 
-	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"terway.dev/terway/internal/cli/config"
 	"terway.dev/terway/internal/cli/connectivity"
@@ -25,8 +23,6 @@ import (
 )
 
 func main() {
-	// Libraries' log messages are not for the operator; errors say what is wrong.
-	log.SetLogger(logr.Discard())
 	// All that a command does may be cut off and done again.
 	program.Program{Root: newCommand(), Grace: time.Second}.Main()
 }

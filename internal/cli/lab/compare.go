@@ -2,9 +2,9 @@ package lab
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"strings"
@@ -22,13 +22,14 @@ import (
 
 func compareCommand(dir *string) *cobra.Command {
 	var networks []string
-	var out, jsonOut, zones string
+	var out, zones string
+	var output program.Output
 	base, o := lab.Options{}, compare.Options{}
 	cmd := &cobra.Command{
 		Use:   "compare",
 		Short: "Measure Terway and Flannel on one lab after the other and print the user guide's comparison",
 		Long: `Starts a lab for each network, with Terway one for each datapath, measures it and takes
-it down; a lab that is already running is taken down too. Prints a table: throughput and latency of pods
+it down; a lab that is already running is taken down too. Prints a table, and with -o json or yaml all that was measured: throughput and latency of pods
 as a ratio to their nodes', a NetworkPolicy, addresses held and used, route entries, a
 bandwidth limit, requests that fail in rolling upgrades behind a load balancer. Every run measures every row. Takes about ten minutes and needs
 root; other programs on the machine widen the ranges in the table.`,
@@ -49,13 +50,7 @@ root; other programs on the machine widen the ranges in the table.`,
 			measured, err := compare.Run(cmd.Context(), base, networks, o, lab.NewProgress(cmd.ErrOrStderr(), time.Now))
 			r := compare.Report{Date: time.Now().Format(time.DateOnly), Kernel: version, CPUs: runtime.NumCPU(),
 				Nodes: base.Nodes, InstanceType: base.InstanceType, Rounds: o.Rounds, Upgrades: o.Upgrades, Pods: int(o.Pods), Networks: measured}
-			if len(measured) > 0 {
-				fmt.Fprintf(cmd.OutOrStdout(), "\n%s", r.Table())
-			}
-			if err != nil {
-				return err // an incomplete comparison replaces no file
-			}
-			return keep(&r, out, jsonOut)
+			return errors.Join(err, compared(cmd.OutOrStdout(), &output, &r, out, err == nil))
 		},
 	}
 	f := cmd.Flags()
@@ -71,31 +66,28 @@ root; other programs on the machine widen the ranges in the table.`,
 	f.IntVar(&o.Upgrades, "upgrades", 3, "how many rolling upgrades the pods behind a load balancer get")
 	f.Int32Var(&o.Pods, "pods", 30, "how many pods are started to count addresses; with exclusive no more than there are ENIs for")
 	f.StringVar(&out, "out", "", "write the document to this `FILE` (make compare: docs/comparison.md)")
-	f.StringVar(&jsonOut, "json", "", "write all that was measured to this `FILE`")
+	output.Add(f)
 	return cmd
 }
 
-// keep writes the report files.
-func keep(r *compare.Report, markdown, jsonFile string) error {
-	write := func(path string, fill func(*bytes.Buffer) error) error {
-		if path == "" {
-			return nil
-		}
-		var b bytes.Buffer
-		err := fill(&b)
-		if err == nil {
-			err = os.WriteFile(path, b.Bytes(), 0o644)
-		}
-		if err != nil {
-			return fmt.Errorf("write %s: %w", path, err)
-		}
+// compared prints what was measured, and writes the document if the comparison is whole.
+func compared(w io.Writer, output *program.Output, r *compare.Report, document string, whole bool) error {
+	if len(r.Networks) == 0 {
 		return nil
 	}
-	return errors.Join(
-		write(markdown, func(b *bytes.Buffer) error { return r.WriteMarkdown(b) }),
-		write(jsonFile, func(b *bytes.Buffer) error {
-			e := json.NewEncoder(b)
-			e.SetIndent("", "  ")
-			return e.Encode(r)
-		}))
+	if err := output.Write(w, r, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "\n%s", r.Table())
+		return err
+	}); err != nil || document == "" || !whole {
+		return err
+	}
+	var b bytes.Buffer
+	err := r.WriteMarkdown(&b)
+	if err == nil {
+		err = os.WriteFile(document, b.Bytes(), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", document, err)
+	}
+	return nil
 }

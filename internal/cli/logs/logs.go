@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"k8s.io/klog/v2"
 )
 
 // Flags are a program's flags for its log.
@@ -56,6 +57,7 @@ func (f Flags) Start(ctx context.Context, w io.Writer) (*slog.Logger, error) {
 	default:
 		return nil, fmt.Errorf("--log-format %q: want %s or %s", f.Format, FormatText, FormatJSON)
 	}
+	klog.SetSlogLogger(log) // client-go's
 	got := make(chan os.Signal, 1)
 	signal.Notify(got, syscall.SIGUSR1, syscall.SIGUSR2)
 	go func() {

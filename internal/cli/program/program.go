@@ -14,7 +14,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 // The exit statuses of a program.
@@ -41,9 +44,17 @@ type Program struct {
 
 // Main runs the program, and ends the process.
 func (p Program) Main() {
+	quiet()
 	interrupts := make(chan os.Signal, 1)
 	signal.Notify(interrupts, os.Interrupt, syscall.SIGTERM)
 	os.Exit(p.run(os.Args[1:], interrupts))
+}
+
+// quiet discards libraries' log messages, which are not for people: errors say what is wrong. client-go has a logger of its own, which would
+// write to standard error, for example when an interrupt ends what it does.
+func quiet() {
+	log.SetLogger(logr.Discard())
+	klog.SetLogger(logr.Discard())
 }
 
 // ended is how a command has ended.
