@@ -220,6 +220,8 @@ func TestEachValueCounts(t *testing.T) {
 		"image.pullPolicy":                                    {to: "Always"},
 		"image.pullSecrets":                                   {to: []any{"registry"}},
 		"kinds.install":                                       {to: false},
+		"log.format":                                          {to: "json"},
+		"log.level":                                           {to: "debug"},
 		"uninstall.force":                                     {to: true},
 		"uninstall.withoutCloud":                              {to: true},
 		"uninstall.timeout":                                   {to: "1h"},

@@ -158,3 +158,10 @@ readinessProbe: {{- merge (dict "httpGet" (merge (dict "path" "/readyz") .http))
 {{- end }}
 {{- $all }}
 {{- end }}
+{{- /* Flags of the log. */ -}}
+{{- define "terway.log" -}}
+{{- $flags := list -}}
+{{- if ne .Values.log.format "text" }}{{ $flags = append $flags (printf "--log-format=%s" .Values.log.format) }}{{ end -}}
+{{- if eq .Values.log.level "debug" }}{{ $flags = append $flags "--verbose" }}{{ end -}}
+{{- with $flags }}{{ toYaml . }}{{ end -}}
+{{- end }}
