@@ -78,8 +78,13 @@ func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c
 		now := c.clock.Now()
 		c.metrics.attempt(action, now.Sub(start), err)
 		c.pace(action, limit, now, err)
-		if c.log.Enabled(ctx, slog.LevelDebug) {
-			c.log.Debug("cloud call", "action", action, "attempt", n, "took", now.Sub(start), "request", requestID(rsp, err), "sandboxes", cloud.SandboxesOf(ctx), "error", err)
+		// What fails for a pod that waits is found by its sandbox without another level.
+		level := slog.LevelDebug
+		if err != nil && len(cloud.SandboxesOf(ctx)) > 0 {
+			level = slog.LevelInfo
+		}
+		if c.log.Enabled(ctx, level) {
+			c.log.Log(ctx, level, "cloud call", "action", action, "attempt", n, "took", now.Sub(start), "request", requestID(rsp, err), "sandboxes", cloud.SandboxesOf(ctx), "error", err)
 		}
 		if err == nil {
 			return rsp, nil
