@@ -70,7 +70,7 @@ func verifyCommand(dir *string) *cobra.Command {
 	cmd.Long = cmd.Short + `.
 
 With --datapath the nodes of the running lab are moved by the configuration (ConfigMap
-eni-config), the system's pods are made anew on the datapath, the checks run, and at the
+eni-config), the system's pods are replaced on the datapath, the checks run, and at the
 end, after a failure or an interrupt too, everything is put back. "` + instruments.Exclusive + `" is mode exclusive:
 each pod has an ENI to itself. A datapath that the kernel lacks fails if it is named.
 

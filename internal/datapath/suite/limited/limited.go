@@ -418,7 +418,7 @@ func limitOfARunningPod(t *testing.T, e *env) {
 		t.Errorf("%d and %d packets were dropped", in.drops, out.drops)
 	}
 	if in.bytes == 0 || out.bytes == 0 || in.bytes > 1<<40 || out.bytes > 1<<40 {
-		t.Errorf("the queues counted %d and %d bytes: were they made anew?", in.bytes, out.bytes)
+		t.Errorf("the queues counted %d and %d bytes: were they recreated?", in.bytes, out.bytes)
 	}
 	world.Bulk(t, near.NS, world.At(p.V4, 7))
 	set(bandwidth.Limits{Egress: 60e6}, true)

@@ -43,7 +43,7 @@ func Run(all *testing.T, k world.Kit, make Make, only ...string) {
 		{"what is forwarded is judged whatever it is", whateverIsForwarded, false},
 		{"the server goes on when connections are forgotten", serverGoesOn, false},
 		{"the node's connections go on when they are forgotten", nodeGoesOn, false},
-		{"a pod's device is made anew", deviceMadeAnew, false},
+		{"a pod's device is recreated", deviceMadeAnew, false},
 		{"a silent connection is none", silentConnectionIsNone, false},
 		{"verdicts are told and counted", verdictsAreTold, true},
 		{"turned off", turnedOff, false},

@@ -349,7 +349,7 @@ func totalChangesAndGoes(t *testing.T, e *env) {
 	set(100_000, 2)
 	set(100_000, 0)
 	if now := look(t, e.n0, "eth1"); now.bytes[classOf[bandwidth.Guaranteed]] < before.bytes[classOf[bandwidth.Guaranteed]] {
-		t.Error("the queue was made anew")
+		t.Error("the queue was recreated")
 	}
 	// An agent is restarted, before and after the key is removed.
 	e.n0.DP = e.n0.NewDatapath()

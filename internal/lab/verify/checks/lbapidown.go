@@ -22,7 +22,7 @@ const apiDown = 200 * time.Second
 
 var lbAPIDown = verify.Check{
 	Name: "lb-api-down",
-	About: fmt.Sprintf("no call to the cloud is answered for %s, while the pods behind a CLB and an NLB are made anew and other pods take all addresses that nodes have: no request reaches one of those, "+
+	About: fmt.Sprintf("no call to the cloud is answered for %s, while the pods behind a CLB and an NLB are replaced and other pods take all addresses that nodes have: no request reaches one of those, "+
 		"no one has an address of a pod that is gone, and when calls are answered again the new pods serve", apiDown),
 	NotFor: noPodBackends, Once: true, Shared: true, Trouble: true,
 	Run: run(func(ctx context.Context, e *env) (_ string, err error) {

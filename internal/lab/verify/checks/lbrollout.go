@@ -29,7 +29,7 @@ const (
 
 var lbRollingUpgrade = verify.Check{
 	Name: "lb-rolling-upgrade",
-	About: fmt.Sprintf("all pods behind a CLB and an NLB are made anew under %d requests/s to each: none fails, if the program exits at SIGTERM and each request has its own connection, "+
+	About: fmt.Sprintf("all pods behind a CLB and an NLB are replaced under %d requests/s to each: none fails, if the program exits at SIGTERM and each request has its own connection, "+
 		"nor if the program closes gracefully and connections are kept", lbRate),
 	NotFor: noPodBackends, Once: true, Shared: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
@@ -47,7 +47,7 @@ var lbRollingUpgrade = verify.Check{
 
 var lbControllerFailover = verify.Check{
 	Name:   "lb-controller-failover",
-	About:  "the leading controller is killed while pods behind a CLB and an NLB are made anew, in a namespace that requires gates: no request fails, with programs that exit at SIGTERM, and a connection for each request",
+	About:  "the leading controller is killed while pods behind a CLB and an NLB are replaced, in a namespace that requires gates: no request fails, with programs that exit at SIGTERM, and a connection for each request",
 	NotFor: noPodBackends, Once: true, Shared: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		return e.upgraded(ctx, "exit", 0, func(ctx context.Context, d *instruments.Deployment) error {
@@ -70,7 +70,7 @@ var lbControllerFailover = verify.Check{
 
 var lbThrottled = verify.Check{
 	Name:   "lb-throttled",
-	About:  "half of the calls about load balancers are throttled while pods behind a CLB and an NLB are made anew: no request fails, with programs that exit at SIGTERM, and a connection for each request",
+	About:  "half of the calls about load balancers are throttled while pods behind a CLB and an NLB are replaced: no request fails, with programs that exit at SIGTERM, and a connection for each request",
 	NotFor: noPodBackends, Once: true, Shared: true, Trouble: true,
 	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
 		defer func() {
