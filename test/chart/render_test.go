@@ -214,14 +214,14 @@ func TestEachValueCounts(t *testing.T) {
 		same string // a network in which it is always so
 	}
 	changes := map[string]change{
+		"log.format":                                          {to: "json"},
+		"log.level":                                           {to: "debug"},
 		"image.repository":                                    {to: "r.example/terway"},
 		"image.tag":                                           {to: "v9"},
 		"image.digest":                                        {to: "sha256:" + strings.Repeat("0", 64)},
 		"image.pullPolicy":                                    {to: "Always"},
 		"image.pullSecrets":                                   {to: []any{"registry"}},
 		"kinds.install":                                       {to: false},
-		"log.format":                                          {to: "json"},
-		"log.level":                                           {to: "debug"},
 		"uninstall.force":                                     {to: true},
 		"uninstall.withoutCloud":                              {to: true},
 		"uninstall.timeout":                                   {to: "1h"},

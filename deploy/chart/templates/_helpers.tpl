@@ -65,6 +65,13 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
+{{- /* Flags of the log. */ -}}
+{{- define "terway.log" -}}
+{{- $flags := list -}}
+{{- if ne .Values.log.format "text" }}{{ $flags = append $flags (printf "--log-format=%s" .Values.log.format) }}{{ end -}}
+{{- if eq .Values.log.level "debug" }}{{ $flags = append $flags "--verbose" }}{{ end -}}
+{{- with $flags }}{{ toYaml . }}{{ end -}}
+{{- end }}
 {{- define "terway.flannelNetConf" -}}
 {{ dict "Network" .Values.eniConfig.pod_cidr "EnableNFTables" .Values.flannel.nftables "Backend" (dict "Type" "alloc") | toPrettyJson }}
 {{- end }}
@@ -157,11 +164,4 @@ readinessProbe: {{- merge (dict "httpGet" (merge (dict "path" "/readyz") .http))
 {{- $all = add $all (mul (regexFind "[0-9]+" .) (get (dict "h" 3600 "m" 60 "s" 1) (regexFind "[hms]" .))) }}
 {{- end }}
 {{- $all }}
-{{- end }}
-{{- /* Flags of the log. */ -}}
-{{- define "terway.log" -}}
-{{- $flags := list -}}
-{{- if ne .Values.log.format "text" }}{{ $flags = append $flags (printf "--log-format=%s" .Values.log.format) }}{{ end -}}
-{{- if eq .Values.log.level "debug" }}{{ $flags = append $flags "--verbose" }}{{ end -}}
-{{- with $flags }}{{ toYaml . }}{{ end -}}
 {{- end }}
