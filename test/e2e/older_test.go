@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -15,38 +14,50 @@ import (
 // beforeTags is the commit from which the check upgrade upgrades as long as no version has a tag.
 const beforeTags = "c61150152b6d7acf6d491b0016ed9e3d74f9447a"
 
-// olderVersion returns the flags of "terway-lab verify" that say from which version to upgrade. In CI a clone without one is a failure.
+// olderVersion returns the flags of "terway-lab verify" that say from which version to upgrade.
 func olderVersion(t *testing.T, source string) []string {
 	t.Helper()
 	flags, err := olderFlags(source, beforeTags)
-	switch {
-	case err != nil && os.Getenv("CI") == "true":
+	if err != nil {
 		t.Fatal(err)
-	case err != nil:
-		t.Skip(err)
+	}
+	if slices.Contains(flags, "HEAD") {
+		t.Logf("WARNING: %s is a shallow clone, and git fetch --unshallow brought nothing: upgrade and rollback are from this version's chart and image to the same under another name, and say nothing of an older one", source)
 	}
 	return flags
 }
 
-// olderFlags returns no flags if there is a tag before the last commit, which verify takes then, and else those for a commit. It is an error
-// if the clone has neither, as a shallow one has.
+// olderFlags returns no flags if there is a tag before the last commit, which verify takes then, and else those for a commit. A shallow
+// clone gets the commits that it lacks from its origin; without an origin that has them it upgrades from HEAD. It is an error if
+// a whole clone has neither.
 func olderFlags(source, commit string) ([]string, error) {
-	git := func(args ...string) error {
-		return exec.Command("git", append([]string{"-c", "safe.directory=*", "-C", source}, args...)...).Run()
+	git := func(args ...string) (string, error) {
+		out, err := exec.Command("git", append([]string{"-c", "safe.directory=*", "-C", source}, args...)...).CombinedOutput()
+		return strings.TrimSpace(string(out)), err
 	}
-	if git("describe", "--tags", "--abbrev=0", "HEAD^") == nil {
+	shallow := func() bool {
+		answer, _ := git("rev-parse", "--is-shallow-repository")
+		return answer == "true"
+	}
+	if shallow() {
+		// Without a remote it does nothing, and that is no error of git's.
+		if _, err := git("fetch", "--quiet", "--unshallow", "--tags"); err != nil || shallow() {
+			return []string{"--from", "HEAD"}, nil
+		}
+	}
+	if _, err := git("describe", "--tags", "--abbrev=0", "HEAD^"); err == nil {
 		return nil, nil
 	}
 	// The last commit itself would be an upgrade to the same version.
-	if err := git("merge-base", "--is-ancestor", commit, "HEAD^"); err != nil {
-		return nil, fmt.Errorf("%s has no tag before its last commit, and commit %s is not before it either (%w): git fetch --unshallow --tags gets both", source, commit, err)
+	if out, err := git("merge-base", "--is-ancestor", commit, "HEAD^"); err != nil {
+		return nil, fmt.Errorf("%s has no tag before its last commit, and commit %s is not before it either (%w: %s)", source, commit, err, out)
 	}
 	return []string{"--from", commit}, nil
 }
 
-// The tag goes first; a clone without an older version is an error.
+// The tag goes first; a clone without an older version is an error, unless it is shallow and cannot get one.
 func TestOlderVersion(t *testing.T) {
-	source, shallow := t.TempDir(), filepath.Join(t.TempDir(), "clone")
+	source, shallow, alone := t.TempDir(), filepath.Join(t.TempDir(), "clone"), filepath.Join(t.TempDir(), "clone")
 	git := func(args ...string) string {
 		out, err := exec.Command("git", append([]string{"-c", "safe.directory=*", "-c", "user.name=a", "-c", "user.email=a@example.com", "-C", source}, args...)...).CombinedOutput()
 		if err != nil {
@@ -60,7 +71,10 @@ func TestOlderVersion(t *testing.T) {
 		git("commit", "-q", "--allow-empty", "-m", "x")
 		commits = append(commits, git("rev-parse", "HEAD"))
 	}
-	git("clone", "-q", "--depth=1", "file://"+source, shallow)
+	for _, dir := range []string{shallow, alone} {
+		git("clone", "-q", "--depth=1", "file://"+source, dir)
+	}
+	git("-C", alone, "remote", "remove", "origin")
 	check := func(name, dir, commit string, want []string, wrong string) {
 		t.Helper()
 		flags, err := olderFlags(dir, commit)
@@ -69,7 +83,8 @@ func TestOlderVersion(t *testing.T) {
 		}
 	}
 	check("no tag", source, commits[0], []string{"--from", commits[0]}, "")
-	check("shallow", shallow, commits[0], nil, "git fetch --unshallow --tags")
+	check("shallow, and its origin is gone", alone, commits[0], []string{"--from", "HEAD"}, "")
+	check("shallow", shallow, commits[0], []string{"--from", commits[0]}, "")
 	check("the last commit", source, commits[2], nil, "not before it")
 	check("no repository", t.TempDir(), commits[0], nil, "no tag before")
 	git("tag", "v0.2.0")
