@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,6 +43,9 @@ type world struct {
 	pods        int
 	// terway are the nodes whose runtime finds Terway's CNI configuration first.
 	terway map[string]bool
+	// through is the command's own client, if it has another; step is how long a step may take, an hour if it is 0.
+	through client.Client
+	step    time.Duration
 }
 
 // newWorld returns two nodes with upstream's Flannel, each with a pod of a ReplicaSet, a pod of a DaemonSet
@@ -231,7 +235,8 @@ func (w *world) migrate(ask migrate.Ask, late int) (string, error) {
 	var said bytes.Buffer
 	ctx, cancel := context.WithCancelCause(w.t.Context())
 	defer cancel(nil)
-	r := &runner{client: w.Client, plan: p, namespace: "terway-system", drain: time.Hour, ready: time.Hour, report: &said,
+	most := cmp.Or(w.step, time.Hour)
+	r := &runner{client: w.Client, plan: p, namespace: "terway-system", drain: most, ready: most, report: &said,
 		sleep: func(ctx context.Context, _ time.Duration) error {
 			if late--; late < 0 {
 				cancel(errLate)
@@ -239,6 +244,9 @@ func (w *world) migrate(ask migrate.Ask, late int) (string, error) {
 			w.tick()
 			return ctx.Err()
 		}}
+	if w.through != nil {
+		r.client = w.through
+	}
 	err = r.migrate(ctx)
 	return said.String(), err
 }

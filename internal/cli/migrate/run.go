@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -55,7 +57,7 @@ func (r *runner) prepare(ctx context.Context) error {
 	}
 	for _, name := range r.plan.DaemonSets {
 		namespace, name, _ := strings.Cut(name, "/")
-		err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		err := r.write(ctx, func() error {
 			d := &appsv1.DaemonSet{}
 			if err := r.client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, d); err != nil {
 				return err
@@ -81,7 +83,7 @@ func (r *runner) run(ctx context.Context) error {
 	for i, node := range r.plan.Change {
 		for _, step := range r.plan.Steps {
 			r.say("%s: %s", node, step)
-			if err := do[step](ctx, node); err != nil {
+			if err := r.patiently(ctx, r.timeOf(step), func() error { return do[step](ctx, node) }); err != nil {
 				return fmt.Errorf("node %s, step %s: %w\n%d of %d nodes are done; the same command goes on with this one", node, step, err, i, len(r.plan.Change))
 			}
 		}
@@ -93,9 +95,17 @@ func (r *runner) run(ctx context.Context) error {
 	return nil
 }
 
+// timeOf returns how long a step may take.
+func (r *runner) timeOf(s migrate.Step) time.Duration {
+	if s == migrate.Drain || s == migrate.Renew {
+		return r.drain
+	}
+	return r.ready
+}
+
 // change changes a node, if there is something to change.
 func (r *runner) change(ctx context.Context, name string, change func(*corev1.Node)) error {
-	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+	err := r.write(ctx, func() error {
 		n := &corev1.Node{}
 		if err := r.client.Get(ctx, client.ObjectKey{Name: name}, n); err != nil {
 			return err
@@ -109,6 +119,11 @@ func (r *runner) change(ctx context.Context, name string, change func(*corev1.No
 		return fmt.Errorf("change node %s: %w", name, err)
 	}
 	return nil
+}
+
+// write reads and writes an object, again after a conflict with another writer and after errors that pass.
+func (r *runner) write(ctx context.Context, do func() error) error {
+	return r.patiently(ctx, r.ready, func() error { return retry.RetryOnConflict(retry.DefaultRetry, do) })
 }
 
 func label(n *corev1.Node) {
@@ -209,19 +224,68 @@ func (r *runner) evict(ctx context.Context, node string, pick func(*corev1.Pod) 
 // errLate is the cause of a wait that ends.
 var errLate = errors.New("not within the time")
 
-// wait repeats until done.
+// wait repeats until done. Errors that pass are repeated too, and the last of them is told when the time is over.
 func (r *runner) wait(ctx context.Context, most time.Duration, done func(context.Context) (bool, error)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, most, fmt.Errorf("%w of %s", errLate, most))
 	defer cancel()
+	var last error
 	for {
 		ok, err := done(ctx)
-		if ok || err != nil && ctx.Err() == nil {
+		switch {
+		case ctx.Err() != nil: // the error may be no more than that
+		case err == nil:
+			if ok {
+				return nil
+			}
+			last = nil
+		case passes(err):
+			last = r.again(last, err)
+		default:
 			return err
 		}
 		if err := r.sleep(ctx, poll); err != nil {
+			if last != nil {
+				return fmt.Errorf("%w: %w", context.Cause(ctx), last)
+			}
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// patiently does what may be done again, and repeats it after errors that pass, as long as the time is not over.
+func (r *runner) patiently(ctx context.Context, most time.Duration, do func() error) error {
+	limited, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	var last error
+	for {
+		err := do()
+		if err == nil || ctx.Err() != nil || errors.Is(err, errLate) || !passes(err) {
+			return err
+		}
+		last = r.again(last, err)
+		if r.sleep(limited, poll) != nil {
+			return err
+		}
+	}
+}
+
+// again says that something is repeated after an error, unless the last one was the same, and returns the error.
+func (r *runner) again(last, err error) error {
+	if last == nil || last.Error() != err.Error() {
+		r.say("%v; this is repeated", err)
+	}
+	return err
+}
+
+// passes reports whether the API server may answer otherwise later: it is overloaded, starts again, or was not reached.
+func passes(err error) bool {
+	var status apierrors.APIStatus
+	if errors.As(err, &status) {
+		code := status.Status().Code
+		return code == http.StatusTooManyRequests || code == http.StatusRequestTimeout || code >= http.StatusInternalServerError
+	}
+	var network net.Error // also a refused connection, a reset one and a time that is over
+	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // sleep waits, or returns an error when ctx ends before.
