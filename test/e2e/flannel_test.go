@@ -3,8 +3,6 @@
 package e2e
 
 import (
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -39,7 +37,7 @@ func TestFlannel(t *testing.T) {
 			}
 		}
 	})
-	t.Run("switch", networkStays)
+	t.Run("switch", func(t *testing.T) { networkStays(t, c) })
 	all, not := checks.All().For(&lab.Options{Network: lab.NetworkFlannel})
 	t.Run("verify", func(t *testing.T) { verifySome(t, c, all) })
 	t.Run("verify/not-for-flannel", func(t *testing.T) {
@@ -58,18 +56,12 @@ func TestFlannel(t *testing.T) {
 
 // networkStays tries to change the network while pods run, and to upgrade without such a
 // change.
-func networkStays(t *testing.T) {
-	s, err := lab.LoadState(lab.DefaultDir)
-	if err != nil {
-		t.Fatal(err)
-	}
+func networkStays(t *testing.T, c *programs) {
+	r := attach(t, c)
+	o := &r.state.Options
 	upgrade := func(args ...string) (string, error) {
-		cmd := exec.Command(s.Options.Bin("helm"), append([]string{"upgrade", "terway", filepath.Join(s.Options.Source, "deploy", "chart"),
-			"--namespace", "kube-system", "--values", filepath.Join(s.Options.Dir, "values.yaml")}, args...)...)
-		home := t.TempDir()
-		cmd.Env = append(os.Environ(), "KUBECONFIG="+s.Options.Kubeconfig(), "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
-		out, err := cmd.CombinedOutput()
-		return string(out), err
+		return r.run(t, "", o.Bin("helm"), append([]string{"upgrade", "terway", filepath.Join(o.Source, "deploy", "chart"),
+			"--namespace", "kube-system", "--values", filepath.Join(o.Dir, "values.yaml")}, args...)...)
 	}
 	out, err := upgrade("--set", "eniConfig.network=terway", "--set", "eniConfig.vswitches.cn-hangzhou-i[0]=vsw-1")
 	if err == nil || !strings.Contains(out, "cannot be changed under running pods") {

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -13,12 +12,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/testutil"
@@ -57,7 +54,8 @@ func TestGrow(t *testing.T) {
 		c.run(t, "down")
 	})
 	c.run(t, "up", "--plan", given)
-	g := newGrowth(t, c)
+	g := &growth{running: attach(t, c)}
+	g.plan = g.state.Options.PlanFile()
 
 	// The lab creates what the plan contains, like a user: "vpc apply" has nothing to do.
 	var applied struct{ Done []any }
@@ -118,24 +116,9 @@ func TestGrow(t *testing.T) {
 
 // growth is the lab of the test.
 type growth struct {
-	c      *programs
-	state  *lab.State
-	client kubernetes.Interface
+	*running
 	// plan is the lab's plan file.
 	plan string
-}
-
-func newGrowth(t *testing.T, c *programs) *growth {
-	t.Helper()
-	s, err := lab.LoadState(lab.DefaultDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err := s.Options.Client()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &growth{c: c, state: s, client: client, plan: s.Options.PlanFile()}
 }
 
 // terwayctl runs a command with the environment of "terway-lab env", and parses its JSON.
@@ -239,22 +222,4 @@ func (g *growth) system(t *testing.T) string {
 	}
 	slices.Sort(all)
 	return strings.Join(all, "\n")
-}
-
-// eventually waits until f returns no error.
-func eventually(t *testing.T, what string, f func() error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
-	defer cancel()
-	for {
-		err := f()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("wait until %s: %v", what, err)
-		case <-time.After(500 * time.Millisecond):
-		}
-	}
 }

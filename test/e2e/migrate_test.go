@@ -16,7 +16,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/internal/datapath/claims"
@@ -26,7 +25,7 @@ import (
 // migrates takes the cluster from Flannel of the chart by upstream's to Terway: first one node, then the other, then the first back. After each
 // step a pod of each node reaches those of all nodes, by their addresses, and each has an address of its node's network.
 func migrates(t *testing.T, c *programs) {
-	m := newMigration(t, c)
+	m := &migration{attach(t, c)}
 	if len(m.state.Machines) < 2 {
 		t.Fatalf("the lab has %d nodes, want two", len(m.state.Machines))
 	}
@@ -81,24 +80,7 @@ func migrates(t *testing.T, c *programs) {
 }
 
 // migration is the lab of the test.
-type migration struct {
-	c      *programs
-	state  *lab.State
-	client kubernetes.Interface
-}
-
-func newMigration(t *testing.T, c *programs) *migration {
-	t.Helper()
-	s, err := lab.LoadState(lab.DefaultDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err := s.Options.Client()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &migration{c, s, client}
-}
+type migration struct{ *running }
 
 func (m *migration) names() []string {
 	var names []string
@@ -106,24 +88,6 @@ func (m *migration) names() []string {
 		names = append(names, n.Name)
 	}
 	return names
-}
-
-// run runs a program of the lab on the cluster, and returns what it has printed.
-func (m *migration) run(t *testing.T, stdin, program string, args ...string) (string, error) {
-	t.Helper()
-	cmd := labCommand(m.state, program, args...)
-	cmd.Stdin = strings.NewReader(stdin)
-	home := t.TempDir()
-	cmd.Env = append(cmd.Env, "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
-	out, err := cmd.CombinedOutput()
-	return string(out), err
-}
-
-func (m *migration) must(t *testing.T, stdin, program string, args ...string) {
-	t.Helper()
-	if out, err := m.run(t, stdin, program, args...); err != nil {
-		t.Fatalf("%s %s: %v\n%s", filepath.Base(program), strings.Join(args, " "), err, out)
-	}
 }
 
 func (m *migration) migrate(t *testing.T, args ...string) (string, error) {
