@@ -22,12 +22,15 @@ import (
 // processVPCSim is the name of the simulator's process.
 const processVPCSim = "vpcsim"
 
-// startCloud starts the simulator and reads its addresses from the first line of output.
-func (o *Options) startCloud(ctx context.Context, s *State) error {
+// startCloud starts the simulator, which keeps the lab's life lock, and reads its addresses from the first line of output.
+func (o *Options) startCloud(ctx context.Context, s *State, life *os.File) error {
 	log := o.path("log", processVPCSim+".log")
-	p, err := o.start(command{name: processVPCSim, log: log, args: o.cloudArgs()})
+	p, err := o.start(command{name: processVPCSim, log: log, args: o.cloudArgs(), files: []*os.File{life}})
 	if err != nil {
 		return err
+	}
+	if err := writeHolder(life, holder{p, o.Dir}); err != nil {
+		return fmt.Errorf("record the simulator in %s: %w", life.Name(), err)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("the simulated cloud did not print where it listens"))
 	defer cancel()

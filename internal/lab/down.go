@@ -27,7 +27,7 @@ func Down(ctx context.Context, o *Options) (found bool, err error) {
 	}
 	ctx, cancel := timely(ctx)
 	defer cancel()
-	ended, unlock, err := takeOver(ctx, machineLock)
+	ended, unlock, err := takeOver(ctx, machineLock, o.Dir)
 	if err != nil {
 		return ended, err
 	}

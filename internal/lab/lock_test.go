@@ -28,13 +28,14 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	o := &Options{Dir: filepath.Join(dir, "lab"), Cache: filepath.Join(dir, "cache")}
+	var life *os.File
 	var unlock func()
 	var err error
 	switch as := os.Getenv(upEnv + "_AS"); as {
 	case processUp:
-		unlock, err = o.lockUp(testLock(dir))
+		life, unlock, err = o.lockUp(testLock(dir))
 	case processDown:
-		_, unlock, err = takeOver(context.Background(), testLock(dir))
+		_, unlock, err = takeOver(context.Background(), testLock(dir), o.Dir)
 	default:
 		unlock, err = o.lockCache(as)
 	}
@@ -49,6 +50,20 @@ func TestMain(m *testing.M) {
 	}
 	if err := o.claimDir(); err != nil {
 		panic(err)
+	}
+	if os.Getenv(upEnv+"_WHOLE") != "" {
+		// The lab stands: one of its processes keeps its life lock.
+		p, err := o.start(command{name: "sleeper", args: []string{"sleep", "1000"}, files: []*os.File{life}})
+		if err == nil {
+			err = writeHolder(life, holder{p, o.Dir})
+		}
+		if err == nil {
+			_, err = fmt.Println("up")
+		}
+		if err != nil {
+			panic(err)
+		}
+		return
 	}
 	child := exec.CommandContext(ctx, "sleep", "1000")
 	if err := child.Start(); err != nil {
@@ -104,7 +119,7 @@ func takeOverSoon(t *testing.T, machine string) (bool, func(), error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	return takeOver(ctx, machine)
+	return takeOver(ctx, machine, "")
 }
 
 // TestDownEndsUp: a running "terway-lab up" ends, with its child, and cannot make the directory
@@ -133,7 +148,7 @@ func TestDownEndsUp(t *testing.T) {
 				t.Errorf("the folder is there: %v", err)
 			}
 			// No lab can be started while one is taken down.
-			if _, err := o.lockUp(machine); !errors.Is(err, ErrRunning) || !errors.Is(err, unix.EWOULDBLOCK) || !strings.Contains(err.Error(), processDown) {
+			if _, _, err := o.lockUp(machine); !errors.Is(err, ErrRunning) || !errors.Is(err, unix.EWOULDBLOCK) || !strings.Contains(err.Error(), processDown) {
 				t.Errorf("a second lock: %v", err)
 			}
 		})
@@ -143,17 +158,69 @@ func TestDownEndsUp(t *testing.T) {
 // TestOneLabOnTheMachine: two labs, even with their own directories and caches, would end each
 // other's processes. The second is refused, and holds no lock afterwards.
 func TestOneLabOnTheMachine(t *testing.T) {
-	_, machine, up := startUp(t, processUp)
+	first, machine, up := startUp(t, processUp)
 	other := &Options{Dir: filepath.Join(t.TempDir(), "lab"), Cache: t.TempDir()}
-	_, err := other.lockUp(machine)
-	if pid := fmt.Sprint(up.Process.Pid); !errors.Is(err, ErrRunning) || !strings.Contains(err.Error(), processUp) || !strings.Contains(err.Error(), pid) {
-		t.Errorf("a second lab: %v, want an error that names %s and its pid %s", err, processUp, pid)
-	}
+	refused(t, other, machine, processUp, fmt.Sprint(up.Process.Pid), first.Dir)
 	unlock, err := other.lockCache(processBuild)
 	if err != nil {
 		t.Fatalf("the refused one still holds its cache: %v", err)
 	}
 	unlock()
+}
+
+// TestNoLabBesideARunningOne: "terway-lab up" has ended and its lab runs: another lab, or the same again, is refused, "terway-lab down"
+// is not. The lock goes with the process that keeps it, also when that is killed.
+func TestNoLabBesideARunningOne(t *testing.T) {
+	o, machine, up := startUp(t, processUp, upEnv+"_WHOLE=1")
+	if err := up.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := o.process("sleeper")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.end(context.Background(), syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
+	})
+	other := &Options{Dir: filepath.Join(t.TempDir(), "lab"), Cache: t.TempDir()}
+	for _, next := range []*Options{other, o} {
+		refused(t, next, machine, "sleeper", fmt.Sprint(p.PID), o.Dir)
+	}
+	ended, unlock, err := takeOverSoon(t, machine)
+	if ended || err != nil {
+		t.Fatalf("terway-lab down: ended %t, %v", ended, err)
+	}
+	unlock()
+	if err := p.end(t.Context(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := free(machine); err != nil {
+		t.Errorf("after the lab's end: %v", err)
+	}
+	_, unlock, err = other.lockUp(machine)
+	if err != nil {
+		t.Fatalf("after the lab's end: %v", err)
+	}
+	unlock()
+}
+
+// refused expects that a lab cannot be started, and an error that says these things.
+func refused(t *testing.T, o *Options, machine string, says ...string) {
+	t.Helper()
+	_, _, err := o.lockUp(machine)
+	for _, err := range []error{err, free(machine)} {
+		if !errors.Is(err, ErrRunning) {
+			t.Errorf("a lab in %s: %v, want ErrRunning", o.Dir, err)
+			continue
+		}
+		for _, s := range says {
+			if !strings.Contains(err.Error(), s) {
+				t.Errorf("a lab in %s: %v, want an error that names %s", o.Dir, err, s)
+			}
+		}
+	}
 }
 
 // TestOneVerify: two runs of the checks at once would remove each other's namespaces.
@@ -178,7 +245,7 @@ func TestDownWaitsForDown(t *testing.T) {
 	_, machine, other := startUp(t, processDown)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if ended, _, err := takeOver(ctx, machine); ended || !errors.Is(err, context.DeadlineExceeded) {
+	if ended, _, err := takeOver(ctx, machine, ""); ended || !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("beside another: ended %t, %v", ended, err)
 	}
 	if err := other.Process.Signal(syscall.SIGTERM); err != nil {

@@ -11,9 +11,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// Up takes down what is left of an earlier lab and starts a new one.
+// Up takes down what is left of an earlier lab and starts a new one. While a lab runs, this one or another, the error wraps ErrRunning: each
+// would end the other's processes.
 func Up(ctx context.Context, o *Options, p *Progress) (*State, error) {
-	unlock, err := o.lockUp(machineLock)
+	life, unlock, err := o.lockUp(machineLock)
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +32,7 @@ func Up(ctx context.Context, o *Options, p *Progress) (*State, error) {
 	if err := o.prepare(ctx, p); err != nil {
 		return nil, err
 	}
-	if err := p.Step("simulated cloud", func() error { return o.startCloud(ctx, s) }); err != nil {
+	if err := p.Step("simulated cloud", func() error { return o.startCloud(ctx, s, life) }); err != nil {
 		return nil, err
 	}
 	if err := p.Step("VPC, vSwitches and instances", func() error {

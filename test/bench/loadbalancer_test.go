@@ -210,6 +210,9 @@ func labOf(t *testing.T, network string) *balancers {
 		cmd.Dir, cmd.Stdout, cmd.Stderr = "../..", os.Stdout, os.Stderr
 		return cmd.Run()
 	}
+	if err := lab.Free(); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if err := command("down"); err != nil {
 			t.Errorf("terway-lab down: %v", err)

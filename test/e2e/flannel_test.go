@@ -17,7 +17,7 @@ import (
 func TestFlannel(t *testing.T) {
 	testutil.RequireRoot(t)
 	c := build(t)
-	c.run(t, "down")
+	c.clear(t)
 	before := look(t)
 	t.Cleanup(func() {
 		if t.Failed() {

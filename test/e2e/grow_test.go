@@ -43,6 +43,7 @@ securityGroup: normal
 func TestGrow(t *testing.T) {
 	testutil.RequireRoot(t)
 	c := build(t)
+	c.clear(t)
 	given := filepath.Join(t.TempDir(), "tiny.yaml")
 	if err := os.WriteFile(given, []byte(tinyPlan), 0o644); err != nil {
 		t.Fatal(err)

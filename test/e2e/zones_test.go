@@ -17,6 +17,7 @@ import (
 func TestZones(t *testing.T) {
 	testutil.RequireRoot(t)
 	c := build(t)
+	c.clear(t)
 	t.Cleanup(func() {
 		if t.Failed() {
 			logs(t)

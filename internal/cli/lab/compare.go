@@ -29,7 +29,7 @@ func compareCommand(dir *string) *cobra.Command {
 		Use:   "compare",
 		Short: "Measure Terway and Flannel on one lab after the other and print the user guide's comparison",
 		Long: `Starts a lab for each network, with Terway one for each datapath, measures it and takes
-it down; a lab that is already running is taken down too. Prints a table, and with -o json or yaml all that was measured: throughput and latency of pods
+it down; while another lab runs it is refused. Prints a table, and with -o json or yaml all that was measured: throughput and latency of pods
 as a ratio to their nodes', a NetworkPolicy, addresses held and used, route entries, a
 bandwidth limit, requests that fail in rolling upgrades behind a load balancer. Every run measures every row. Takes about ten minutes and needs
 root; other programs on the machine widen the ranges in the table.`,

@@ -74,7 +74,7 @@ func conformanceCommand(dir *string) *cobra.Command {
 	cmd.Long = cmd.Short + `.
 
 Starts a lab with network policies and two zones for each kind of pods, runs the suites on it, and takes it down; a lab that is
-already running is taken down too, except with --running. Suites of network policies run only where these are enforced, that of
+already running refuses it, except with --running. Suites of network policies run only where these are enforced, that of
 NLBs only in two zones.
 The suites' programs are built the first time, which takes some minutes; the suites themselves take about an hour and a quarter for each kind.
 
