@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
@@ -76,29 +77,45 @@ func StartAPIServer(ctx context.Context, dir string, p *Progress, env ...string)
 	return s, nil
 }
 
-// buildKube builds the control plane's program. It waits while a lab builds.
+// BuildHelm builds Helm if the cache has none, and returns its path.
+func BuildHelm(ctx context.Context, p *Progress) (string, error) {
+	o := &Options{Nodes: 1, Network: NetworkNone}
+	var err error
+	if o.Zones, err = ParseZones("1"); err != nil {
+		return "", err
+	}
+	if err := o.Normalize(); err != nil {
+		return "", err
+	}
+	return o.Bin("helm"), o.buildOne(ctx, "bin/helm", p)
+}
+
+// buildKube builds the control plane's program.
 func (o *Options) buildKube(ctx context.Context, p *Progress) error {
+	if err := o.buildOne(ctx, "bin/kube", p); err != nil {
+		return err
+	}
+	return o.linkKube()
+}
+
+// buildOne builds what makes one program. It waits while a lab builds.
+func (o *Options) buildOne(ctx context.Context, program string, p *Progress) error {
 	for _, t := range o.targets() {
-		if t.out != "bin/kube" {
+		if !slices.Contains(t.made, program) {
 			continue
 		}
 		fresh, _, err := o.fresh(ctx, t)
+		if fresh || err != nil {
+			return err
+		}
+		unlock, err := o.waitCache(ctx, processBuild)
 		if err != nil {
 			return err
 		}
-		if !fresh {
-			unlock, err := o.waitCache(ctx, processBuild)
-			if err != nil {
-				return err
-			}
-			defer unlock()
-			if err := o.buildAll(ctx, []target{t}, p); err != nil {
-				return err
-			}
-		}
-		return o.linkKube()
+		defer unlock()
+		return o.buildAll(ctx, []target{t}, p)
 	}
-	return errors.New("the lab has no program for the control plane")
+	return fmt.Errorf("the lab has no program %s", program)
 }
 
 func (s *APIServer) wait(ctx context.Context, log string, server *child) error {

@@ -1,10 +1,11 @@
 // Package docs reads the project's pages and their commands. Its tests check links, run the commands that need
-// only the simulated cloud, and compare the pages of other languages with the English ones; test/e2e runs the
-// commands that need the lab.
+// only the simulated cloud, and compare the pages of other languages with the English ones; test/api and test/e2e run the
+// commands that need an API server or the lab.
 //
-// A command for a shell is in a fenced block whose info string is "sh" and a mark, which says where it can be run:
+// A command for a shell is in a fenced block whose info string is "sh" and a mark, which says where it is run:
 //
 //	simulator  by this package's tests, in order, with the simulated cloud
+//	api        by test/api, with an API server on which no pod runs
 //	lab        by test/e2e, in order, in the lab
 //	cloud      nowhere here: it needs an account, or machines of the real cloud
 //	cluster    nowhere here: it needs a cluster with objects that have the names in the command, or a shell on a node
@@ -17,6 +18,7 @@ package docs
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -24,7 +26,7 @@ import (
 )
 
 // Marks are the valid marks.
-var Marks = []string{"simulator", "lab", "cloud", "cluster", "slow", "synopsis"}
+var Marks = []string{"simulator", "api", "lab", "cloud", "cluster", "slow", "synopsis"}
 
 // Page is a page of the documentation.
 type Page struct {
@@ -145,6 +147,24 @@ func (p *Page) Script(mark string) []string {
 		}
 	}
 	return script
+}
+
+// Select returns the commands of each of the page's blocks with a mark.
+func (p *Page) Select(mark string) [][]string {
+	var list [][]string
+	for i := range p.Blocks {
+		if where, commands := p.Blocks[i].Mark(); commands && where == mark {
+			list = append(list, p.Blocks[i].Commands())
+		}
+	}
+	return list
+}
+
+// Bash returns a shell that runs a script, whose first line is a page's first: it ends with the first command that fails, in a pipe too,
+// and says which line that is. begin is run before.
+func Bash(begin string, script []string) *exec.Cmd {
+	return exec.Command("bash", "-eEuo", "pipefail", "-c",
+		`trap 'echo "line $LINENO: $BASH_COMMAND: exit status $?" >&2' ERR;`+begin+strings.Join(script, "\n"))
 }
 
 // Translated reports whether the page is a translation, whose commands are those of the English page.

@@ -320,8 +320,7 @@ func TestSimulatorCommands(t *testing.T) {
 
 // shell runs a script whose first line is empty and returns its output. What the script leaves in the background is ended.
 func shell(dir string, env, script []string) (string, error) {
-	c := exec.Command("bash", "-eEuo", "pipefail", "-c",
-		`trap 'echo "line $LINENO: $BASH_COMMAND: exit status $?" >&2' ERR;`+strings.Join(script, "\n"))
+	c := Bash("", script)
 	c.Dir = dir
 	c.Env = append([]string{"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + dir}, env...)
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
