@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -84,13 +83,17 @@ type Talking struct {
 	stop chan struct{}
 	n    atomic.Int64
 	err  error
-	wg   sync.WaitGroup
+	done chan struct{} // closed when it has ended
 }
+
+// answered is how long an exchange on a connection may take before it counts as lost. It is long, because it must not be what a machine
+// without processor time, whose programs wait for seconds, does not keep: a lost datagram, or a connection that is cut, has no answer ever.
+const answered = 10 * Patience
 
 // StartTalk connects to an echo server and starts.
 func StartTalk(t testing.TB, from *testutil.NS, network, address string) *Talking {
 	t.Helper()
-	conn, err := from.Dial(network, "", address, Patience)
+	conn, err := from.Dial(network, "", address, answered)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +104,7 @@ func StartTalk(t testing.TB, from *testutil.NS, network, address string) *Talkin
 // what may lose a few packets.
 func StartRepeatingTalk(t testing.TB, from *testutil.NS, network, address string) *Talking {
 	t.Helper()
-	conn, err := from.Dial(network, "", address, Patience)
+	conn, err := from.Dial(network, "", address, answered)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,8 +162,9 @@ func StartTalkFrom(t testing.TB, from *testutil.NS, source, address string) *Tal
 }
 
 func talkOn(name string, conn net.Conn) *Talking {
-	k := &Talking{name: name, conn: conn, stop: make(chan struct{})}
-	k.wg.Go(func() {
+	k := &Talking{name: name, conn: conn, stop: make(chan struct{}), done: make(chan struct{})}
+	go func() {
+		defer close(k.done)
 		buf := make([]byte, 4)
 		for k.err == nil {
 			select {
@@ -168,22 +172,25 @@ func talkOn(name string, conn net.Conn) *Talking {
 				return
 			default:
 			}
-			if k.err = conn.SetDeadline(time.Now().Add(Patience)); k.err == nil {
+			if k.err = conn.SetDeadline(time.Now().Add(answered)); k.err == nil {
 				if _, k.err = conn.Write([]byte("ping")); k.err == nil {
 					_, k.err = io.ReadFull(conn, buf)
 				}
 			}
 			k.n.Add(1)
 		}
-	})
+	}()
 	return k
 }
 
 // More waits for so many more exchanges, or until none can come.
 func (k *Talking) More(exchanges int64) {
-	start := k.n.Load()
-	for deadline := time.Now().Add(2 * Patience); k.n.Load() < start+exchanges && time.Now().Before(deadline); {
-		time.Sleep(time.Millisecond)
+	for start := k.n.Load(); k.n.Load() < start+exchanges; {
+		select {
+		case <-k.done:
+			return
+		case <-time.After(time.Millisecond):
+		}
 	}
 }
 
@@ -199,7 +206,7 @@ func Talk(t testing.TB, from *testutil.NS, network, address string, exchanges in
 func (k *Talking) End(t testing.TB) {
 	t.Helper()
 	close(k.stop)
-	k.wg.Wait()
+	<-k.done
 	if k.err != nil {
 		t.Errorf("%s: after %d exchanges: %v", k.name, k.n.Load(), k.err)
 	}
@@ -215,7 +222,7 @@ func sharing(ns *testutil.NS, source, to string) (conn net.Conn, err error) {
 		if err != nil {
 			return err
 		}
-		d := net.Dialer{LocalAddr: local, Timeout: Patience, Control: func(_, _ string, c syscall.RawConn) (err error) {
+		d := net.Dialer{LocalAddr: local, Timeout: answered, Control: func(_, _ string, c syscall.RawConn) (err error) {
 			if failed := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) }); failed != nil {
 				return failed
 			}
