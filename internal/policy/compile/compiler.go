@@ -52,7 +52,7 @@ type Compiler struct {
 	atoms     map[Hash]*atom
 	ruleSets  map[Hash]*ruleSet
 	groups    map[Hash]*networkGroup
-	closed    map[*ruleSet]struct{}
+	closed    map[*ruleSet][]policy.Ref // with the policies that have rules in it
 	tables    map[Hash]*sharedTable
 	regions   map[string]*sharedRegion // by content
 
@@ -81,7 +81,7 @@ func New(budget Budget) *Compiler {
 		atoms:         map[Hash]*atom{},
 		ruleSets:      map[Hash]*ruleSet{},
 		groups:        map[Hash]*networkGroup{},
-		closed:        map[*ruleSet]struct{}{},
+		closed:        map[*ruleSet][]policy.Ref{},
 		tables:        map[Hash]*sharedTable{},
 		regions:       map[string]*sharedRegion{},
 		followers:     map[string]*Follower{},

@@ -91,6 +91,17 @@ func (e *BudgetError) Error() string {
 		e.Policy, e.Direction, family, e.Rules, e.Budget.Atoms, e.Budget.Spans, len(e.Pods), e.Pods[0])
 }
 
+// Closing returns the policies with rules in a rule set beyond the budget: pods that they select may fail closed.
+func (c *Compiler) Closing() map[policy.Ref]struct{} {
+	refs := map[policy.Ref]struct{}{}
+	for _, of := range c.closed {
+		for _, ref := range of {
+			refs[ref] = struct{}{}
+		}
+	}
+	return refs
+}
+
 // Errors returns an error for each policy whose pods fail closed.
 func (c *Compiler) Errors() []*BudgetError {
 	var out []*BudgetError

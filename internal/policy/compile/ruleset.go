@@ -416,7 +416,13 @@ func (c *Compiler) overlay(rs *ruleSet, a *atom, narrow []*trait) *Table {
 func (c *Compiler) close(rs *ruleSet) {
 	c.strip(rs)
 	rs.closed = true
-	c.closed[rs] = struct{}{}
+	var of []policy.Ref
+	for _, cl := range rs.clauses {
+		if !slices.Contains(of, cl.of.ref) {
+			of = append(of, cl.of.ref)
+		}
+	}
+	c.closed[rs] = of
 	for k := range rs.defaults {
 		rs.defaults[k] = c.share(closedTable)
 	}

@@ -138,17 +138,23 @@ func (h *Hub) Apply(d compile.Delta) error {
 	}
 	h.synced = true
 	h.revision++
-	if h.open.apply(d) {
-		h.opened = wire.EncodeNamespaces(h.open.list())
-		nodes = slices.Collect(maps.Keys(h.sessions))
-	}
-	h.mark(nodes, since)
+	h.mark(h.reopen(d, nodes), since)
 	h.tables.limit(h.compiler.Tables())
 	if len(d.Pods) > 0 {
 		close(h.arrived)
 		h.arrived = make(chan struct{})
 	}
 	return nil
+}
+
+// reopen updates the open namespaces after the compiler has applied a Delta, and returns the nodes whose part has changed: these, or all
+// if the open namespaces may have. The caller holds mu.
+func (h *Hub) reopen(d compile.Delta, nodes []string) []string {
+	if !h.open.apply(d, h.compiler.Closing()) {
+		return nodes
+	}
+	h.opened = wire.EncodeNamespaces(h.open.list())
+	return slices.Collect(maps.Keys(h.sessions))
 }
 
 // Stats returns the Hub's counters.
@@ -204,9 +210,9 @@ func (h *Hub) claim(name policy.NamespacedName, node string, addresses []netip.A
 		undo()
 		return nil, 0, 0, err
 	}
-	if len(nodes) > 0 {
+	if marked := h.reopen(d, nodes); len(marked) > 0 {
 		h.revision++
-		h.mark(nodes, since)
+		h.mark(marked, since)
 	}
 	revision = h.revision
 	if len(nodes) == 0 && slices.Equal(before.addresses, addresses) {

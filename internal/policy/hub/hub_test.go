@@ -548,3 +548,64 @@ func TestOpenNamespaces(t *testing.T) {
 	a = start(t, "node1", path, &consumer{}, func() []string { return nil })
 	is("none other shop ")
 }
+
+// Pods whose rules are beyond the budget are closed, so another one must not start in their namespace without the hub, although the rules
+// alone deny nothing. The pods that make them so come by the API server, or are told by a node before that.
+func TestOpenNamespacesBeyondTheBudget(t *testing.T) {
+	t.Parallel()
+	p := policy.Policy{
+		Ref:     policy.Ref{Kind: "NetworkPolicy", Namespace: "shop", Name: "many"},
+		Subject: policy.PodSelector{Namespace: "shop"}, Directions: [2]bool{policy.Ingress: true},
+	}
+	const allowed = 10
+	pods := map[policy.NamespacedName]*policy.Pod{
+		in("shop", "db"): {NamespacedName: in("shop", "db"), Node: "node1", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}},
+	}
+	came, gone := map[policy.NamespacedName]*policy.Pod{}, map[policy.NamespacedName]*policy.Pod{}
+	for i := range allowed {
+		app := fmt.Sprint("client", i)
+		from := policy.PodSelector{Namespace: "other", Pods: selector.In("app", app)}
+		p.Rules[policy.Ingress] = append(p.Rules[policy.Ingress], policy.Rule{Action: policy.Allow, Number: i, Peers: []policy.Match{{In: []policy.AddrSet{{Pods: &from}}}}})
+		name := in("other", app)
+		pod := &policy.Pod{NamespacedName: name, Labels: policy.Labels{"app": app}, Node: "node1", Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 1, byte(i)})}}
+		waits := *pod
+		waits.Addresses = nil
+		came[name], gone[name], pods[name] = pod, nil, &waits
+	}
+	h := serve(t, newHubOf("a", compile.Budget{Atoms: allowed - 2, Spans: 1000}))
+	apply := func(d compile.Delta) {
+		t.Helper()
+		if err := h.Apply(d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply(compile.All(policy.Set{Tiers: []policy.Tier{{Name: "default", Default: policy.Pass, Policies: []policy.Policy{p}}}},
+		policy.Cluster{Namespaces: map[string]policy.Labels{"shop": {}, "other": {}}, Nodes: map[string]*policy.Node{"node1": {}}, Pods: pods}))
+	a := start(t, "node1", stateFile(t), &consumer{}, func() []string { return []string{h.addr} })
+	is := func(large int, open bool) {
+		t.Helper()
+		if got := len(h.Errors()); got != large {
+			t.Fatalf("%d rule sets are beyond the budget, want %d", got, large)
+		}
+		eventually(t, "open namespaces", func() error {
+			if a.Open("shop") != open || !a.Open("other") {
+				return fmt.Errorf("shop is open: %t, want %t; other is open: %t", a.Open("shop"), open, a.Open("other"))
+			}
+			return nil
+		})
+	}
+	is(0, true)
+	apply(compile.Delta{Pods: came})
+	is(1, false)
+	apply(compile.Delta{Pods: gone})
+	is(0, true)
+	apply(compile.Delta{Pods: pods})
+	for name, pod := range came {
+		if _, err := a.PodAddress(t.Context(), name, pod.Addresses...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	is(1, false)
+	apply(compile.Delta{Policies: []compile.Change{{Ref: p.Ref}}})
+	is(0, true)
+}

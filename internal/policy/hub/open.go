@@ -12,10 +12,13 @@ import (
 // openNamespaces finds the namespaces in which no policy can deny any connection of a pod,
 // whatever labels the pod has: a pod there may start before its node has the rules. It looks
 // only at the namespaces that policies select. A policy that denies and may select pods by
-// anything else counts for all other namespaces.
+// anything else counts for all other namespaces. Pods whose rules are beyond the compiler's budget fail closed:
+// the policies that have made a rule set too large count as if they denied.
 type openNamespaces struct {
-	tiers      map[string]policy.Action
-	policies   map[policy.Ref]*placed
+	tiers    map[string]policy.Action
+	policies map[policy.Ref]*placed
+	// closing are the policies with rules in a rule set beyond the budget.
+	closing    map[policy.Ref]struct{}
 	namespaces map[string]policy.Labels
 	// in counts denying policies that select one namespace by name, by those that select by
 	// labels.
@@ -39,7 +42,7 @@ type selecting struct {
 
 func newOpenNamespaces() openNamespaces {
 	return openNamespaces{
-		map[string]policy.Action{}, map[policy.Ref]*placed{}, map[string]policy.Labels{}, map[string]int{}, map[string]*selecting{},
+		tiers: map[string]policy.Action{}, policies: map[policy.Ref]*placed{}, namespaces: map[string]policy.Labels{}, in: map[string]int{}, by: map[string]*selecting{},
 	}
 }
 
@@ -86,8 +89,8 @@ func (o *openNamespaces) count(p *placed, by int) bool {
 	return was == 0 || e.users == 0
 }
 
-// apply applies a Delta, and reports whether the open namespaces may have changed.
-func (o *openNamespaces) apply(d compile.Delta) (changed bool) {
+// apply applies a Delta, with Compiler.Closing after it, and reports whether the open namespaces may have changed.
+func (o *openNamespaces) apply(d compile.Delta, closing map[policy.Ref]struct{}) (changed bool) {
 	set := func(p *placed, counts bool) {
 		if p.counts == counts {
 			return
@@ -98,6 +101,14 @@ func (o *openNamespaces) apply(d compile.Delta) (changed bool) {
 			by = 1
 		}
 		changed = o.count(p, by) || changed
+	}
+	was := o.closing
+	o.closing = closing
+	look := func(ref policy.Ref) {
+		if p := o.policies[ref]; p != nil {
+			_, closes := closing[ref]
+			set(p, closes || p.canDeny(o.tiers[p.tier]))
+		}
 	}
 	for _, c := range d.Policies {
 		if was := o.policies[c.Ref]; was != nil {
@@ -113,13 +124,18 @@ func (o *openNamespaces) apply(d compile.Delta) (changed bool) {
 		for _, t := range d.Tiers {
 			o.tiers[t.Name] = t.Default
 		}
-		for _, p := range o.policies {
-			set(p, p.canDeny(o.tiers[p.tier]))
+		for ref := range o.policies {
+			look(ref)
 		}
 	}
 	for _, c := range d.Policies {
-		if p := o.policies[c.Ref]; p != nil {
-			set(p, p.canDeny(o.tiers[p.tier]))
+		look(c.Ref)
+	}
+	if !maps.Equal(was, closing) {
+		for _, refs := range []map[policy.Ref]struct{}{was, closing} {
+			for ref := range refs {
+				look(ref)
+			}
 		}
 	}
 	for name, labels := range d.Namespaces {

@@ -64,9 +64,11 @@ type replica struct {
 	addr   string
 }
 
-func newHub(name string) *hub.Hub {
+func newHub(name string) *hub.Hub { return newHubOf(name, compile.DefaultBudget) }
+
+func newHubOf(name string, budget compile.Budget) *hub.Hub {
 	return hub.New(hub.Config{
-		Name: name, Authenticator: byName{inAnHour}, Budget: compile.DefaultBudget, Log: slog.New(slog.DiscardHandler), Clock: clock.RealClock{},
+		Name: name, Authenticator: byName{inAnHour}, Budget: budget, Log: slog.New(slog.DiscardHandler), Clock: clock.RealClock{},
 	})
 }
 
