@@ -110,5 +110,8 @@ func Archive(what mutate.Appendable, platform *v1.Platform, names ...string) ([]
 	}); err != nil {
 		return nil, fmt.Errorf("pack the image layout: %w", err)
 	}
-	return buf.Bytes(), w.Close()
+	if err := w.Close(); err != nil { // writes the archive's end
+		return nil, err
+	}
+	return buf.Bytes(), nil
 }

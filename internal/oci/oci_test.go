@@ -23,10 +23,18 @@ func sample() Tree {
 	return t
 }
 
+// whole says whether a tar archive has its end: two blocks of zeros behind the last file, which fills a block.
+func whole(b []byte) bool {
+	return len(b)%512 == 0 && bytes.HasSuffix(b, make([]byte, 1024))
+}
+
 func TestLayerHasEveryFileOnceBehindItsFolder(t *testing.T) {
 	b, err := sample().Layer()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !whole(b) {
+		t.Error("the layer has no end")
 	}
 	seen := map[string]*tar.Header{}
 	for r := tar.NewReader(bytes.NewReader(b)); ; {
@@ -107,7 +115,11 @@ func TestTheSameFilesGiveTheSameArchive(t *testing.T) {
 		}
 		return b
 	}
-	if !bytes.Equal(archive(), archive()) {
+	a := archive()
+	if !bytes.Equal(a, archive()) {
 		t.Error("two archives of the same files differ")
+	}
+	if !whole(a) {
+		t.Error("the archive has no end: tar refuses it")
 	}
 }

@@ -78,5 +78,8 @@ func (t Tree) Layer() ([]byte, error) {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	return buf.Bytes(), w.Close()
+	if err := w.Close(); err != nil { // writes the archive's end
+		return nil, err
+	}
+	return buf.Bytes(), nil
 }

@@ -120,8 +120,8 @@ func (d Debian) Base(ctx context.Context, arch string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The list of files has all digests: the layer of the same list is the same.
-	sum := sha256.Sum256(fmt.Append(nil, list, want))
+	// The list of files has all digests: the layer of the same list is the same. The word stands for the form of layers.
+	sum := sha256.Sum256(fmt.Append(nil, "whole", list, want))
 	cached := filepath.Join(d.Cache, "base-"+arch+"-"+hex.EncodeToString(sum[:8])+".tar")
 	if b, err := os.ReadFile(cached); err == nil {
 		return b, nil
