@@ -9,14 +9,18 @@ for p in $packages; do
 	dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || missing="$missing $p"
 done
 
-# promtool checks the chart's alerts. Only this program: Debian's package would also start a server.
-if ! command -v promtool >/dev/null; then
-	work=$(mktemp -d)
-	trap 'rm -rf "$work"' EXIT
-	echo "installing promtool"
-	(cd "$work" && { apt-get download -q prometheus >/dev/null 2>&1 || { apt-get update -q && apt-get download -q prometheus; }; } &&
-		dpkg -x prometheus_*.deb . && install -m 755 usr/bin/promtool /usr/local/bin/)
-fi
+# These programs are all that is needed of their packages: prometheus would start a server, qemu-user-static register its
+# emulators with the kernel. promtool checks the chart's alerts; qemu runs the image's programs for arm64.
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+single() { # PACKAGE PROGRAM
+	! command -v "$2" >/dev/null || return 0
+	echo "installing $2"
+	(cd "$work" && { apt-get download -q "$1" >/dev/null 2>&1 || { apt-get update -q && apt-get download -q "$1"; }; } &&
+		dpkg-deb --fsys-tarfile "$1"_*.deb | tar -x "./usr/bin/$2" && install -m 755 "usr/bin/$2" /usr/local/bin/)
+}
+single prometheus promtool
+single qemu-user-static qemu-aarch64-static
 [ -n "$missing" ] || exit 0
 echo "installing Debian packages:$missing"
 export DEBIAN_FRONTEND=noninteractive

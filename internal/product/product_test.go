@@ -6,14 +6,11 @@ import (
 	"debug/elf"
 	"maps"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
 	"terway.dev/terway/internal/oci"
@@ -277,43 +274,5 @@ func TestURIs(t *testing.T) {
 	}
 	if m := uri.FindStringSubmatch("'http://x/y.deb' y_1_all.deb 1 MD5Sum:00"); m != nil {
 		t.Errorf("a package without a digest: %q", m)
-	}
-}
-
-// The programs of this architecture run with nothing but the image's files.
-func TestProgramsRunInTheImage(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("this test changes its root directory: it needs root")
-		}
-		t.Skip("needs root")
-	}
-	dir := t.TempDir()
-	files := tree(t, runtime.GOARCH)
-	for name, f := range files {
-		to := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		var err error
-		switch {
-		case strings.HasSuffix(name, "/"):
-			err = os.MkdirAll(to, 0o755)
-		case f.Link != "":
-			err = os.Symlink(f.Link, to)
-		default:
-			err = os.WriteFile(to, f.Content, os.FileMode(f.Mode))
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, call := range []string{"/usr/sbin/nft --version", "/usr/sbin/conntrack --version", "/bin/ip -V", "/sbin/ip -V", "/sbin/tc -V", "/sbin/bridge -V"} {
-		args := strings.Fields(call)
-		cmd := exec.Command(args[0], args[1:]...)
-		cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Chroot: dir}
-		if out, err := cmd.CombinedOutput(); err != nil || len(out) == 0 {
-			t.Errorf("%s: %v\n%s", call, err, out)
-		}
 	}
 }
