@@ -164,13 +164,19 @@ func (c *Conversion) conflist(doc map[string]any) {
 	}
 }
 
+// Plugins that are not lost.
+const (
+	pluginPortmap = "plugin portmap"
+	pluginCilium  = "plugin cilium-cni"
+)
+
 // chained converts a plugin that ran after Terway's.
 func (c *Conversion) chained(source string, conf map[string]any) {
 	switch kind, _ := conf["type"].(string); kind {
 	case "portmap":
-		c.say(OldKey{Source: source, Key: "plugin portmap", Outcome: Dropped, Why: "it is chained anyway"})
+		c.say(OldKey{Source: source, Key: pluginPortmap, Outcome: Dropped, Why: "it is chained anyway"})
 	case "cilium-cni":
-		c.say(OldKey{Source: source, Key: "plugin cilium-cni", Outcome: Dropped, Why: "the datapaths need no other plugin"})
+		c.say(OldKey{Source: source, Key: pluginCilium, Outcome: Dropped, Why: "the datapaths need no other plugin"})
 	default:
 		c.say(OldKey{Source: source, Key: strings.TrimSpace("plugin " + kind), Outcome: Unsupported, Why: "other plugins than portmap are not chained"})
 	}

@@ -244,6 +244,9 @@ func TestOldKeysAreWhole(t *testing.T) {
 			if k.to != nil {
 				c, row := &Conversion{Config: map[string]any{}}, OldKey{Key: name}
 				k.to(c, "x", &row)
+				if row.Outcome == Unsupported && !MayBeUnsupported(name) {
+					t.Errorf("%s: %s: x is not supported, which MayBeUnsupported does not know", source, name)
+				}
 				for to := range c.Config {
 					if find(to) == nil {
 						t.Errorf("%s: %s becomes %s, which is no key", source, name, to)

@@ -21,7 +21,7 @@ const (
 // oldKey describes a key of the existing Terway (github.com/AliyunContainerService/terway:
 // types/daemon/config.go, plugin/driver/types/types.go, charts/terway).
 type oldKey struct {
-	outcome Outcome // if to is nil
+	outcome Outcome // if to is nil; with to, Unsupported if there are values that it cannot convert
 	// why says what to write instead, or what is missing, for a key without a new key.
 	why string
 	// same are values, as text, that ask for the behaviour that is always there.
@@ -75,8 +75,8 @@ func oldKeys() map[string]oldKey {
 		"credential_path": moved("the chart value credentials says where the credential is: a Secret, the instance's RAM role or one " +
 			"for the service account; an encrypted token file is not read"),
 		"service_cidr":                   keep("service_cidr"),
-		"vswitches":                      {to: vswitches},
-		"eni_tags":                       {to: eniTags},
+		"vswitches":                      {outcome: Unsupported, to: vswitches},
+		"eni_tags":                       {outcome: Unsupported, to: eniTags},
 		"security_group":                 {why: "write security_groups, a list", to: securityGroups},
 		"security_groups":                {to: securityGroups},
 		"resource_group_id":              lost("ENIs are created in the account's default resource group"),
@@ -92,7 +92,7 @@ func oldKeys() map[string]oldKey {
 		"max_eni":                        lost("a node may use as many ENIs as its instance type has", "0"),
 		"eni_cap_ratio":                  lost("a node may use as many ENIs as its instance type has", "0", "1"),
 		"eni_cap_shift":                  lost("a node may use as many ENIs as its instance type has", "0"),
-		"vswitch_selection_policy":       {to: selection},
+		"vswitch_selection_policy":       {outcome: Unsupported, to: selection},
 		"eni_selection_policy":           lost("the first ENI that has room is used", "most_ips"),
 		"ip_stack":                       lost(onlyIPv4, "ipv4"),
 		"enable_eni_trunking":            lost(trunks, "false"),
@@ -128,7 +128,7 @@ func pluginKeys() map[string]oldKey {
 		"cniVersion":                   dropped("the agent writes the file (agent.extraArgs: --cni-version)"),
 		"name":                         dropped("the agent writes the file"),
 		"type":                         dropped("the agent writes the file"),
-		"eniip_virtual_type":           {why: "write datapath: route (veth), ipvlan (IPVlan) or ebpf (datapathv2)", to: datapath},
+		"eniip_virtual_type":           {outcome: Unsupported, why: "write datapath: route (veth), ipvlan (IPVlan) or ebpf (datapathv2)", to: datapath},
 		"host_stack_cidrs":             {to: list},
 		"ip_stack":                     lost(onlyIPv4, "ipv4"),
 		"enable-debug":                 moved("agent.extraArgs: --verbose"),
@@ -163,14 +163,15 @@ func mapKeys() map[string]oldKey {
 	}
 }
 
-// KnowsOldKey reports whether the existing Terway has a key of this name in any of its files.
-func KnowsOldKey(name string) bool {
+// MayBeUnsupported reports whether a Conversion can call a key of the existing Terway's files, or "plugin NAME",
+// Unsupported. Of an unknown key, which always is, it does not know.
+func MayBeUnsupported(name string) bool {
 	for _, known := range []map[string]oldKey{oldKeys(), pluginKeys(), mapKeys()} {
-		if _, ok := known[name]; ok {
+		if known[name].outcome == Unsupported {
 			return true
 		}
 	}
-	return strings.HasPrefix(name, "plugin ")
+	return strings.HasPrefix(name, "plugin ") && name != pluginPortmap && name != pluginCilium
 }
 
 // chain converts the plugins that ran after Terway's: a list, as text.

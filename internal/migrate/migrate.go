@@ -130,14 +130,8 @@ func Make(o *Objects, ask Ask) (*Plan, error) {
 		p.Confined = p.Confined && Confined(&d.Spec.Template.Spec)
 	}
 	slices.Sort(p.DaemonSets)
-	policy, conf := o.PolicyEnabled, o.Config
-	if agent := agentOf(o); agent != nil {
-		p.Installed, policy = true, enforces(agent)
-		conf = p.installedConfig(o)
-	}
-	if conf == nil {
-		conf = &config.Config{Mode: claims.ModeShared}
-	}
+	agent := agentOf(o)
+	p.Installed = agent != nil
 	p.nodes(o)
 	if err := p.choose(ask); err != nil {
 		return nil, err
@@ -153,6 +147,13 @@ func Make(o *Objects, ask Ask) (*Plan, error) {
 	} else {
 		if p.Installed && !p.Confined {
 			p.problem("Terway is installed, and the old network still has all nodes: uninstall it, let migrate prepare the nodes, and install it then")
+		}
+		policy, conf := o.PolicyEnabled, o.Config
+		if p.Installed {
+			policy, conf = enforces(agent), p.installedConfig(o)
+		}
+		if conf == nil {
+			conf = &config.Config{Mode: claims.ModeShared}
 		}
 		p.instances(o, conf)
 		p.policies(o, old, policy)
@@ -207,7 +208,7 @@ const (
 // known reports whether some cluster can lose this.
 func known(name string) bool {
 	return slices.Contains([]string{lostBarePods, lostENIs, lostERDMA, lostIPv6, lostJobs, lostLeftovers, lostLocalData, lostNodeConfig, lostPolicy, lostTraffic, lostTrunks}, name) ||
-		slices.ContainsFunc(Resources, func(r Resource) bool { return r.Loss == name }) || config.KnowsOldKey(name)
+		slices.ContainsFunc(Resources, func(r Resource) bool { return r.Loss == name }) || config.MayBeUnsupported(name)
 }
 
 func (p *Plan) names() []string {

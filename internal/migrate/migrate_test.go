@@ -200,9 +200,15 @@ func TestAccept(t *testing.T) {
 	if _, err := plan(t, o, Ask{}).Accept([]string{"ipv8"}); err == nil || !strings.Contains(err.Error(), "attached-enis, ip_warm_up_size, network-policy") {
 		t.Errorf("a loss that is none: %v", err)
 	}
+	// What is always converted, no cluster loses.
+	for _, name := range []string{"version", "service_cidr", "plugin portmap"} {
+		if _, err := plan(t, o, Ask{}).Accept([]string{name}); err == nil {
+			t.Errorf("%s is taken for a loss", name)
+		}
+	}
 	// One list serves for all nodes, and for the call after a key was removed.
 	p = plan(t, flannel("vxlan"), Ask{})
-	list := []string{"bare-pods", "local-data", "traffic-between-networks", "calico-policy", "ip_warm_up_size"}
+	list := []string{"bare-pods", "local-data", "traffic-between-networks", "calico-policy", "ip_warm_up_size", "plugin banana"}
 	if missing, err := p.Accept(list); err != nil || len(missing) > 0 || !strings.Contains(strings.Join(p.Notices, "\n"), "--accept-lost bare-pods: nothing of that is lost here") {
 		t.Errorf("what is not lost: missing %q, %v, notices %q", missing, err, p.Notices)
 	}
@@ -282,6 +288,12 @@ func TestRoom(t *testing.T) {
 		problems := plan(t, o, Ask{Nodes: []string{"a"}}).Problems
 		if got := strings.Join(problems, "\n"); (c.want == "") != (got == "") || !strings.Contains(got, c.want) || len(problems) > 1 {
 			t.Errorf("%s: problems %q, want %q", name, problems, c.want)
+		}
+		// There is room with the old network, whatever Terway's configuration says.
+		if c.installed != "" {
+			if back := plan(t, o, Ask{Nodes: []string{"a"}, Back: true}).Problems; len(back) > 0 {
+				t.Errorf("%s: back: problems %q", name, back)
+			}
 		}
 	}
 }

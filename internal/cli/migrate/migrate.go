@@ -97,8 +97,11 @@ type values struct {
 	Policy struct {
 		Enabled bool `json:"enabled"`
 	} `json:"policy"`
-	// ENIConfig has a mode and a number of exclusive ENIs; other keys may be missing, or wrong.
-	ENIConfig config.Config `json:"eniConfig"`
+	// ENIConfig are the keys of eniConfig that say how many pods a node has room for. Others may be missing, or wrong.
+	ENIConfig struct {
+		Mode          string `json:"mode"`
+		ExclusiveENIs int    `json:"exclusive_enis"`
+	} `json:"eniConfig"`
 }
 
 // readValues reads the file of --values, if there is one.
@@ -131,7 +134,8 @@ func (o *options) run(cmd *cobra.Command, c client.Client, host string, values *
 	if err != nil {
 		return explain(host, err)
 	}
-	objects.PolicyEnabled, objects.Config = values.Policy.Enabled, &values.ENIConfig
+	objects.PolicyEnabled = values.Policy.Enabled
+	objects.Config = &config.Config{Mode: values.ENIConfig.Mode, ExclusiveENIs: values.ENIConfig.ExclusiveENIs}
 	p, err := migrate.Make(objects, o.ask)
 	if err != nil {
 		return err

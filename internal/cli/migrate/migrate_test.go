@@ -405,7 +405,7 @@ func TestDryRun(t *testing.T) {
 		"none such":    {[]string{"ipv8"}, "", nil, nil, "want some of traffic-between-networks"},
 		"not lost": {[]string{"traffic-between-networks", "local-data", "resource_group_id"}, "", nil,
 			[]string{"note: --accept-lost local-data: nothing of that is lost here", "note: --accept-lost resource_group_id: "}, ""},
-		"no room": {[]string{"traffic-between-networks"}, "eniConfig: {mode: exclusive, region: cn-hangzhou}", func(w *world) {
+		"no room": {[]string{"traffic-between-networks"}, "eniConfig: {mode: exclusive, vswitches: vsw-1}", func(w *world) {
 			n := w.node("b")
 			n.Labels = map[string]string{corev1.LabelInstanceTypeStable: "ecs.g6.large"}
 			w.must(w.Update(w.t.Context(), n))
