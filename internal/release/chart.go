@@ -75,7 +75,8 @@ func stampedChart(dir, version, appVersion string, img image) (chart, error) {
 		}
 		switch name {
 		case "Chart.yaml":
-			b, err = replace(b, map[string]string{`(?m)^version: .*$`: "version: " + version, `(?m)^appVersion: .*$`: `appVersion: "` + appVersion + `"`})
+			b, err = replace(b, map[string]string{`(?m)^version: .*$`: "version: " + version, `(?m)^appVersion: .*$`: `appVersion: "` + appVersion + `"`,
+				`(?m)^(    - name: terway\n      image:).*$`: "$1 " + img.repository + ":" + appVersion + "@" + img.digest.String()})
 		case "values.yaml":
 			changes := map[string]string{`(?m)^(image:\n(?:  .*\n)*?  tag:).*$`: "$1 " + appVersion, `(?m)^(image:\n(?:  .*\n)*?  digest:).*$`: `$1 ` + img.digest.String()}
 			if img.repository != repository {

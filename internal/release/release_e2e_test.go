@@ -217,7 +217,10 @@ func (w *world) chart(digest v1.Hash) {
 		w.Fatal(err)
 	}
 	untar(w.T, z, dir)
-	var chart struct{ Name, Version, AppVersion string }
+	var chart struct {
+		Name, Version, AppVersion string
+		Annotations               map[string]string
+	}
 	var values struct {
 		Image struct{ Repository, Tag, Digest string }
 	}
@@ -232,6 +235,9 @@ func (w *world) chart(digest v1.Hash) {
 	}
 	if chart.Name != "terway" || chart.Version != "1.2.3" || chart.AppVersion != "v1.2.3" {
 		w.Errorf("chart %+v", chart)
+	}
+	if images := chart.Annotations["artifacthub.io/images"]; !strings.Contains(images, "image: "+w.registry+"/terway:v1.2.3@"+digest.String()+"\n") {
+		w.Errorf("the chart's list of images does not have the release's:\n%s", images)
 	}
 	if i := values.Image; i.Repository != w.registry+"/terway" || i.Tag != "v1.2.3" || i.Digest != digest.String() {
 		w.Errorf("the chart's image is %+v, not %s", i, digest)

@@ -51,7 +51,7 @@ func TestWhatIsNoReleaseIsRefused(t *testing.T) {
 func TestAChartWithoutTheKeysOfTheImageIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	for _, values := range []string{"image:\n  repository: a\n  tag: b\nother:\n  digest: c\n", "digest: x\n"} {
-		for file, content := range map[string]string{"Chart.yaml": "name: terway\nversion: 0\nappVersion: 0\n", "values.yaml": values} {
+		for file, content := range map[string]string{"Chart.yaml": "name: terway\nversion: 0\nappVersion: 0\nannotations:\n  images: |\n    - name: terway\n      image: a:b\n", "values.yaml": values} {
 			if err := os.WriteFile(filepath.Join(dir, file), []byte(content), 0o644); err != nil {
 				t.Fatal(err)
 			}

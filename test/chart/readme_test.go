@@ -18,7 +18,8 @@ import (
 
 var update = flag.Bool("update", false, "write the tables of the chart's README instead of comparing them")
 
-// TestReadme: the tables of the chart's README have every value that the schema knows, with the default and the comment of values.yaml.
+// TestReadme: the tables of the chart's README have what Chart.yaml says, and every value that the schema knows, with the default and the comment
+// of values.yaml.
 func TestReadme(t *testing.T) {
 	readme, values, schema := dir+"README.md", map[string]any{}, struct {
 		Properties map[string]struct{ Properties map[string]any }
@@ -30,7 +31,19 @@ func TestReadme(t *testing.T) {
 	read(t, dir+"values.yaml", func(b []byte, v any) error { return yaml.Unmarshal(b, v) }, &values)
 	read(t, dir+"values.schema.json", json.Unmarshal, &schema)
 
+	var about struct {
+		KubeVersion string
+		Keywords    []string
+		Maintainers []struct{ Name string }
+		Annotations map[string]string
+	}
+	read(t, dir+"Chart.yaml", func(b []byte, v any) error { return yaml.Unmarshal(b, v) }, &about)
 	var tables strings.Builder
+	fmt.Fprintf(&tables, "\n| `Chart.yaml` | |\n|---|---|\n| Kubernetes | `%s` |\n| license | %s |\n| maintainers |", about.KubeVersion, about.Annotations["artifacthub.io/license"])
+	for _, m := range about.Maintainers {
+		tables.WriteString(" " + m.Name)
+	}
+	fmt.Fprintf(&tables, " |\n| keywords | %s |\n", strings.Join(about.Keywords, ", "))
 	section, comment, rows := "", []string{}, map[string]bool{}
 	row := func(key, def string) {
 		if len(rows) == 0 || !slices.ContainsFunc(keys(rows), func(k string) bool { return strings.HasPrefix(k, section+".") }) {
