@@ -40,6 +40,7 @@ func uninstallCommand() *cobra.Command {
 	var f flags
 	o := uninstall.Options{Sleep: sleep, Poll: 2 * time.Second, Settle: 10 * time.Second, Grace: 30 * time.Second}
 	var timeout time.Duration
+	var job string
 	keep := false
 	cmd := &cobra.Command{
 		Use:   "uninstall",
@@ -54,7 +55,7 @@ func uninstallCommand() *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout, fmt.Errorf("not done within %s (--timeout)", timeout))
 			defer cancel()
-			return runUninstall(ctx, f, o, keep)
+			return runUninstall(ctx, f, o, keep, job, timeout)
 		},
 	}
 	f.toTheCloud(cmd.Flags())
@@ -62,11 +63,12 @@ func uninstallCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&keep, "without-cloud", false, "leave what Terway has in the cloud, the ENIs or with Flannel the route entries, and name it: where there is no credential any more; the other flags of the cloud are not used then")
 	cmd.Flags().BoolVar(&o.Kinds, "kinds", false, "delete the CustomResourceDefinition of NodeNetworks too")
 	cmd.Flags().IntVar(&o.AtOnce, "at-once", 50, "how many nodes are cleaned at once")
-	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Minute, "how long all may take")
+	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Minute, "how long all may take, from now or from the start of --job")
+	cmd.Flags().StringVar(&job, "job", "", "`NAME` of the Job, in the same namespace, of which this is a pod")
 	return cmd
 }
 
-func runUninstall(ctx context.Context, f flags, o uninstall.Options, keep bool) error {
+func runUninstall(ctx context.Context, f flags, o uninstall.Options, keep bool, job string, timeout time.Duration) error {
 	log, err := f.log.Start(ctx, os.Stderr)
 	if err != nil {
 		return err
@@ -87,6 +89,14 @@ func runUninstall(ctx context.Context, f flags, o uninstall.Options, keep bool) 
 	c, err := client.New(bounded(cluster), client.Options{Scheme: scheme})
 	if err != nil {
 		return fmt.Errorf("start: %w", err)
+	}
+	if job != "" {
+		within, cancel, err := uninstall.Within(ctx, c, f.namespace, job, timeout, time.Now())
+		if err != nil {
+			return err
+		}
+		defer cancel()
+		ctx = within
 	}
 	var stored corev1.ConfigMap
 	if err := c.Get(ctx, client.ObjectKey{Namespace: f.namespace, Name: config.ConfigMapName}, &stored); err != nil {

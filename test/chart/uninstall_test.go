@@ -88,7 +88,7 @@ func TestUninstallHasTheControllersCredential(t *testing.T) {
 		var job batchv1.Job
 		into(t, got["Job terway-uninstall"], &job)
 		pod := job.Spec.Template.Spec
-		own := []string{"--timeout=30m", "--kinds"}
+		own := []string{"--timeout=30m", "--job=terway-uninstall", "--kinds"}
 		for _, a := range pod.Containers[0].Args {
 			if !slices.Contains(controller.Containers[0].Args, a) && !slices.Contains(own, a) {
 				t.Errorf("%s: the controller has no %s", name, a)
@@ -110,7 +110,7 @@ func TestUninstallHasTheControllersCredential(t *testing.T) {
 }
 
 // It runs where the controller may, because only there may be the RAM role and the way to the cloud, is let in by what looks at the controller's
-// labels and annotations, and does not begin hours later.
+// labels and annotations, and is given up if it does not start in its time and five minutes.
 func TestUninstallRunsWhereTheControllerMay(t *testing.T) {
 	pool := map[string]any{"matchExpressions": []any{map[string]any{"key": "pool", "operator": "In", "values": []any{"system"}}}}
 	got := objects(t, with("terway", map[string]any{
@@ -140,7 +140,15 @@ func TestUninstallRunsWhereTheControllerMay(t *testing.T) {
 		t.Errorf("labels %v, annotations %v", pod.Labels, pod.Annotations)
 	}
 	if d := job.Spec.ActiveDeadlineSeconds; d == nil || *d != 5405+300 {
-		t.Errorf("its deadline is %v, want its 5405 s and 300 to start", d)
+		t.Errorf("its deadline is %v, want its 5405 s and 300 to end", d)
+	}
+	if !slices.Contains(pod.Spec.Containers[0].Args, "--job="+job.Name) {
+		t.Errorf("a pod that starts late takes its full time, and is killed: arguments %q", pod.Spec.Containers[0].Args)
+	}
+	var own rbacv1.Role
+	into(t, got["Role terway-uninstall"], &own)
+	if !may(own.Rules, "batch", "jobs", job.Name, "get") {
+		t.Errorf("it may not read when it has started: %v", own.Rules)
 	}
 }
 
@@ -158,7 +166,7 @@ func TestUninstallWithoutACredential(t *testing.T) {
 		var job batchv1.Job
 		into(t, got["Job terway-uninstall"], &job)
 		pod := job.Spec.Template.Spec
-		if want := []string{"--without-cloud", "--timeout=30m", "--kinds"}; !slices.Equal(pod.Containers[0].Args, want) {
+		if want := []string{"--without-cloud", "--timeout=30m", "--job=terway-uninstall", "--kinds"}; !slices.Equal(pod.Containers[0].Args, want) {
 			t.Errorf("%s: arguments %q, want %q", name, pod.Containers[0].Args, want)
 		}
 		if len(pod.Volumes) != 1 || pod.Volumes[0].Name != "v" || len(pod.Containers[0].VolumeMounts) != 1 {

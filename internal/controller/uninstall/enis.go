@@ -2,7 +2,6 @@ package uninstall
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"golang.org/x/sync/errgroup"
@@ -55,11 +54,14 @@ func (u *uninstaller) giveBack(ctx context.Context) error {
 	}
 	ctx = cloud.WithPriority(ctx, cloud.GiveBack)
 	u.Log.Info("giving back the ENIs")
-	empty := false
-	var last error // of what is left
+	empty, there := false, 0 // what the last list has
+	var last error           // since a list was empty
 	for {
 		wait := u.Poll
 		left, err := u.enis(ctx)
+		if err == nil {
+			there = len(left)
+		}
 		switch {
 		case err == nil && len(left) == 0 && empty:
 			u.Log.Info("the cloud has no ENI of this cluster", "cluster", u.Cluster)
@@ -79,9 +81,17 @@ func (u *uninstaller) giveBack(ctx context.Context) error {
 			u.Log.Warn("give back ENIs; this is repeated", "error", err)
 		}
 		if ended := u.Sleep(ctx, wait); ended != nil {
-			return fmt.Errorf("give back the cluster's ENIs: %w, and %d are left: %w", ended, len(left), errors.Join(last))
+			return unfinished("give back the cluster's ENIs", ended, there, last)
 		}
 	}
+}
+
+// unfinished is the error of something that has ended before its work: what is left by the last list, and the last error, if there was one.
+func unfinished(what string, ended error, left int, last error) error {
+	if last == nil {
+		return fmt.Errorf("%s: %w; by the cloud's last list %d are left", what, ended, left)
+	}
+	return fmt.Errorf("%s: %w; by the cloud's last list %d are left: %w", what, ended, left, last)
 }
 
 // keep tells which ENIs stay in the cloud: after this nothing in the cluster names them.
