@@ -3,12 +3,15 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // beforeTags is the commit from which the check upgrade upgrades as long as no version has a tag.
@@ -17,33 +20,35 @@ const beforeTags = "c61150152b6d7acf6d491b0016ed9e3d74f9447a"
 // olderVersion returns the flags of "terway-lab verify" that say from which version to upgrade.
 func olderVersion(t *testing.T, source string) []string {
 	t.Helper()
-	flags, err := olderFlags(source, beforeTags)
+	flags, err := olderFlags(source, beforeTags, os.Getenv("CI") == "true")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if slices.Contains(flags, "HEAD") {
-		t.Logf("WARNING: %s is a shallow clone, and git fetch --unshallow brought nothing: upgrade and rollback are from this version's chart and image to the same under another name, and say nothing of an older one", source)
+		t.Logf("WARNING: %s is a shallow clone (in CI git fetch --unshallow was tried): upgrade and rollback are from this version's chart and image to the same under another name, and say nothing of an older one", source)
 	}
 	return flags
 }
 
-// olderFlags returns no flags if there is a tag before the last commit, which verify takes then, and else those for a commit. A shallow
-// clone gets the commits that it lacks from its origin; without an origin that has them it upgrades from HEAD. It is an error if
+// olderFlags returns no flags if there is a tag before the last commit, which verify takes then, and else those for a commit. With
+// fetch a shallow clone gets the commits that it lacks from its origin; one that stays shallow upgrades from HEAD. It is an error if
 // a whole clone has neither.
-func olderFlags(source, commit string) ([]string, error) {
+func olderFlags(source, commit string, fetch bool) ([]string, error) {
 	git := func(args ...string) (string, error) {
-		out, err := exec.Command("git", append([]string{"-c", "safe.directory=*", "-C", source}, args...)...).CombinedOutput()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		out, err := exec.CommandContext(ctx, "git", append([]string{"-c", "safe.directory=*", "-C", source}, args...)...).CombinedOutput()
 		return strings.TrimSpace(string(out)), err
 	}
 	shallow := func() bool {
 		answer, _ := git("rev-parse", "--is-shallow-repository")
 		return answer == "true"
 	}
+	if shallow() && fetch {
+		_, _ = git("fetch", "--quiet", "--unshallow", "--tags") // whether it brought anything is seen below
+	}
 	if shallow() {
-		// Without a remote it does nothing, and that is no error of git's.
-		if _, err := git("fetch", "--quiet", "--unshallow", "--tags"); err != nil || shallow() {
-			return []string{"--from", "HEAD"}, nil
-		}
+		return []string{"--from", "HEAD"}, nil
 	}
 	if _, err := git("describe", "--tags", "--abbrev=0", "HEAD^"); err == nil {
 		return nil, nil
@@ -75,20 +80,21 @@ func TestOlderVersion(t *testing.T) {
 		git("clone", "-q", "--depth=1", "file://"+source, dir)
 	}
 	git("-C", alone, "remote", "remove", "origin")
-	check := func(name, dir, commit string, want []string, wrong string) {
+	check := func(name, dir, commit string, fetch bool, want []string, wrong string) {
 		t.Helper()
-		flags, err := olderFlags(dir, commit)
+		flags, err := olderFlags(dir, commit, fetch)
 		if !slices.Equal(flags, want) || (err == nil) != (wrong == "") || err != nil && !strings.Contains(err.Error(), wrong) {
 			t.Errorf("%s: %q, %v, want %q, %q", name, flags, err, want, wrong)
 		}
 	}
-	check("no tag", source, commits[0], []string{"--from", commits[0]}, "")
-	check("shallow, and its origin is gone", alone, commits[0], []string{"--from", "HEAD"}, "")
-	check("shallow", shallow, commits[0], []string{"--from", commits[0]}, "")
-	check("the last commit", source, commits[2], nil, "not before it")
-	check("no repository", t.TempDir(), commits[0], nil, "no tag before")
+	check("no tag", source, commits[0], true, []string{"--from", commits[0]}, "")
+	check("shallow, and its origin is gone", alone, commits[0], true, []string{"--from", "HEAD"}, "")
+	check("shallow, of a user", shallow, commits[0], false, []string{"--from", "HEAD"}, "")
+	check("shallow", shallow, commits[0], true, []string{"--from", commits[0]}, "")
+	check("the last commit", source, commits[2], true, nil, "not before it")
+	check("no repository", t.TempDir(), commits[0], true, nil, "no tag before")
 	git("tag", "v0.2.0")
-	check("a tag of the last commit", source, commits[0], []string{"--from", commits[0]}, "")
+	check("a tag of the last commit", source, commits[0], true, []string{"--from", commits[0]}, "")
 	git("tag", "v0.1.0", commits[1])
-	check("a tag", source, commits[0], nil, "")
+	check("a tag", source, commits[0], true, nil, "")
 }

@@ -58,7 +58,7 @@ var uninstalled = verify.Check{
 		}
 		refused := time.Since(began)
 		if now, err := e.traces(ctx); err != nil || lacks(now) != "" {
-			return "", errors.Join(fmt.Errorf("after the refusal there are %v, before %v", now, before), err)
+			return "", errors.Join(fmt.Errorf("after the refusal there are %v, before %v", numbers(now), numbers(before)), err)
 		}
 		if err := e.noRights(ctx); err != nil {
 			return "", fmt.Errorf("after the refusal: %w", err)
@@ -77,13 +77,16 @@ var uninstalled = verify.Check{
 			return "", err
 		}
 		took := time.Since(began)
-		// The kernel frees eBPF programs, and Kubernetes what other objects own, some time later.
-		var left map[string]int
-		if err := e.within(ctx, 10*time.Second, "nothing of Terway's to be left", func(ctx context.Context) (_ bool, err error) {
-			left, err = e.traces(ctx)
-			return len(left) == 0, err
+		// Kubernetes deletes what other objects own some time later.
+		var left map[string][]string
+		if err := e.within(ctx, 10*time.Second, "nothing of Terway's to be left", func(ctx context.Context) (bool, error) {
+			now, err := e.traces(ctx)
+			if err == nil {
+				left = now
+			}
+			return len(now) == 0, err
 		}); err != nil {
-			return "", fmt.Errorf("helm uninstall left %v; before there were %v: %w", left, before, err)
+			return "", fmt.Errorf("helm uninstall left %q; before there were %v: %w", left, numbers(before), err)
 		}
 		began = time.Now()
 		if err := e.restoreSurely(ctx); err != nil {
@@ -97,7 +100,7 @@ var uninstalled = verify.Check{
 			return "", fmt.Errorf("installed again: %w", err)
 		}
 		return fmt.Sprintf("refused in %.1f s, which named %s; then %v gone in %.1f s; installed again, two pods answered after %.1f s",
-			refused.Seconds(), named, before, took.Seconds(), time.Since(began).Seconds()), nil
+			refused.Seconds(), named, numbers(before), took.Seconds(), time.Since(began).Seconds()), nil
 	}),
 }
 
@@ -145,7 +148,7 @@ func (e *env) cleanAlone(ctx context.Context, m lab.Machine) error {
 	}
 	left, err := e.nodeTraces(m)
 	if err == nil && len(left) > 0 {
-		err = fmt.Errorf("terwayd teardown left %v on %s", left, m.Name)
+		err = fmt.Errorf("terwayd teardown left %q on %s", left, m.Name)
 	}
 	return err
 }
@@ -250,51 +253,61 @@ func (e *env) ofThisTree(ctx context.Context) (bool, error) {
 var traceKinds = []string{"device", "rule", "route", "nft table", "file", "ENI in the cloud", "NodeNetwork", "mark on a Node", "Lease", "object of the chart"}
 
 // lacks returns a kind of which there is nothing, "" if there is none. The numbers may change: free ENIs are given back.
-func lacks(traces map[string]int) string {
+func lacks(traces map[string][]string) string {
 	for _, kind := range traceKinds {
-		if traces[kind] == 0 {
+		if len(traces[kind]) == 0 {
 			return kind
 		}
 	}
 	return ""
 }
 
-// traces counts what there is of Terway on the nodes, in the cluster and in the cloud. Kinds of which there is nothing are left out.
-func (e *env) traces(ctx context.Context) (map[string]int, error) {
+// numbers returns how many there are of each kind.
+func numbers(traces map[string][]string) map[string]int {
 	n := map[string]int{}
-	count := func(kind string, k int) {
-		if k > 0 {
-			n[kind] += k
+	for kind, list := range traces {
+		n[kind] = len(list)
+	}
+	return n
+}
+
+// traces returns what there is of Terway on the nodes, in the cluster and in the cloud, by kind. Kinds of which there is nothing are left out.
+func (e *env) traces(ctx context.Context) (map[string][]string, error) {
+	n := map[string][]string{}
+	found := func(kind string, names ...string) {
+		if len(names) > 0 {
+			n[kind] = append(n[kind], names...)
 		}
 	}
-	programs, err := instruments.EBPF(ebpfPrefix) // of the machine's one kernel
-	if err != nil {
-		return nil, err
-	}
-	count("eBPF program or map", len(programs))
 	objects, err := e.chartObjects(ctx)
 	if err != nil {
 		return nil, err
 	}
-	count("object of the chart", len(objects))
+	found("object of the chart", objects...)
 	for _, m := range e.Lab.Machines {
 		onNode, err := e.nodeTraces(m)
 		if err != nil {
 			return nil, err
 		}
-		for kind, k := range onNode {
-			count(kind, k)
+		for kind, lines := range onNode {
+			for _, line := range lines {
+				found(kind, m.Name+": "+line)
+			}
 		}
 		enis, err := e.Lab.Cloud.ENIs(ctx, m.InstanceID)
 		if err != nil {
 			return nil, err
 		}
-		count("ENI in the cloud", len(enis)-1) // its primary one
+		for _, i := range enis {
+			if i.Type != "Primary" {
+				found("ENI in the cloud", i.ID)
+			}
+		}
 		node, err := e.Client.CoreV1().Nodes().Get(ctx, m.Name, metav1.GetOptions{})
 		if err != nil {
 			return nil, fmt.Errorf("read Node %s: %w", m.Name, err)
 		}
-		count("mark on a Node", marks(node))
+		found("mark on a Node", marks(node)...)
 	}
 	// Detached ENIs are on no instance.
 	enis, err := e.Lab.Cloud.ENIs(ctx, "")
@@ -303,7 +316,7 @@ func (e *env) traces(ctx context.Context) (map[string]int, error) {
 	}
 	for _, i := range enis {
 		if i.Type != "Primary" && i.Status != "InUse" {
-			count("ENI in the cloud", 1)
+			found("ENI in the cloud", i.ID)
 		}
 	}
 	var networks v1alpha1.NodeNetworkList
@@ -311,22 +324,25 @@ func (e *env) traces(ctx context.Context) (map[string]int, error) {
 	if err != nil && !meta.IsNoMatchError(err) && !apierrors.IsNotFound(err) { // the kind is gone
 		return nil, fmt.Errorf("list NodeNetworks: %w", err)
 	}
-	count("NodeNetwork", len(networks.Items))
+	for _, i := range networks.Items {
+		found("NodeNetwork", i.Name)
+	}
 	var leases coordinationv1.LeaseList
 	if err := e.Objects.List(ctx, &leases, client.InNamespace(metav1.NamespaceSystem)); err != nil {
 		return nil, fmt.Errorf("list Leases: %w", err)
 	}
 	for _, l := range leases.Items {
 		if l.Name == controllerName || l.Labels[claims.LabelLease] != "" {
-			count("Lease", 1)
+			found("Lease", l.Name)
 		}
 	}
 	return n, nil
 }
 
-// nodeTraces counts what there is of Terway on a node. Kinds of which there is nothing are left out.
-func (e *env) nodeTraces(m lab.Machine) (map[string]int, error) {
-	n := map[string]int{}
+// nodeTraces returns what there is of Terway on a node, by kind. Kinds of which there is nothing are left out. An eBPF program of Terway's lives as
+// long as its qdisc clsact, or its device.
+func (e *env) nodeTraces(m lab.Machine) (map[string][]string, error) {
+	n := map[string][]string{}
 	for _, look := range []struct {
 		kind    string
 		command []string
@@ -348,15 +364,12 @@ func (e *env) nodeTraces(m lab.Machine) (map[string]int, error) {
 		}
 		for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
 			if look.ours(line) {
-				n[look.kind]++
+				n[look.kind] = append(n[look.kind], line)
 			}
 		}
 	}
 	return n, nil
 }
-
-// ebpfPrefix begins the names of Terway's eBPF programs and maps; those of the simulated VPC have another.
-const ebpfPrefix = "tw_"
 
 // chartKinds are the kinds of which the chart, or what it starts, makes objects.
 var chartKinds = []schema.GroupVersionKind{
@@ -394,7 +407,7 @@ func ofChart(o *metav1.ObjectMeta) bool {
 }
 
 // nodeFiles are Terway's on a node.
-var nodeFiles = []string{"/etc/cni/net.d/*terway*", "/opt/cni/bin/terway", "/run/terway/*.sock", "/run/terway/state/*.db", "/var/lib/terway/*",
+var nodeFiles = []string{"/etc/cni/net.d/*terway*", "/opt/cni/bin/terway", "/sys/fs/bpf/*terway*", "/sys/fs/bpf/tw_*", "/run/terway/*.sock", "/run/terway/state/*.db", "/var/lib/terway/*",
 	"/etc/NetworkManager/conf.d/*terway*", "/etc/systemd/network/*terway*", "/etc/systemd/networkd.conf.d/*terway*"}
 
 // ourDevice tells a line of "ip -o link".
@@ -437,15 +450,15 @@ func ourRoute(line string) bool {
 	return false
 }
 
-// marks counts what the controller has added to a Node.
-func marks(n *corev1.Node) (count int) {
+// marks returns what the controller has added to a Node.
+func marks(n *corev1.Node) (list []string) {
 	if _, ok := n.Annotations[claims.AnnotationMaxPods]; ok {
-		count++
+		list = append(list, n.Name+": "+claims.AnnotationMaxPods)
 	}
 	for _, t := range n.Spec.Taints {
 		if t.Key == claims.TaintNotReady {
-			count++
+			list = append(list, n.Name+": "+t.Key)
 		}
 	}
-	return count
+	return list
 }

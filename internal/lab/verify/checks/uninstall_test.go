@@ -49,7 +49,7 @@ func TestTraces(t *testing.T) {
 	}
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{claims.AnnotationMaxPods: "9", "other": ""}},
 		Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: claims.TaintNotReady}, {Key: "other"}}}}
-	if got := marks(n); got != 2 {
-		t.Errorf("%d marks, want 2", got)
+	if got := marks(n); len(got) != 2 {
+		t.Errorf("marks %q, want 2", got)
 	}
 }
