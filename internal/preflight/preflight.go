@@ -56,8 +56,8 @@ type Cloud struct {
 	Controllers bool
 	// Refused are the calls that this credential may not make, with the cloud's answer.
 	Refused []Refused
-	// Balancers are the calls for load balancers that the credential could not make, with the answer.
-	Balancers []Refused
+	// Balancers are the calls for load balancers that did not succeed.
+	Balancers []Balancer
 	// Instances by id, VSwitches and Groups of their VPCs by id. They are nil if they could not be read.
 	Instances map[string]cloud.Instance
 	VSwitches map[string]cloud.VSwitch
@@ -66,6 +66,15 @@ type Cloud struct {
 
 // Refused is a call that a credential may not make.
 type Refused struct{ Action, Answer string }
+
+// Balancer is a call for a product's load balancers that did not succeed, with the answer, or the reason why there is none.
+type Balancer struct {
+	// Product is as in eniConfig.load_balancer_classes: CLB or NLB.
+	Product string
+	Refused
+	// Forbidden: the credential may not make it.
+	Forbidden bool
+}
 
 // Check is the outcome of one check.
 type Check struct {
@@ -383,9 +392,13 @@ func (f *Facts) permissions(c *Check) {
 // balancers says which load balancers the controller could not make. Only Services of Terway's classes want some.
 func (f *Facts) balancers(c *Check) {
 	for _, b := range f.Cloud.Balancers {
-		text := fmt.Sprintf("the controller's credential cannot call %s (%s), so Services of type LoadBalancer get nothing of that product: deploy/ram-policy.json has the policy that it needs", b.Action, b.Answer)
-		if len(f.Config.LoadBalancerClasses) > 0 {
-			c.problem("eniConfig.load_balancer_classes is set, and %s", text)
+		if !b.Forbidden {
+			c.note("whether the controller's credential may call %s, which Services with a %s need, could not be tried: %s", b.Action, b.Product, b.Answer)
+			continue
+		}
+		text := fmt.Sprintf("the controller's credential may not call %s (%s), so Services get no %s: deploy/ram-policy.json has the policy that it needs", b.Action, b.Answer, b.Product)
+		if slices.Contains(slices.Collect(maps.Values(f.Config.LoadBalancerClasses)), b.Product) {
+			c.problem("eniConfig.load_balancer_classes names %s, and %s", b.Product, text)
 		} else {
 			c.note("%s", text)
 		}

@@ -58,6 +58,7 @@ func told(f *Facts) []string {
 
 // Each thing that is wrong fails one check, which names it; without it none fails.
 func TestProblems(t *testing.T) {
+	clb := Balancer{Product: "CLB", Refused: Refused{"slb:DescribeLoadBalancers", "Forbidden.RAM: no"}, Forbidden: true}
 	if got := told(ready(t)); len(got) > 0 {
 		t.Fatalf("nothing is wrong: %q", got)
 	}
@@ -130,10 +131,16 @@ func TestProblems(t *testing.T) {
 			f.Cloud, f.NoCloud, f.Credential = nil, "no credential", "credentials.existingSecret: there is no Secret"
 		}, "credential: credentials.existingSecret: there is no Secret"},
 		"no permission":     {func(f *Facts) { f.Cloud.Refused = []Refused{{"ecs:CreateNetworkInterface", "Forbidden.RAM: no"}} }, "permissions: the controller's credential may not call ecs:CreateNetworkInterface (Forbidden.RAM: no): deploy/ram-policy.json"},
-		"no load balancers": {func(f *Facts) { f.Cloud.Balancers = []Refused{{"slb:DescribeLoadBalancers", "Forbidden.RAM: no"}} }, ""},
+		"no load balancers": {func(f *Facts) { f.Cloud.Balancers = []Balancer{clb} }, ""},
 		"none for a class": {func(f *Facts) {
-			f.Cloud.Balancers, f.Config.LoadBalancerClasses = []Refused{{"slb:DescribeLoadBalancers", "Forbidden.RAM: no"}}, map[string]string{"": "CLB"}
-		}, "permissions: eniConfig.load_balancer_classes is set, and the controller's credential cannot call slb:DescribeLoadBalancers (Forbidden.RAM: no)"},
+			f.Cloud.Balancers, f.Config.LoadBalancerClasses = []Balancer{clb}, map[string]string{"": "CLB"}
+		}, "permissions: eniConfig.load_balancer_classes names CLB, and the controller's credential may not call slb:DescribeLoadBalancers (Forbidden.RAM: no)"},
+		"none for another class": {func(f *Facts) {
+			f.Cloud.Balancers, f.Config.LoadBalancerClasses = []Balancer{clb}, map[string]string{"": "NLB"}
+		}, ""},
+		"no answer for a class": {func(f *Facts) {
+			f.Cloud.Balancers, f.Config.LoadBalancerClasses = []Balancer{{Product: "CLB", Refused: Refused{clb.Action, "context deadline exceeded"}}}, map[string]string{"": "CLB"}
+		}, ""},
 		"one's own has none": {func(f *Facts) {
 			f.Cloud = &Cloud{Refused: []Refused{{"ecs:DescribeInstances", "Forbidden.RAM: no"}}}
 		}, ""},

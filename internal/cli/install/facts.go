@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -189,6 +188,7 @@ func look(ctx context.Context, api account, controllers bool, f *preflight.Facts
 		if !controllers {
 			return nil
 		}
+		lookForBalancers(ctx, api, f.Cloud)
 		return each(refused, routes(ctx, api, vpcs))
 	}
 	for _, vpc := range vpcs {
@@ -211,17 +211,7 @@ func look(ctx context.Context, api account, controllers bool, f *preflight.Facts
 	if !controllers {
 		return nil
 	}
-	for action, api := range map[string]cloud.BalancerAPI{"slb:DescribeLoadBalancers": api.CLB(), "nlb:ListLoadBalancers": api.NLB()} {
-		if err := balancers(ctx, api); err != nil {
-			answer := err.Error()
-			var e *cloud.Error
-			if errors.As(err, &e) {
-				answer = e.Brief()
-			}
-			f.Cloud.Balancers = append(f.Cloud.Balancers, preflight.Refused{Action: action, Answer: answer})
-		}
-	}
-	slices.SortFunc(f.Cloud.Balancers, func(a, b preflight.Refused) int { return strings.Compare(a.Action, b.Action) })
+	lookForBalancers(ctx, api, f.Cloud)
 	return each(refused, []try{
 		{"vpc:DescribeVpcAttribute", func() error {
 			if len(vpcs) == 0 {
@@ -304,12 +294,26 @@ func routes(ctx context.Context, api cloud.RouteAPI, vpcs []string) []try {
 // patience is how long the products of load balancers, which most clusters do not need, may take to answer.
 const patience = 15 * time.Second
 
-// balancers looks for a cluster's load balancers of a product.
-func balancers(ctx context.Context, api cloud.BalancerAPI) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	_, err := api.FindBalancers(ctx, "terway.dev/cluster", nobody)
-	return err
+// lookForBalancers looks for a cluster's load balancers of each product.
+func lookForBalancers(ctx context.Context, api account, found *preflight.Cloud) {
+	for _, p := range []struct {
+		name, action string
+		api          cloud.BalancerAPI
+	}{{"CLB", "slb:DescribeLoadBalancers", api.CLB()}, {"NLB", "nlb:ListLoadBalancers", api.NLB()}} {
+		within, cancel := context.WithTimeout(ctx, patience)
+		_, err := p.api.FindBalancers(within, "terway.dev/cluster", nobody)
+		cancel()
+		if err == nil {
+			continue
+		}
+		answer := err.Error()
+		var e *cloud.Error
+		if errors.As(err, &e) {
+			answer = e.Brief()
+		}
+		found.Balancers = append(found.Balancers, preflight.Balancer{Product: p.name, Refused: preflight.Refused{Action: p.action, Answer: answer},
+			Forbidden: cloud.CodeOf(err) != "" && cloud.Explain(err).Reason == "NoPermission"})
+	}
 }
 
 // there drops the error that a resource does not exist, or that its name cannot exist.

@@ -97,9 +97,6 @@ func TestLook(t *testing.T) {
 			continue // for load balancers, for Flannel
 		}
 		refuse(action)
-		if err := s.AddFaults(faults.Rule{Name: "ram", Action: name, Error: &faults.Error{Code: "Forbidden.RAM", Status: 403, Message: "no"}}); err != nil {
-			t.Fatal(err)
-		}
 		f.Cloud = nil
 		if err := asked(t, s, f, true); err != nil {
 			t.Errorf("%s is refused: %v", action, err)
@@ -109,16 +106,26 @@ func TestLook(t *testing.T) {
 		s.RemoveFault("ram")
 	}
 	// Of load balancers it lists those of each product. What is refused there is told apart: most clusters need none.
-	for _, action := range []string{"nlb:ListLoadBalancers", "slb:DescribeLoadBalancers"} {
-		refuse(action)
-		f.Cloud = nil
-		if err := asked(t, s, f, true); err != nil || len(f.Cloud.Refused) > 0 {
-			t.Errorf("%s is refused: %v, %+v", action, err, f.Cloud)
-		} else if b := f.Cloud.Balancers; len(b) != 1 || b[0].Action != action || !strings.Contains(b[0].Answer, "Forbidden.RAM") {
-			t.Errorf("%s is refused: %+v", action, b)
+	// One that fails for another reason is not said to be refused.
+	balancers := func(network string) {
+		t.Helper()
+		for product, action := range map[string]string{"NLB": "nlb:ListLoadBalancers", "CLB": "slb:DescribeLoadBalancers"} {
+			_, name, _ := strings.Cut(action, ":")
+			for code, forbidden := range map[string]bool{"Forbidden.RAM": true, "OperationDenied": false} {
+				if err := s.AddFaults(faults.Rule{Name: "ram", Action: name, Error: &faults.Error{Code: code, Status: 403, Message: "no"}}); err != nil {
+					t.Fatal(err)
+				}
+				f.Cloud = nil
+				if err := asked(t, s, f, true); err != nil || len(f.Cloud.Refused) > 0 {
+					t.Errorf("%s: %s fails with %s: %v, %+v", network, action, code, err, f.Cloud)
+				} else if b := f.Cloud.Balancers; len(b) != 1 || b[0].Product != product || b[0].Action != action || b[0].Forbidden != forbidden || !strings.Contains(b[0].Answer, code) {
+					t.Errorf("%s: %s fails with %s: %+v", network, action, code, b)
+				}
+				s.RemoveFault("ram")
+			}
 		}
-		s.RemoveFault("ram")
 	}
+	balancers("terway")
 	// With Flannel it tries the calls for route entries, and none for ENIs.
 	own := f.Config
 	flannel := *own
@@ -127,6 +134,7 @@ func TestLook(t *testing.T) {
 	if err := asked(t, s, f, true); err != nil || len(f.Cloud.Refused) > 0 {
 		t.Errorf("Flannel: %v, %+v", err, f.Cloud)
 	}
+	balancers("flannel")
 	if after := account(); before != after {
 		t.Errorf("Flannel: the account was changed:\n%s\n%s", before, after)
 	}
