@@ -62,6 +62,8 @@ type Cloud struct {
 	Instances map[string]cloud.Instance
 	VSwitches map[string]cloud.VSwitch
 	Groups    map[string]cloud.SecurityGroup
+	// Types are the limits of the instances' types, by name, of those that were asked for.
+	Types map[string]cloud.InstanceType
 }
 
 // Refused is a call that a credential may not make.
@@ -317,7 +319,7 @@ func (f *Facts) maxPods(c *Check) {
 		if id, err := nodeinfo.InstanceID(n.Spec.ProviderID); err == nil && f.Cloud != nil && f.Cloud.Instances[id].Type != "" {
 			name = f.Cloud.Instances[id].Type
 		}
-		t, known := catalog.Lookup(name)
+		t, known := f.typeOf(name)
 		_, exclusive := f.Config.Divide(n.Labels, t.Secondary())
 		holds, ok := t.MaxPods(exclusive)
 		if !known || !ok {
@@ -330,6 +332,16 @@ func (f *Facts) maxPods(c *Check) {
 				"\"terwayctl instance-types --max-pods %s\" prints the number for kubelet", n.Name, has, name, holds, own[n.Name], name)
 		}
 	}
+}
+
+// typeOf returns the limits of an instance type: those of the cloud, which the controller goes by, or of the built-in table.
+func (f *Facts) typeOf(name string) (catalog.Type, bool) {
+	if f.Cloud != nil {
+		if t, ok := f.Cloud.Types[name]; ok {
+			return catalog.Type{Name: name, ENIs: catalog.Of(t.ENIs), IPv4PerENI: catalog.Of(t.IPv4PerENI)}, true
+		}
+	}
+	return catalog.Lookup(name)
 }
 
 // nowhere begins the image's name in the chart of the source: no registry has it.

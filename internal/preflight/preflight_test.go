@@ -104,6 +104,9 @@ func TestProblems(t *testing.T) {
 			f.Nodes = f.Nodes[:1]
 			f.Nodes[0].Labels = map[string]string{claims.LabelMode: claims.ModeExclusive}
 		}, "max-pods: node node0: kubelet's maxPods is 9"},
+		"maxPods, other limits in the cloud": {func(f *Facts) {
+			f.Nodes, f.Cloud.Types = f.Nodes[:1], map[string]cloud.InstanceType{"ecs.g6.large": {ENIs: 2, IPv4PerENI: 5}}
+		}, "max-pods: node node0: kubelet's maxPods is 9, and the ENIs of its instance type ecs.g6.large have addresses for 5 pods"},
 		"maxPods, exclusive": {func(f *Facts) { f.Config.Mode = claims.ModeExclusive; f.Nodes = f.Nodes[:1] }, "max-pods: node node0: kubelet's maxPods is 9"},
 		"no image":           {func(f *Facts) { f.Image = "terway.local/terway:dev" }, "image: no registry has terway.local/terway:dev, and node node0 does not have it either: name yours with the values image.repository"},
 		"one node's image": {func(f *Facts) {

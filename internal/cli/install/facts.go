@@ -221,11 +221,18 @@ func look(ctx context.Context, api account, controllers bool, f *preflight.Facts
 			return err
 		}},
 		{"ecs:DescribeInstanceTypes", func() error {
-			if len(found) == 0 {
-				return nil
+			f.Cloud.Types = map[string]cloud.InstanceType{}
+			for _, i := range found {
+				if _, ok := f.Cloud.Types[i.Type]; ok {
+					continue
+				}
+				t, err := api.DescribeInstanceType(ctx, i.Type)
+				if err != nil {
+					return err
+				}
+				f.Cloud.Types[i.Type] = *t
 			}
-			_, err := api.DescribeInstanceType(ctx, found[0].Type)
-			return err
+			return nil
 		}},
 		{"ecs:DescribeNetworkInterfaces", func() error {
 			_, err := api.DescribeENIs(ctx, cloud.ENIFilter{IDs: []string{"eni-" + nobody}})

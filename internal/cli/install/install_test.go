@@ -84,7 +84,7 @@ func TestLook(t *testing.T) {
 			t.Errorf("%s: %q", c.Name, c.Problems)
 		}
 	}
-	if c := f.Cloud; len(c.Refused) > 0 || len(c.Balancers) > 0 || len(c.Instances) != 1 || len(c.VSwitches) != 1 || len(c.Groups) != 1 {
+	if c := f.Cloud; len(c.Refused) > 0 || len(c.Balancers) > 0 || len(c.Instances) != 1 || len(c.VSwitches) != 1 || len(c.Groups) != 1 || c.Types["ecs.g6.large"].IPv4PerENI != 6 {
 		t.Errorf("%+v", c)
 	}
 	if after := account(); before != after {
