@@ -28,15 +28,7 @@ var agentUpgrade = verify.Check{
 		if err != nil {
 			return "", err
 		}
-		pods, err := e.PodOn(ctx, na, na, nb)
-		if err != nil {
-			return "", err
-		}
-		service, err := e.trafficService(ctx, pods[2])
-		if err != nil {
-			return "", err
-		}
-		t, err := instruments.StartTraffic(pods[0], pods[1:], service)
+		t, _, err := e.startTraffic(ctx, na, nb)
 		if err != nil {
 			return "", err
 		}
@@ -53,6 +45,20 @@ var agentUpgrade = verify.Check{
 		measured := fmt.Sprintf("agents of %d nodes replaced %d times in %s: %s", len(e.Lab.Machines), upgrades, time.Since(began).Round(time.Second), r)
 		return measured, errors.Join(err, r.Err())
 	}),
+}
+
+// startTraffic starts traffic from a pod on a to another one there, to one on b, and to a Service of the last. The pods are in this order.
+func (e *env) startTraffic(ctx context.Context, a, b lab.Machine) (*instruments.Traffic, []corev1.Pod, error) {
+	pods, err := e.PodOn(ctx, a, a, b)
+	if err != nil {
+		return nil, nil, err
+	}
+	service, err := e.trafficService(ctx, pods[2])
+	if err != nil {
+		return nil, nil, err
+	}
+	t, err := instruments.StartTraffic(pods[0], pods[1:], service)
+	return t, pods, err
 }
 
 // trafficService creates a Service for the pod's echo.

@@ -88,15 +88,7 @@ func (e *env) versions(ctx context.Context, change func(context.Context, *versio
 	if err := e.changeAll(ctx, older); err != nil {
 		return "", err
 	}
-	pods, err := e.PodOn(ctx, na, na, nb)
-	if err != nil {
-		return "", err
-	}
-	service, err := e.trafficService(ctx, pods[2])
-	if err != nil {
-		return "", err
-	}
-	t, err := instruments.StartTraffic(pods[0], pods[1:], service)
+	t, pods, err := e.startTraffic(ctx, na, nb)
 	if err != nil {
 		return "", err
 	}
