@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 
+	"terway.dev/terway/internal/helm"
 	"terway.dev/terway/internal/oci"
 	"terway.dev/terway/internal/product"
 	"terway.dev/terway/internal/version"
@@ -33,17 +33,16 @@ func (s *State) Uninstall(ctx context.Context) error {
 // Restore installs the chart of this tree, whatever an uninstallation, an upgrade or a rollback has left, and waits until all pods of
 // the system are ready.
 func (s *State) Restore(ctx context.Context) error {
-	o := &s.Options
-	revision, status, err := s.Revision(ctx)
+	now, err := s.Release()
 	if err != nil {
 		return err
 	}
-	if revision > 0 && status != "deployed" { // Helm upgrades no release whose uninstallation was refused
-		if err := s.rollback(ctx, revision, "--force-conflicts"); err != nil {
+	if now.Revision > 0 && now.Status != "deployed" { // Helm upgrades no release whose uninstallation was refused
+		if err := s.rollback(ctx, now.Revision, "--force-conflicts"); err != nil {
 			return err
 		}
 	}
-	if err := o.installTerway(ctx, s); err != nil {
+	if err := s.Options.installTerway(ctx, s); err != nil {
 		return err
 	}
 	return s.waitSystem(ctx, rolledOut)
@@ -75,39 +74,17 @@ func (s *State) waitSystem(ctx context.Context, done func(context.Context, kuber
 	return waitPods(ctx, c)
 }
 
-// Revision returns the last revision of the release and its status; 0 if the chart is not installed.
-func (s *State) Revision(ctx context.Context) (revision int, status string, err error) {
-	cmd := exec.CommandContext(ctx, s.Options.Bin("helm"), "history", "terway", "--namespace", metav1.NamespaceSystem, "-o", "json")
-	cmd.Env = s.Options.clientEnv()
-	out, err := cmd.Output()
-	var ended *exec.ExitError
-	if errors.As(err, &ended) && strings.Contains(string(ended.Stderr), "not found") {
-		return 0, "", nil
-	}
+// Release returns the release that the cluster has.
+func (s *State) Release() (*helm.Now, error) {
+	cfg, err := s.Options.RESTConfig()
 	if err != nil {
-		return 0, "", fmt.Errorf("helm history: %w", err)
+		return nil, err
 	}
-	return lastRevision(out)
-}
-
-// lastRevision reads the output of "helm history -o json".
-func lastRevision(out []byte) (revision int, status string, err error) {
-	var history []struct {
-		Revision int    `json:"revision"`
-		Status   string `json:"status"`
+	h, err := helm.New(cfg, metav1.NamespaceSystem)
+	if err != nil {
+		return nil, err
 	}
-	if err := json.Unmarshal(out, &history); err != nil {
-		return 0, "", fmt.Errorf("helm history: %w", err)
-	}
-	for _, h := range history {
-		if h.Revision > revision {
-			revision, status = h.Revision, h.Status
-		}
-	}
-	if status == "uninstalled" {
-		return 0, "", nil
-	}
-	return revision, status, nil
+	return h.Now()
 }
 
 // ErrNoRelease is the error of a source tree that has no release before its last commit.

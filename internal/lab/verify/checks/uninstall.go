@@ -234,8 +234,8 @@ func (e *env) restoreSurely(ctx context.Context) error {
 // ofThisTree reports whether the chart is installed as "up" installs it, no uninstallation of it was refused, and agents and controller
 // are this tree's.
 func (e *env) ofThisTree(ctx context.Context) (bool, error) {
-	_, status, err := e.Lab.Revision(ctx)
-	if err != nil || status != "deployed" {
+	now, err := e.Lab.Release()
+	if err != nil || now.Status != "deployed" {
 		return false, err
 	}
 	set, err := e.Client.AppsV1().DaemonSets(metav1.NamespaceSystem).Get(ctx, agentName, metav1.GetOptions{})

@@ -34,14 +34,14 @@ var rollbackCheck = verify.Check{
 	Trouble: true, Slow: true, Once: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		return e.versions(ctx, func(ctx context.Context, v *versions) error {
-			before, _, err := e.Lab.Revision(ctx)
+			before, err := e.Lab.Release()
 			if err != nil {
 				return err
 			}
 			if err := upgradeNow(ctx, v); err != nil {
 				return err
 			}
-			if err := e.Lab.Rollback(ctx, before); err != nil {
+			if err := e.Lab.Rollback(ctx, before.Revision); err != nil {
 				return err
 			}
 			return v.agentsFollow(ctx, v.this, v.older)
