@@ -11,5 +11,5 @@
 // on the node write there.
 //
 // The lab uses the product like a user: it calls the simulated cloud through the official SDK
-// and installs Terway with Helm.
+// and installs Terway with "terwayctl install".
 package lab

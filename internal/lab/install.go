@@ -18,7 +18,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/internal/datapath/claims"
-	"terway.dev/terway/internal/helm"
 )
 
 //go:embed manifests/coredns.yaml
@@ -72,13 +71,19 @@ func AgentValues() map[string]any {
 	return map[string]any{"securityContext": map[string]any{"capabilities": map[string]any{"add": []string{"DAC_OVERRIDE", "NET_ADMIN", "NET_RAW", "SYS_ADMIN"}}}}
 }
 
-// installTerway installs or upgrades the chart with the values of a state. It takes fields over that checks have changed.
-func (o *Options) installTerway(ctx context.Context, s *State) error {
-	return o.installChart(ctx, filepath.Join(o.Source, "deploy", "chart"), s.chartValues(), true)
+// chart is the folder of the chart of the source tree.
+func (o *Options) chart() string { return filepath.Join(o.Source, "deploy", "chart") }
+
+// installTerway installs the chart of the source tree with the values of a state, or upgrades to it. It takes fields over that checks
+// have changed.
+func (s *State) installTerway(ctx context.Context, flags ...string) error {
+	return s.install(ctx, s.Options.chart(), s.chartValues(), append([]string{"--force-conflicts"}, flags...)...)
 }
 
-// installChart installs a chart, or upgrades to it, as "terwayctl install" does; takeOver is its --force-conflicts.
-func (o *Options) installChart(ctx context.Context, from string, values map[string]any, takeOver bool) error {
+// install runs "terwayctl install", like an operator: its checks, the chart, its wait. log/install.log keeps what it says; the error
+// has it too.
+func (s *State) install(ctx context.Context, chart string, values map[string]any, flags ...string) error {
+	o := &s.Options
 	b, err := yaml.Marshal(values)
 	if err != nil {
 		return fmt.Errorf("encode the chart's values: %w", err)
@@ -87,28 +92,19 @@ func (o *Options) installChart(ctx context.Context, from string, values map[stri
 	if err := writeFile(file, b, 0o600); err != nil {
 		return err
 	}
-	all := map[string]any{} // as Helm reads the file
-	if err := yaml.Unmarshal(b, &all); err != nil {
-		return fmt.Errorf("read %s: %w", file, err)
+	cmd := exec.CommandContext(ctx, o.Terwayctl(), append([]string{"install", "--chart", chart, "--values", file}, flags...)...)
+	cmd.Env = os.Environ()
+	for _, v := range s.Env() {
+		cmd.Env = append(cmd.Env, v[0]+"="+v[1])
 	}
-	cfg, err := o.RESTConfig()
-	if err != nil {
+	// It records then that the release has failed, so that the next one may go on.
+	cmd.Cancel, cmd.WaitDelay = func() error { return cmd.Process.Signal(os.Interrupt) }, 10*time.Second
+	out, err := cmd.CombinedOutput()
+	if err := writeFile(o.path("log", "install.log"), out, 0o644); err != nil {
 		return err
 	}
-	h, err := helm.New(cfg, metav1.NamespaceSystem)
 	if err != nil {
-		return err
-	}
-	chart, err := helm.Load(from)
-	if err != nil {
-		return err
-	}
-	now, err := h.Now()
-	if err != nil {
-		return err
-	}
-	if _, err := h.Apply(ctx, now, chart, all, helm.Options{ForceConflicts: takeOver && now.Revision > 0}); err != nil {
-		return fmt.Errorf("install the chart %s: %w", from, err)
+		return fmt.Errorf("terwayctl install: %w\n%s", err, out)
 	}
 	return nil
 }

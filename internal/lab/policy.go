@@ -19,8 +19,7 @@ import (
 func (s *State) SwitchPolicy(ctx context.Context, on bool) error {
 	to := *s
 	to.Options.Policy = on
-	o := &to.Options
-	if err := o.installTerway(ctx, &to); err != nil {
+	if err := to.installTerway(ctx); err != nil {
 		return err
 	}
 	return to.waitPolicy(ctx)

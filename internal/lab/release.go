@@ -42,7 +42,7 @@ func (s *State) Restore(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.Options.installTerway(ctx, s); err != nil {
+	if err := s.installTerway(ctx); err != nil {
 		return err
 	}
 	return s.waitSystem(ctx, rolledOut)
@@ -101,7 +101,7 @@ type Version struct {
 
 // This returns the version of the source tree.
 func (s *State) This() *Version {
-	return &Version{Name: "this version", Image: ImageTerway, chart: filepath.Join(s.Options.Source, "deploy", "chart")}
+	return &Version{Name: "this version", Image: ImageTerway, chart: s.Options.chart()}
 }
 
 // Older builds another version from the tree's git repository, once, and gives its image to all nodes: that of a tag or commit, or, if
@@ -210,7 +210,12 @@ func (s *State) Change(ctx context.Context, to *Version, takeOver bool) error {
 	values = known(values, theirs)
 	repository, tag, _ := strings.Cut(to.Image, ":")
 	values["image"] = map[string]any{"repository": repository, "tag": tag}
-	if err := s.Options.installChart(ctx, to.chart, values, takeOver); err != nil {
+	// It would wait for agents of the new version.
+	flags := []string{"--wait=0"}
+	if takeOver {
+		flags = append(flags, "--force-conflicts")
+	}
+	if err := s.install(ctx, to.chart, values, flags...); err != nil {
 		return err
 	}
 	return s.waitSystem(ctx, controllerRolledOut)

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -64,18 +66,14 @@ func Up(ctx context.Context, o *Options, p *Progress) (*State, error) {
 
 // network installs the pod network and the programs that need one.
 func (o *Options) network(ctx context.Context, s *State, client kubernetes.Interface, p *Progress) error {
-	title := "Terway from its chart, CoreDNS"
-	if o.Network == NetworkFlannel {
-		title = "Flannel and Terway's controller from the chart, CoreDNS"
-	}
-	if err := p.Step(title, func() error {
-		return firstError(
-			func() error { return o.installTerway(ctx, s) },
-			func() error { return o.installDNS(ctx) })
+	if err := p.Step("CoreDNS, terwayctl install: checks, chart, working nodes", func() error {
+		g, ctx := errgroup.WithContext(ctx)
+		g.Go(func() error { return o.installDNS(ctx) })
+		g.Go(func() error { return s.installTerway(ctx) })
+		// It sees at once what would keep the installation waiting: a datapath that a kernel does not support.
+		g.Go(func() error { return o.waitReady(ctx, client, s) })
+		return g.Wait()
 	}); err != nil {
-		return err
-	}
-	if err := p.Step("nodes ready", func() error { return o.waitReady(ctx, client, s) }); err != nil {
 		return err
 	}
 	if o.Network == NetworkFlannel {
@@ -138,7 +136,15 @@ func (o *Options) bootstrap(ctx context.Context, s *State) (kubernetes.Interface
 	return client, waitServiceAccount(wait, client, metav1.NamespaceDefault)
 }
 
-func nodeRegistered(*corev1.Node) string { return "" }
+// nodeRegistered returns what a Node lacks that a kubelet registers: at first its list of images may be empty, and no registry has these.
+func nodeRegistered(n *corev1.Node) string {
+	for _, i := range n.Status.Images {
+		if slices.Contains(i.Names, ImageTerway) {
+			return ""
+		}
+	}
+	return "its kubelet does not report the image " + ImageTerway
+}
 
 // waitNodes waits until missing returns nothing for any node.
 func waitNodes(ctx context.Context, c kubernetes.Interface, s *State, missing func(*corev1.Node) string) error {

@@ -67,8 +67,8 @@ func (t *target) explain(err error) error {
 
 func isAuth(err error) bool { return cloud.ClassOf(err) == cloud.Auth }
 
-// poll is the time between two looks of wait.
-const poll = 2 * time.Second
+// poll is the time between two looks of wait, which read two objects each.
+const poll = 500 * time.Millisecond
 
 // wait waits until the chart's pods are those of this installation, and Terway has no problem.
 func (t *target) wait(ctx context.Context, network string, most time.Duration, say io.Writer) error {
