@@ -15,6 +15,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
@@ -42,10 +43,32 @@ func (s *State) Restore(ctx context.Context) error {
 			return err
 		}
 	}
+	if now.Revision == 0 {
+		if err := s.waitUnready(ctx); err != nil {
+			return err
+		}
+	}
 	if err := s.installTerway(ctx); err != nil {
 		return err
 	}
 	return s.waitSystem(ctx, rolledOut)
+}
+
+// waitUnready waits until the kubelets see that an uninstallation has removed the CNI configuration, seconds later: until then
+// "terwayctl install" takes it for another network's.
+func (s *State) waitUnready(ctx context.Context) error {
+	c, err := s.Options.Client()
+	if err != nil {
+		return err
+	}
+	return waitNodes(ctx, c, s, func(n *corev1.Node) string {
+		for _, c := range n.Status.Conditions {
+			if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {
+				return "is Ready without Terway"
+			}
+		}
+		return ""
+	})
 }
 
 // Rollback runs "helm rollback" to a revision, like an operator, and waits until the controller is of it and all pods of the system are
