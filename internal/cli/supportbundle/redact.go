@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"sigs.k8s.io/yaml"
 )
@@ -12,10 +13,10 @@ import (
 const removed = "REMOVED"
 
 // secretName matches the names of keys, flags and variables whose value is a secret.
-var secretName = regexp.MustCompile(`(?i)secret|passw|token|credential|(?:access|api|private)[-_.]?key|signature|authorization`)
+var secretName = regexp.MustCompile(`(?i)secret|passw|passphrase|pwd|(?:^|[-_.])pass(?:$|[-_.])|token|credential|(?:access|api|private)[-_.]?key|signature|authorization`)
 
-// secretFlag matches a flag with such a name and its value, as the next word of a shell's command.
-var secretFlag = regexp.MustCompile(`(?i)((?:^|\s)--?[a-z0-9_.-]*(?:secret|passw|token|credential|(?:access|api|private)[-_.]?key|signature|authorization)[a-z0-9_.-]*(?:=|\s+))("(?:[^"\\]|\\.)*"|'[^']*'|[^\s;|&]+)`)
+// userFlags are the flags of curl and others whose value is a user's name and password.
+var userFlags = []string{"-u", "--user", "--proxy-user"}
 
 // pem are keys in PEM, also where line breaks are escaped, and where the end is missing.
 var pem = regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\z)`)
@@ -35,7 +36,7 @@ var secrets = []struct {
 	{regexp.MustCompile(`(://)[^/\s@"']+@`), "${1}" + removed + "@"},
 	// key=value, key: value, "key": "value" and \"key\":\"value\". The cloud's error codes, such as
 	// InvalidAccessKeyId.NotFound and SignatureDoesNotMatch, are no keys.
-	{regexp.MustCompile(`(?i)((?:(?:secret|passwd|password|token|(?:api|private)[-_.]?key)(?:[-_][a-z0-9_-]*|key|value|id)?|access[-_.]?key(?:[-_.]?id)?|signature)\\?["']?\s*[=:]\s*)` +
+	{regexp.MustCompile(`(?i)((?:(?:secret|passwd|password|passphrase|token|(?:api|private)[-_.]?key)(?:[-_][a-z0-9_-]*|key|value|id)?|access[-_.]?key(?:[-_.]?id)?|signature)\\?["']?\s*[=:]\s*)` +
 		// "the secret: accessKey: abc" is a chain of errors.
 		`(?:\\?["']?[^\s,;&"'{}\[\]\\]+\\?["']?[=:]\s*)*` +
 		`(?:\\"(?:[^"\\]|\\[^"])*\\"|"(?:[^"\\]|\\.)*"|'[^']*'|(?:map)?[\[{][^\]}]*[\]}]?|(?:bearer|basic)\s+[^\s"',;\\]+|[^\s,;&"'}\]\\]+)`), "${1}" + removed},
@@ -45,7 +46,7 @@ var secrets = []struct {
 
 // hints are in lower case; text without any of them has none of the secrets. Most lines of a log have
 // none, and the forms take long.
-var hints = []string{"secret", "passw", "token", "key", "signature", "bearer", "basic", "authorization", "eyj", "ltai", "sts.", "://"}
+var hints = []string{"secret", "pass", "token", "key", "signature", "bearer", "basic", "authorization", "eyj", "ltai", "sts.", "://"}
 
 // redactText removes secrets from text.
 func redactText(s string) string {
@@ -133,28 +134,41 @@ func redactValue(v any, keys bool) any {
 			case isList && (key == "env" || key == "httpHeaders"):
 				redactEnv(list)
 			case isList && (key == "command" || key == "args"):
-				for i, word := range redactValue(list, keys).([]any) {
-					if text, ok := word.(string); ok {
-						list[i] = secretFlag.ReplaceAllString(text, "${1}"+removed)
-					}
-				}
+				redactWords(list)
 			default:
 				v[key] = redactValue(in, keys)
 			}
 		}
 	case []any:
-		flag := false // the element before is a flag whose value is a secret
 		for i, in := range v {
-			text, isText := in.(string)
-			if flag && isText {
-				v[i] = removed
-			} else {
-				v[i] = redactValue(in, keys)
-			}
-			flag = isText && strings.HasPrefix(text, "-") && !strings.Contains(text, "=") && secretName.MatchString(text)
+			v[i] = redactValue(in, keys)
 		}
 	}
 	return v
+}
+
+// redactWords removes secrets from a command or its arguments: the values of flags with the name of a secret, and whole scripts, which
+// are the words with white space. A shell has too many ways to write a value.
+func redactWords(list []any) {
+	flag := false // the word before is a flag whose value is a secret
+	for i, in := range list {
+		word, ok := in.(string)
+		if !ok {
+			list[i] = redactValue(in, true)
+			continue
+		}
+		name, _, has := strings.Cut(word, "=")
+		secret := strings.HasPrefix(word, "-") && (secretName.MatchString(strings.TrimLeft(name, "-")) || slices.Contains(userFlags, name))
+		switch {
+		case flag || strings.ContainsFunc(word, unicode.IsSpace):
+			list[i] = removed
+		case secret && has:
+			list[i] = name + "=" + removed
+		default:
+			list[i] = redactText(word)
+		}
+		flag = secret && !has
+	}
 }
 
 // redactEnv removes the values of a list of names and values.

@@ -51,8 +51,8 @@ func objects() []client.Object {
 			return &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: command}}
 		}
 		// As an admission webhook adds it.
-		sidecar := corev1.Container{Name: "sidecar", Command: []string{"sh", "-c", "run --region r1 --db-password " + hush + "; API_KEY=" + hush + " call --api-token='a " + hush + "' --last"},
-			Lifecycle: &corev1.Lifecycle{PostStart: hook("call", "--auth-token", hush), PreStop: &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{HTTPHeaders: headers}}}}
+		sidecar := corev1.Container{Name: "sidecar", Command: []string{"sh", "-c", "run \\\n  --token \\\n  " + hush + " --password 'it'\"'\"'s " + hush + "'; API_KEY=" + hush + " mysql -p" + hush},
+			Lifecycle: &corev1.Lifecycle{PostStart: hook("call", "--auth-token", hush, "--retries=3", "--db-pass="+hush, "--passphrase", hush, "-u", "me:"+hush, "--pwd", hush), PreStop: &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{HTTPHeaders: headers}}}}
 		return corev1.PodSpec{NodeName: node, InitContainers: []corev1.Container{sidecar}, Containers: []corev1.Container{sidecar, {Name: container, Image: "terway:v1", LivenessProbe: probe,
 			Args: []string{"--access-key-secret", hush, "--region", "cn-hangzhou", "--api-token=" + hush},
 			Env:  []corev1.EnvVar{{Name: "PLAIN", Value: hush}, {Name: "GOMAXPROCS", Value: "2"}, {Name: "NODE_NAME", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "spec.nodeName"}}}},
@@ -175,7 +175,7 @@ func TestNoSecrets(t *testing.T) {
 		"nodenetworks.yaml":             {"token: client-token-1", "id: eni-n1", "AccessKeySecret=REMOVED"},
 		"pods.yaml":                     {"name: terwayd-1", "value: REMOVED", `value: "2"`, "fieldPath: spec.nodeName", "- --region\n    - cn-hangzhou", "- --api-token=REMOVED", "example.com/team: network"},
 		"deployments.yaml":              {"kind: Deployment", "image: terway:v1", "- --access-key-secret\n        - REMOVED"},
-		"daemonsets.yaml":               {"kind: DaemonSet", "example.com/api-token: REMOVED", "example.com/team: network", "name: X-Door", "path: /healthz", "run --region r1 --db-password REMOVED; API_KEY=REMOVED", "--last"},
+		"daemonsets.yaml":               {"kind: DaemonSet", "example.com/api-token: REMOVED", "example.com/team: network", "name: X-Door", "path: /healthz", "- -c\n        - REMOVED", "--retries=3"},
 		"leases.yaml":                   {""},
 		"eni-config.yaml":               {"cluster_id: c1", "credentials: REMOVED", "access_secret: REMOVED"},
 		"events.yaml":                   {"FailedCreatePodSandBox", "no address yet; Authorization: REMOVED"},
