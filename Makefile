@@ -22,7 +22,7 @@ COMPARE ?=
 # Options of "terway-lab conformance", for example CONFORMANCE="--datapath route,ebpf --suites netpol".
 CONFORMANCE ?=
 
-.PHONY: all build images release image-packages lab lab-down verify compare test test-in-turn test-beside test-release test-conformance unit oracle api e2e scale test-vm check bench-datapath bench-packet bench-cni bench-controller bench-fabric bench-policy bench-bandwidth bench-loadbalancer fuzz-policy generate deps clean
+.PHONY: all build images release image-packages lab lab-down verify compare test test-in-turn test-beside test-release test-conformance unit oracle api e2e scale test-vm test-vm-arm64 check bench-datapath bench-packet bench-cni bench-controller bench-fabric bench-policy bench-bandwidth bench-loadbalancer fuzz-policy generate deps clean
 
 all: build
 
@@ -108,6 +108,11 @@ scale:
 # kernels those that they support.
 test-vm: deps
 	sh test/vm/run.sh
+
+# How packets go on arm64, with route on the new kernel. "make test" has not got it.
+test-vm-arm64:
+	sh test/deps.sh qemu-system-arm
+	ARCH=arm64 sh test/vm/run.sh
 
 check:
 	sh test/check.sh

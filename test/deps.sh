@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs the Debian packages that generators and tests use, if any is missing.
+# Installs the Debian packages that generators and tests use, and those that are named, if any is missing.
 set -eu
 packages="clang llvm libbpf-dev linux-libc-dev iproute2 nftables iptables ipvsadm conntrack runc curl
-busybox-static tcpdump ethtool iperf3 iputils-ping util-linux qemu-system-x86 kmod binutils xz-utils
-protobuf-compiler"
+busybox-static tcpdump ethtool iperf3 iputils-ping util-linux qemu-system-x86 kmod xz-utils
+protobuf-compiler $*"
 missing=
 for p in $packages; do
 	dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || missing="$missing $p"

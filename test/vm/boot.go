@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 )
 
 type machine struct {
+	arch   string
 	memory int
 	limit  time.Duration
 	keep   bool
@@ -23,8 +25,61 @@ type machine struct {
 
 // kernelArguments: a panic or an oops ends the VM at once; no time is spent on what an
 // emulated machine of a few seconds need not have.
-const kernelArguments = "console=ttyS0 loglevel=5 panic=-1 oops=panic reboot=t mitigations=off tsc=reliable no_timer_check " +
-	"random.trust_cpu=on audit=0 cryptomgr.notests"
+const kernelArguments = "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off random.trust_cpu=on audit=0 cryptomgr.notests"
+
+// architecture is what differs between machines of different processors.
+type architecture struct {
+	qemu []string
+	// serial is QEMU's arguments for the three serial ports: the kernel's log, which is a file, standard output, and
+	// file descriptor 3.
+	serial func(log string) []string
+	// arguments are more ones of the kernel.
+	arguments func() string
+	// kernels are the packages by series.
+	kernels map[string]source
+	// triplet names the folders of shared libraries.
+	triplet string
+}
+
+var architectures = map[string]architecture{
+	"amd64": {
+		qemu: []string{"qemu-system-x86_64", "-cpu", "max,la57=off"},
+		serial: func(log string) []string {
+			return []string{"-serial", "file:" + log, "-serial", "stdio", "-serial", "file:/proc/self/fd/3"}
+		},
+		arguments: func() string {
+			more := " reboot=t tsc=reliable no_timer_check"
+			if khz := counterKHz(); khz > 0 {
+				more += " tsc_early_khz=" + strconv.Itoa(khz)
+			}
+			return more
+		},
+		kernels: map[string]source{
+			"5.10": {"linux-image-cloud-amd64", []string{"bullseye-security", "bullseye"}}, // Debian 11: no tcx, no netkit, slow filters
+			"6.1":  {"linux-image-cloud-amd64", nil},                                       // Debian 12: no tcx, no netkit
+			"6.12": {"linux-image-6.12-cloud-amd64", nil},                                  // Debian 12's security updates: both
+		},
+		triplet: "x86_64-linux-gnu",
+	},
+	// The processor is that of instance family c6r. Its clock is QEMU's own: there is nothing to measure. The
+	// serial ports are on the PCI bus, since the board has only one, of another kind.
+	"arm64": {
+		qemu: []string{"qemu-system-aarch64", "-machine", "virt", "-cpu", "neoverse-n1"},
+		serial: func(log string) []string {
+			var out []string
+			for i, to := range []string{"file,path=" + log, "stdio", "file,path=/proc/self/fd/3"} {
+				id := "port" + strconv.Itoa(i)
+				out = append(out, "-chardev", to+",id="+id, "-device", "pci-serial,chardev="+id)
+			}
+			return out
+		},
+		arguments: func() string { return "" },
+		kernels: map[string]source{
+			"6.12": {"linux-image-6.12-cloud-arm64", []string{"bookworm-security"}},
+		},
+		triplet: "aarch64-linux-gnu",
+	},
+}
 
 // boot runs the program in a VM of one processor (a second one makes the tests no faster, and
 // an emulated kernel that changes its own code under the other once died of it) and returns its exit code; an error means that there
@@ -41,7 +96,7 @@ func boot(ctx context.Context, k kernel, m machine, program string, args []strin
 		defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	}
 	initrd, log := filepath.Join(work, "initrd"), filepath.Join(work, "kernel.log")
-	if err := writeInitrd(ctx, initrd, k, program, newJob(args)); err != nil {
+	if err := writeInitrd(initrd, m.arch, k, program, newJob(args)); err != nil {
 		return 0, fmt.Errorf("make the guest's file system: %w", err)
 	}
 
@@ -50,17 +105,13 @@ func boot(ctx context.Context, k kernel, m machine, program string, args []strin
 		return 0, fmt.Errorf("make a pipe to the VM: %w", err)
 	}
 	defer says.Close()
-	arguments := kernelArguments
-	if khz := counterKHz(); khz > 0 {
-		arguments += " tsc_early_khz=" + strconv.Itoa(khz)
-	}
 	limited, cancel := context.WithTimeout(ctx, m.limit)
 	defer cancel()
-	qemu := exec.CommandContext(limited, "qemu-system-x86_64",
-		"-accel", "tcg", "-cpu", "max,la57=off", "-m", strconv.Itoa(m.memory),
+	a := architectures[m.arch]
+	qemu := exec.CommandContext(limited, a.qemu[0], slices.Concat(a.qemu[1:], []string{
+		"-accel", "tcg", "-m", strconv.Itoa(m.memory),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-serial", "file:"+log, "-serial", "stdio", "-serial", "file:/proc/self/fd/3",
-		"-kernel", k.image, "-initrd", initrd, "-append", arguments)
+		"-kernel", k.image, "-initrd", initrd, "-append", kernelArguments + a.arguments()}, a.serial(log))...)
 	qemu.Stdout, qemu.Stderr, qemu.ExtraFiles = os.Stdout, os.Stderr, []*os.File{port}
 	qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	err = qemu.Start()

@@ -2,24 +2,18 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"regexp"
-	"slices"
+	"runtime"
 	"strings"
 )
-
-// tools are the programs that tests call in the guest, with their shared libraries.
-// Busybox stands in for everything else.
-var tools = []string{"ip", "tc", "nft", "ipvsadm", "iptables", "ip6tables", "iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"}
 
 // plugins are folders of what these programs open themselves: iptables' matches and targets.
 const plugins = "/usr/lib/*/xtables"
@@ -42,7 +36,7 @@ var forwarded = regexp.MustCompile(`^(CI|GO[A-Z]*DEBUG|GOTRACEBACK|TERWAY_[A-Z_]
 
 // writeInitrd makes the guest's whole file system. The kernel unpacks archives that
 // follow each other as one.
-func writeInitrd(ctx context.Context, file string, k kernel, program string, j job) error {
+func writeInitrd(file, arch string, k kernel, program string, j job) error {
 	a, err := createArchive(file)
 	if err != nil {
 		return err
@@ -51,22 +45,25 @@ func writeInitrd(ctx context.Context, file string, k kernel, program string, j j
 	if err != nil {
 		return errors.Join(fmt.Errorf("find own program: %w", err), a.close())
 	}
+	if arch != runtime.GOARCH {
+		self += "-" + arch
+	}
 	for _, d := range []string{"proc", "sys", "dev", "tmp", "run", "etc", "root", "bin", "usr/bin", guestDir} {
 		a.dir(d)
 	}
 	a.copy("init", self, 0o755)
-	a.copy("bin/busybox", "/bin/busybox", 0o755)
+	a.copy("bin/busybox", filepath.Join(k.root, "/bin/busybox"), 0o755)
 	for _, t := range tools {
-		if err := a.tool(ctx, t); err != nil {
+		if err := (guestFiles{a, k.root, arch}).tool(t); err != nil {
 			return errors.Join(err, a.close())
 		}
 	}
-	dirs, err := filepath.Glob(plugins)
+	dirs, err := filepath.Glob(filepath.Join(k.root, plugins))
 	if err != nil {
 		return errors.Join(err, a.close())
 	}
 	for _, d := range dirs {
-		a.tree(d, d)
+		a.tree("/"+strings.TrimPrefix(d, k.root), d)
 	}
 	a.copy(guestProgram, program, 0o755)
 	a.tree(guestDir+"/testdata", "testdata")
@@ -188,33 +185,6 @@ func (a *archive) tree(name, dir string) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		a.err = errors.Join(a.err, err)
 	}
-}
-
-var library = regexp.MustCompile(`(/\S+) \(0x`)
-
-// tool copies a program and its shared libraries to where the guest looks for them.
-func (a *archive) tool(ctx context.Context, name string) error {
-	file, err := exec.LookPath(name)
-	if err != nil {
-		return fmt.Errorf("a program that tests call is missing (test/deps.sh installs it): %w", err)
-	}
-	a.copy("usr/bin/"+name, file, 0o755)
-	out, err := command(ctx, "", "ldd", file)
-	if err != nil {
-		return err
-	}
-	var libs []string
-	for _, m := range library.FindAllStringSubmatch(out, -1) {
-		libs = append(libs, m[1])
-	}
-	slices.Sort(libs)
-	for _, lib := range libs {
-		if key := "library " + lib; !a.dirs[key] {
-			a.dirs[key] = true
-			a.copy(lib, lib, 0o755)
-		}
-	}
-	return nil
 }
 
 func (a *archive) close() error {

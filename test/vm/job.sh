@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs one test binary of bin/vm-tests in a virtual machine: job.sh KERNEL PACKAGE [FLAG…].
+# Runs one test binary of bin/vm-tests in a virtual machine for ARCH: job.sh KERNEL PACKAGE [FLAG…].
 # Prints how it ended in one line, before it what benchmarks measured, or all if it failed.
 set -u
 kernel=$1 package=$2
@@ -7,7 +7,7 @@ shift 2
 cd "$(dirname "$0")/../../internal/datapath/$package" || exit 1
 bin=../../../bin
 began=$(date +%s)
-out=$("$bin/vm" --kernel "$kernel" "$bin/vm-tests/$package.test" -test.paniconexit0 -test.timeout=30m "$@" 2>&1)
+out=$("$bin/vm" --arch "$ARCH" --kernel "$kernel" "$bin/vm-tests/$package.test" -test.paniconexit0 -test.timeout=30m "$@" 2>&1)
 status=$?
 how=ok
 if [ $status -ne 0 ]; then
@@ -15,6 +15,6 @@ if [ $status -ne 0 ]; then
 else
 	out=$(printf '%s\n' "$out" | grep '^Benchmark')
 fi
-printf '%s%s\t%s on Linux %s\t%s s\t%s\n' "${out:+$out
-}" "$how" "$package" "$kernel" $(($(date +%s) - began)) "$*"
+printf '%s%s\t%s on Linux %s, %s\t%s s\t%s\n' "${out:+$out
+}" "$how" "$package" "$kernel" "$ARCH" $(($(date +%s) - began)) "$*"
 [ $status -eq 0 ]

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -30,15 +31,9 @@ type source struct {
 // not: a release moves to Debian's archive when nobody cares for it any more.
 const mirrorEnv = "TERWAY_DEBIAN_MIRROR"
 
-var packages = map[string]source{
-	"5.10": {"linux-image-cloud-amd64", []string{"bullseye-security", "bullseye"}}, // Debian 11: no tcx, no netkit, slow filters
-	"6.1":  {"linux-image-cloud-amd64", nil},                                       // Debian 12: no tcx, no netkit
-	"6.12": {"linux-image-6.12-cloud-amd64", nil},                                  // Debian 12's security updates: both
-}
-
-// seriesNames are in the order of versions.
-func seriesNames() []string {
-	return slices.SortedFunc(maps.Keys(packages), func(a, b string) int { return cmp.Compare(minor(a), minor(b)) })
+// seriesNames are those of an architecture in the order of versions.
+func seriesNames(arch string) []string {
+	return slices.SortedFunc(maps.Keys(architectures[arch].kernels), func(a, b string) int { return cmp.Compare(minor(a), minor(b)) })
 }
 
 // minor makes a series a number: 6.12 is 6012.
@@ -53,17 +48,22 @@ type kernel struct {
 	pkg     string
 	image   string // path of the bzImage
 	modules string // path of a cpio archive with modules and their order
+	root    string // folder that has the programs of the guest: "/" or one with packages of another architecture
 }
 
 // fetchKernel returns the cached kernel of a series, and fetches it if there is none.
 // What is cached is used as long as it is there: delete the folder for a newer one.
-func fetchKernel(ctx context.Context, cache, series string) (kernel, error) {
-	from, ok := packages[series]
+func fetchKernel(ctx context.Context, cache, arch, series string) (kernel, error) {
+	from, ok := architectures[arch].kernels[series]
 	if !ok {
-		return kernel{}, fmt.Errorf("--kernel %s: must be one of %s", series, strings.Join(seriesNames(), ", "))
+		return kernel{}, fmt.Errorf("--kernel %s: must be one of %s for %s", series, strings.Join(seriesNames(arch), ", "), arch)
 	}
 	// Another list of modules is another kernel folder.
-	sum := sha256.Sum256([]byte(strings.Join(modules, " ")))
+	list := strings.Join(modules, " ")
+	if arch != runtime.GOARCH {
+		list += " " + arch + " " + strings.Join(toolPackages, " ")
+	}
+	sum := sha256.Sum256([]byte(list))
 	dir := filepath.Join(cache, series+"-"+hex.EncodeToString(sum[:4]))
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return kernel{}, fmt.Errorf("make the cache folder: %w", err)
@@ -84,8 +84,13 @@ func fetchKernel(ctx context.Context, cache, series string) (kernel, error) {
 		return kernel{}, fmt.Errorf("make a folder to fetch into: %w", err)
 	}
 	defer os.RemoveAll(work)
-	if err := fetch(ctx, work, from); err != nil {
+	if err := fetch(ctx, work, arch, from); err != nil {
 		return kernel{}, fmt.Errorf("kernel %s: %w", series, err)
+	}
+	if arch != runtime.GOARCH {
+		if err := fetchTools(ctx, work, arch); err != nil {
+			return kernel{}, fmt.Errorf("programs of Debian for %s: %w", arch, err)
+		}
 	}
 	if err := os.Rename(work, dir); err != nil {
 		return kernel{}, fmt.Errorf("put kernel %s into the cache: %w", series, err)
@@ -109,13 +114,20 @@ func cached(dir string) (kernel, error) {
 	if err != nil {
 		return kernel{}, fmt.Errorf("look for a cached kernel: %w", err)
 	}
-	return kernel{
-		pkg: strings.TrimSpace(string(pkg)), image: filepath.Join(dir, "vmlinuz"), modules: filepath.Join(dir, "modules.cpio"),
-	}, nil
+	k := kernel{pkg: strings.TrimSpace(string(pkg)), image: filepath.Join(dir, "vmlinuz"), modules: filepath.Join(dir, "modules.cpio"), root: "/"}
+	if tools := filepath.Join(dir, toolsDir); exists(tools) {
+		k.root = tools
+	}
+	return k, nil
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
 }
 
 // fetch leaves package, vmlinuz and modules.cpio in dir.
-func fetch(ctx context.Context, dir string, from source) error {
+func fetch(ctx context.Context, dir, arch string, from source) error {
 	if from.suites == nil {
 		if err := download(ctx, dir, from.meta, false); err != nil {
 			// The package lists may be old or not there at all.
@@ -125,18 +137,29 @@ func fetch(ctx context.Context, dir string, from source) error {
 		}
 		return unpack(ctx, dir)
 	}
+	return elsewhere(ctx, dir, arch, from.suites, func(options []string) error {
+		if err := download(ctx, dir, from.meta, true, options...); err != nil {
+			return err
+		}
+		return unpack(ctx, dir)
+	})
+}
+
+// elsewhere calls do with options for apt by which it uses one of the suites of this machine's mirrors, until one does.
+func elsewhere(ctx context.Context, dir, arch string, suites []string, do func(options []string) error) error {
 	mirrors, err := mirrors(ctx, dir)
 	if err != nil {
 		return err
 	}
-	errs := []error{fmt.Errorf("no mirror of this machine has %s; %s=URI names another", strings.Join(from.suites, " or "), mirrorEnv)}
-	for _, line := range lines(mirrors, from.suites) {
-		options, err := otherLists(dir, line)
+	defer os.RemoveAll(filepath.Join(dir, "apt"))
+	errs := []error{fmt.Errorf("no mirror of this machine has %s; %s=URI names another", strings.Join(suites, " or "), mirrorEnv)}
+	for _, line := range lines(mirrors, suites) {
+		options, err := otherLists(dir, arch, line)
 		if err == nil {
-			err = download(ctx, dir, from.meta, true, options...)
+			err = do(options)
 		}
 		if err == nil {
-			return errors.Join(os.RemoveAll(filepath.Join(dir, "apt")), unpack(ctx, dir))
+			return nil
 		}
 		errs = append(errs, err)
 	}
@@ -174,7 +197,7 @@ func lines(mirrors, suites []string) []string {
 
 // otherLists are options by which apt uses one line of a sources.list and folders of its
 // own: this machine's lists stay as they are.
-func otherLists(dir, line string) ([]string, error) {
+func otherLists(dir, arch, line string) ([]string, error) {
 	apt := filepath.Join(dir, "apt")
 	lists := filepath.Join(apt, "lists")
 	if err := errors.Join(os.RemoveAll(apt), os.MkdirAll(filepath.Join(lists, "partial"), 0o755)); err != nil {
@@ -185,7 +208,7 @@ func otherLists(dir, line string) ([]string, error) {
 		return nil, err
 	}
 	return []string{"-o", "Dir::Etc::sourcelist=" + file, "-o", "Dir::Etc::sourceparts=/dev/null", "-o", "Dir::State::lists=" + lists,
-		"-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="}, nil
+		"-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=", "-o", "APT::Architecture=" + arch, "-o", "APT::Architectures=" + arch}, nil
 }
 
 // download gets the kernel that a meta package names, after a look at newer lists if need be.

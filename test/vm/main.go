@@ -3,6 +3,7 @@
 // back the binary's output and exit code.
 //
 //	go test -exec "bin/vm --kernel 6.12" ./internal/datapath/...
+//	GOARCH=arm64 go test -exec "bin/vm --arch arm64" ./internal/datapath/...
 //
 // It is for kernel features that the machine at hand may lack (ipvlan, netkit, tcx) or
 // must be able to do without (an older kernel). The CPU is emulated, so that it works
@@ -10,7 +11,7 @@
 //
 // The kernel package is fetched by apt, which checks its signature, and unpacked below
 // the cache folder; nothing is installed. The program runs in the guest too, as its
-// first process.
+// first process. For another architecture the tools that tests call are fetched likewise.
 package main
 
 import (
@@ -55,7 +56,8 @@ func main() {
 
 func run(ctx context.Context, args []string) (int, error) {
 	flags := flag.NewFlagSet("vm", flag.ContinueOnError)
-	series := flags.String("kernel", "6.12", "kernel series, one of "+strings.Join(seriesNames(), ", "))
+	arch := flags.String("arch", "amd64", "the guest's processor, amd64 or arm64: for arm64 the program and this one, as vm-arm64 beside it, are compiled for arm64")
+	series := flags.String("kernel", "6.12", "kernel series, one of "+strings.Join(seriesNames("amd64"), ", ")+"; for arm64 "+strings.Join(seriesNames("arm64"), ", "))
 	memory := flags.Int("memory", 1024, "the guest's memory in MiB")
 	keep := flags.Bool("keep", false, "keep the folder with the guest's kernel log")
 	limit := flags.Duration("limit", 0, "give up after this long; default: a minute more than -test.timeout, or 10m")
@@ -73,11 +75,14 @@ func run(ctx context.Context, args []string) (int, error) {
 		flags.Usage()
 		return 2, nil
 	}
+	if _, ok := architectures[*arch]; !ok {
+		return 0, fmt.Errorf("--arch %s: must be amd64 or arm64", *arch)
+	}
 	cache := os.Getenv(cacheEnv)
 	if cache == "" {
 		cache = defaultCache
 	}
-	k, err := fetchKernel(ctx, filepath.Join(cache, "vm"), *series)
+	k, err := fetchKernel(ctx, filepath.Join(cache, "vm"), *arch, *series)
 	if err != nil {
 		return 0, err
 	}
@@ -88,7 +93,7 @@ func run(ctx context.Context, args []string) (int, error) {
 	if *limit == 0 {
 		*limit = testTimeout(flags.Args()) + time.Minute
 	}
-	return boot(ctx, k, machine{memory: *memory, limit: *limit, keep: *keep}, flags.Arg(0), flags.Args()[1:])
+	return boot(ctx, k, machine{arch: *arch, memory: *memory, limit: *limit, keep: *keep}, flags.Arg(0), flags.Args()[1:])
 }
 
 // testTimeout is how long the test binary gives itself.

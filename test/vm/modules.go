@@ -78,7 +78,7 @@ func unpackModule(ctx context.Context, file, plain string) error {
 	} else if err := os.Rename(file, plain); err != nil {
 		return err
 	}
-	_, err := command(ctx, "", "strip", "--strip-debug", plain)
+	_, err := command(ctx, "", "llvm-strip", "--strip-debug", plain)
 	return err
 }
 

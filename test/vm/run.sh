@@ -3,14 +3,16 @@
 # many as there are processors: each machine has one. The tag vm adds the tests that need such a
 # machine's kernel.
 # With arguments it runs those alone: run.sh 6.12 -run TestIPVS ./internal/datapath/netkit
+# With ARCH=arm64 the machines, and what runs in them, are for arm64.
 set -eu
 cd "$(dirname "$0")/../.."
-export CGO_ENABLED=0 GOFLAGS=-trimpath
+export CGO_ENABLED=0 GOFLAGS=-trimpath ARCH="${ARCH:-amd64}"
 go build -o bin/vm ./test/vm
+[ "$ARCH" = "$(go env GOARCH)" ] || GOARCH=$ARCH go build -o "bin/vm-$ARCH" ./test/vm
 if [ $# -gt 0 ]; then
 	kernel=$1
 	shift
-	exec go test -count=1 -timeout 30m -tags vm -exec "$PWD/bin/vm --kernel $kernel" "$@"
+	exec env GOARCH="$ARCH" go test -count=1 -timeout 30m -tags vm -exec "$PWD/bin/vm --arch $ARCH --kernel $kernel" "$@"
 fi
 
 # All that a datapath does where this machine's kernel cannot show it, and how packets go
@@ -79,12 +81,20 @@ list="
 5.10 ebpf -test.run=^$ '-test.bench=^BenchmarkAttach$' -test.benchtime=30x
 6.1 ebpf -test.run=^$ '-test.bench=^BenchmarkAttach$' -test.benchtime=30x
 "
-for kernel in 5.10 6.1 6.12; do
-	echo "== Linux $kernel: $(bin/vm --kernel $kernel fetch)"
+kernels='5.10 6.1 6.12'
+# On another architecture how packets go.
+if [ "$ARCH" = arm64 ]; then
+	kernels=6.12
+	list="
+6.12 route '-test.run=$packets'
+"
+fi
+for kernel in $kernels; do
+	echo "== Linux $kernel for $ARCH: $(bin/vm --arch "$ARCH" --kernel "$kernel" fetch)"
 done
 rm -rf bin/vm-tests
 mkdir bin/vm-tests
 # Each is linked once, for all kernels.
 d=./internal/datapath
-go test -c -tags vm -o bin/vm-tests/ $d/ipvlan $d/netkit $d/ebpf $d/route $d/exclusive $d/nft $d/policymap $d/monitor $d/firewall $d/node
+GOARCH=$ARCH go test -c -tags vm -o bin/vm-tests/ $(printf '%s' "$list" | awk -v d=$d 'NF { print d "/" $2 }' | sort -u)
 printf '%s' "$list" | xargs -P "${VMS:-$(nproc)}" -L 1 sh test/vm/job.sh
