@@ -248,7 +248,7 @@ func TestBasicPackages(t *testing.T) {
 		"policy/compile":     "policy",
 		"datapath/policymap": "datapath policy/compile",
 		// It depends on no kind of pod,
-		"datapath/node": "datapath/firewall datapath/object datapath/reaper datapath/routing datapath/tracker",
+		"datapath/node": "datapath/firewall datapath/object datapath/reaper datapath/routing datapath/tcfilter datapath/tracker",
 		// what kinds with a fast path share depends on none of them,
 		"datapath/fastpath": "datapath/node datapath/tcfilter",
 		// and a kind depends on no other, except the one that it is based on.

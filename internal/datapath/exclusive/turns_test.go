@@ -204,6 +204,14 @@ func TestTurnsGoWithTheirPods(t *testing.T) {
 	if entries() != 0 || programs() {
 		t.Errorf("%d entries when the last pod is gone, want none; programs: %t", entries(), programs())
 	}
+	// Sync leaves the qdiscs of the programs that it removes.
+	if err := n0.DP.Teardown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if qdiscs := n0.Run("tc", "qdisc", "show"); strings.Contains(qdiscs, "clsact") {
+		t.Errorf("after Teardown there is a qdisc of programs that are gone:\n%s", qdiscs)
+	}
+	n0.Sync()
 	n0.Settle()
 	n0.IP("link set " + nodeName(n0.MAC(2)) + " name eth2")
 	add(n0, 2)

@@ -9,6 +9,7 @@ import (
 
 	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/datapath/object"
+	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
 // Teardown removes everything from the node; only DelPod moves an ENI out of a pod. Forwarding
@@ -39,6 +40,7 @@ func (n *Node) teardown(ctx context.Context, h *netlink.Handle, v *object.View) 
 	for _, k := range n.kinds {
 		errs = append(errs, k.Teardown(h, v.Links))
 	}
+	errs = append(errs, tcfilter.RemoveEmpty(h, v.Links))
 	last := n.state()
 	n.setState(nodeState{})
 	errs = append(errs, n.routing.Teardown(ctx, h, v.Links, v.Routes, last.enis), n.tables.Delete(), n.firewall.Remove())

@@ -312,6 +312,30 @@ func (p Filters) Sweep(h *netlink.Handle, links []netlink.Link, keep func(netlin
 	return repairs, errors.Join(errs...)
 }
 
+// RemoveEmpty removes the qdiscs clsact without filters from devices: those that Detach has left, when no agent follows. It continues after
+// an error with one device.
+func RemoveEmpty(h *netlink.Handle, links []netlink.Link) error {
+	devices, err := Devices(h)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, l := range links {
+		index := l.Attrs().Index
+		if !slices.Contains(devices, index) {
+			continue
+		}
+		used, err := inUse(h, index)
+		if err == nil && !used {
+			err = h.QdiscDel(clsact(index))
+		}
+		if err != nil && !gone(err) {
+			errs = append(errs, fmt.Errorf("device %s: remove qdisc clsact: %w", l.Attrs().Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // inUse reports whether a device's clsact has filters, or a block shared with other devices, which
 // the device's filters do not show while it is empty.
 func inUse(h *netlink.Handle, index int) (bool, error) {
