@@ -100,6 +100,11 @@ func TestInstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("an image of no registry", "checks have failed: image; ", []string{"problem: image: no registry has terway.local/terway:v1.2.3"}, "--values", nowhere, "--wait=0")
+	refused := filepath.Join(t.TempDir(), "refused.yaml")
+	if err := os.WriteFile(refused, []byte("controller: {resources: {requests: {cpu: 2}, limits: {cpu: 1}}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expect("what the API server refuses", "checks have failed: chart", []string{"problem: chart: Deployment kube-system/terway-controller: the API server refuses it: ", "resources.requests"}, "--values", refused, "--wait=0")
 	expect("a dry run", "", []string{"note: image: Terway's pods run r.example.com/terway:v1.2.3\n", "revision 1 of the release terway in namespace kube-system", "  make Deployment kube-system/terway-controller\n"}, "--dry-run")
 	if _, err := controller(); client.IgnoreNotFound(err) != nil || err == nil {
 		t.Fatalf("after what changes nothing the controller is there: %v", err)

@@ -176,8 +176,8 @@ func (o *options) run(cmd *cobra.Command, args []string) error {
 			return err
 		}
 		r.Objects = &objects
-		if now.ServerSide() {
-			if check.Problems, err = rejected(ctx, to.client, r.Namespace, manifest, o.force); err != nil {
+		if now.Revision == 0 || now.ServerSide() {
+			if check.Problems, check.Notes, err = rejected(ctx, to.client, r.Namespace, manifest, o.force); err != nil {
 				return to.explain(err)
 			}
 		}

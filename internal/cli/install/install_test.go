@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -15,8 +16,11 @@ import (
 	"github.com/spf13/cobra"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -286,10 +290,14 @@ data: {a: "1"}
 		t.Fatal(err)
 	}
 	asking := false
+	var answer error
 	c := fake.NewClientBuilder().WithScheme(known).WithReturnManagedFields().WithInterceptorFuncs(interceptor.Funcs{
 		Apply: func(ctx context.Context, c client.WithWatch, o runtime.ApplyConfiguration, opts ...client.ApplyOption) error {
 			if of := (&client.ApplyOptions{}).ApplyOptions(opts); asking && !slices.Equal(of.DryRun, []string{metav1.DryRunAll}) {
 				t.Errorf("it changes objects: %+v", of)
+			}
+			if answer != nil {
+				return answer
 			}
 			return c.Apply(ctx, o, opts...)
 		},
@@ -304,12 +312,14 @@ data: {a: "1"}
 		}
 	}
 	asking = true
+	var unknown []string
 	ask := func(takeOver bool) string {
 		t.Helper()
-		no, err := rejected(t.Context(), c, "ns", manifest, takeOver)
+		no, notes, err := rejected(t.Context(), c, "ns", manifest, takeOver)
 		if err != nil {
 			t.Fatal(err)
 		}
+		unknown = notes
 		return strings.Join(no, "\n")
 	}
 	if got := ask(false); got != "" {
@@ -329,6 +339,27 @@ data: {a: "1"}
 			t.Errorf("%q, want %q", got, want)
 		}
 	}
+	// Whatever the API server answers, it is told, but for what is no refusal of the object.
+	maps := schema.GroupResource{Resource: "configmaps"}
+	for _, c := range []struct {
+		answer         error
+		problems, note bool
+	}{
+		{apierrors.NewInvalid(schema.GroupKind{Kind: "ConfigMap"}, "same", nil), true, false},
+		{apierrors.NewBadRequest("duplicate entries for key"), true, false},
+		{apierrors.NewForbidden(maps, "same", errors.New("violates PodSecurity")), true, false},
+		{apierrors.NewForbidden(maps, "same", errors.New(`User "u" cannot patch resource "configmaps" in API group ""`)), false, false},
+		{apierrors.NewNotFound(schema.GroupResource{Resource: "namespaces"}, "ns"), false, false},
+		{&meta.NoKindMatchError{}, false, false},
+		{apierrors.NewInternalError(errors.New("failed calling webhook")), false, true},
+		{errors.New("connection refused"), false, true},
+	} {
+		answer = c.answer
+		if got := ask(false); (got != "") != c.problems || (len(unknown) > 0) != c.note || c.problems && !strings.Contains(got, "ConfigMap ns/same: the API server refuses it: ") {
+			t.Errorf("%v: problems %q, notes %q", c.answer, got, unknown)
+		}
+	}
+	answer = nil
 	if got := ask(true); got != "" {
 		t.Errorf("taking over: %q", got)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -71,19 +72,19 @@ func (o *Objects) write(w io.Writer) {
 	}
 }
 
-// rejected asks the API server which objects of an upgrade it would not take, without a change: those of which somebody else has changed
-// fields since, unless these are to be taken over, and those whose change it never allows. An object that cannot be asked about is left out:
-// the check of rights, or the upgrade, says why.
-func rejected(ctx context.Context, c client.Client, namespace, manifest string, takeOver bool) ([]string, error) {
+// rejected asks the API server which objects it would not take, without a change: those of which somebody else has changed
+// fields since, unless these are to be taken over, and those that it refuses. Objects that it has not answered about are notes. Left out are
+// objects that the user may not apply, which the check of rights names, and those whose kind or namespace does not exist yet.
+func rejected(ctx context.Context, c client.Client, namespace, manifest string, takeOver bool) (no, unknown []string, err error) {
 	all, err := parse(manifest)
 	if err != nil {
-		return nil, fmt.Errorf("the chart's objects: %w", err)
+		return nil, nil, fmt.Errorf("the chart's objects: %w", err)
 	}
 	opts := []client.ApplyOption{client.FieldOwner(helm.Manager), client.DryRunAll}
 	if takeOver {
 		opts = append(opts, client.ForceOwnership)
 	}
-	no := []string{}
+	no, unknown = []string{}, []string{}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		o := all[name]
 		gvk := o.GroupVersionKind()
@@ -94,19 +95,25 @@ func rejected(ctx context.Context, c client.Client, namespace, manifest string, 
 		var status apierrors.APIStatus
 		switch {
 		case ctx.Err() != nil:
-			return nil, ctx.Err()
-		case apierrors.IsInvalid(err):
-			no = append(no, err.Error())
+			return nil, nil, ctx.Err()
+		case err == nil, meta.IsNoMatchError(err), apierrors.IsNotFound(err), apierrors.IsForbidden(err) && notAllowed.MatchString(err.Error()):
 		case apierrors.IsConflict(err) && errors.As(err, &status) && status.Status().Details != nil && len(status.Status().Details.Causes) > 0:
 			var fields []string
 			for _, cause := range status.Status().Details.Causes {
 				fields = append(fields, cause.Field+" ("+cause.Message+")")
 			}
 			no = append(no, fmt.Sprintf("%s: somebody else has changed %s: put the change into the values if it is to stay, and give --force-conflicts, which takes the fields over", name, strings.Join(fields, ", ")))
+		case errors.As(err, &status) && status.Status().Code >= 400 && status.Status().Code < 500 && !apierrors.IsTooManyRequests(err) && !apierrors.IsTimeout(err):
+			no = append(no, fmt.Sprintf("%s: the API server refuses it: %v", name, err))
+		default:
+			unknown = append(unknown, fmt.Sprintf("%s: whether the API server would take it is not known: %v", name, err))
 		}
 	}
-	return no, nil
+	return no, unknown, nil
 }
+
+// notAllowed matches what an authorizer says, and not what admission says of an object, which is Forbidden too.
+var notAllowed = regexp.MustCompile(`cannot (create|patch) resource "`)
 
 // imageOf returns the image of Terway's pods, "" if there are no objects.
 func imageOf(manifest string) (string, error) {
