@@ -72,7 +72,8 @@ func primary() (hostconf.Device, error) {
 			if err != nil {
 				continue
 			}
-			return hostconf.Device{Name: link.Attrs().Name, MAC: link.Attrs().HardwareAddr}, nil
+			at := link.Attrs()
+			return hostconf.Device{Name: at.Name, AltNames: at.AltNames, MAC: at.HardwareAddr}, nil
 		}
 	}
 	return hostconf.Device{}, errors.New("the node has no default route: it is unknown which device is the node's own and not an ENI for pods")

@@ -12,6 +12,7 @@ package hostconf
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -45,7 +46,9 @@ const driver = "virtio_net"
 // Device is a network device of the node.
 type Device struct {
 	Name string
-	MAC  net.HardwareAddr
+	// AltNames are its alternative names (ip link, altname).
+	AltNames []string
+	MAC      net.HardwareAddr
 }
 
 // Host is the node as seen from the agent's container.
@@ -90,6 +93,10 @@ func (h Host) Remove() (removed []string, err error) {
 	return removed, errors.Join(errs...)
 }
 
+// files have the primary device by its names and by its MAC, of which one is enough to leave it to the network manager:
+// its names may change, and on an instance from an image that was made of this one its MAC is another. networkd's
+// "Name=!" matches a device if any of its names is not listed. "Property" is unknown before systemd 243, which has no
+// alternative names either.
 func (h Host) files(primary Device) map[string]string {
 	files := map[string]string{}
 	if h.has(nmDir) {
@@ -97,12 +104,13 @@ func (h Host) files(primary Device) map[string]string {
 #   [keyfile]
 #   unmanaged-devices+=except:interface-name:NAME
 [keyfile]
-unmanaged-devices+=interface-name:` + h.Pods + `*;driver:` + driver + `;except:mac:` + primary.MAC.String() + "\n"
+unmanaged-devices+=interface-name:` + h.Pods + `*;driver:` + driver + `;except:interface-name:=` + primary.Name + `;except:mac:` + primary.MAC.String() + "\n"
 	}
 	if h.has(networkdDir) {
 		files[networkdPods] = written + "[Match]\nName=" + h.Pods + "*\n\n[Link]\nUnmanaged=yes\n"
 		files[networkdENIs] = written + "# To let networkd manage another device: use a file with an earlier name.\n" +
-			"[Match]\nDriver=" + driver + "\nName=!" + primary.Name + "\n\n[Link]\nUnmanaged=yes\n"
+			"[Match]\nDriver=" + driver + "\nName=!" + strings.Join(append([]string{primary.Name}, primary.AltNames...), " ") +
+			"\nProperty=!ID_NET_NAME_MAC=enx" + hex.EncodeToString(primary.MAC) + "\n\n[Link]\nUnmanaged=yes\n"
 		files[networkdConf] = written + "[Network]\nManageForeignRoutes=no\nManageForeignRoutingPolicyRules=no\n"
 	}
 	return files

@@ -41,7 +41,7 @@ func (h Host) list(t *testing.T) (files []string) {
 	return files
 }
 
-var primary = Device{Name: "eth0", MAC: net.HardwareAddr{0, 0x16, 0x3e, 0, 0, 1}}
+var primary = Device{Name: "eth0", AltNames: []string{"enp0s5", "ens5"}, MAC: net.HardwareAddr{0, 0x16, 0x3e, 0, 0, 1}}
 
 func TestInstallOnlyWhereTheProgramIs(t *testing.T) {
 	for _, c := range []struct {
@@ -80,15 +80,16 @@ func TestThePrimaryDeviceIsLeftAlone(t *testing.T) {
 	if _, err := h.Install(primary); err != nil {
 		t.Fatal(err)
 	}
-	for file, line := range map[string]string{
-		nmFile:       "unmanaged-devices+=interface-name:tw*;driver:virtio_net;except:mac:00:16:3e:00:00:01",
-		networkdENIs: "Name=!eth0",
-		networkdPods: "Name=tw*",
-		networkdConf: "ManageForeignRoutingPolicyRules=no",
+	for _, c := range []struct{ file, line string }{
+		{nmFile, "unmanaged-devices+=interface-name:tw*;driver:virtio_net;except:interface-name:=eth0;except:mac:00:16:3e:00:00:01"},
+		{networkdENIs, "Name=!eth0 enp0s5 ens5"},
+		{networkdENIs, "Property=!ID_NET_NAME_MAC=enx00163e000001"},
+		{networkdPods, "Name=tw*"},
+		{networkdConf, "ManageForeignRoutingPolicyRules=no"},
 	} {
-		b, err := os.ReadFile(filepath.Join(h.Root, file))
-		if err != nil || !slices.Contains(strings.Split(string(b), "\n"), line) {
-			t.Errorf("%s (%v) has no line %q:\n%s", file, err, line, b)
+		b, err := os.ReadFile(filepath.Join(h.Root, c.file))
+		if err != nil || !slices.Contains(strings.Split(string(b), "\n"), c.line) {
+			t.Errorf("%s (%v) has no line %q:\n%s", c.file, err, c.line, b)
 		}
 	}
 }
