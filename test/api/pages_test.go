@@ -93,7 +93,7 @@ func (r *reader) run(t *testing.T, block string) string {
 	if !known {
 		t.Fatalf("there is no block %s for an API server", block)
 	}
-	delete(r.blocks, block)
+	maps.DeleteFunc(r.blocks, func(_ string, same []string) bool { return slices.Equal(script, same) })
 	cmd := docs.Bash("", script)
 	cmd.Dir = r.dir
 	cmd.Env = append(os.Environ(), "HOME="+r.dir, "KUBECONFIG="+r.kubeconfig, "PATH="+filepath.Join(r.dir, "bin")+":"+os.Getenv("PATH"))

@@ -7,12 +7,17 @@
 //	simulator  by this package's tests, in order, with the simulated cloud
 //	api        by test/api, with an API server on which no pod runs
 //	lab        by test/e2e, in order, in the lab
+//	node       by test/e2e, after the page's blocks "lab", in a shell on a node of the lab
+//	last       by test/e2e, after all else in the lab: Terway is to be uninstalled
 //	cloud      nowhere here: it needs an account, or machines of the real cloud
-//	cluster    nowhere here: it needs a cluster with objects that have the names in the command, or a shell on a node
+//	cluster    nowhere here, for a reason that TestNotRun has
 //	slow       by people: it takes minutes or hours, or changes the machine
 //	synopsis   it is not one command but a form of many: [optional], this|that, NAME…
 //
-// A block "console" and a mark shows commands, each after "$ ", with their output; only the commands are run.
+// What stands for a reader's own things (NODE, my-values.yaml) the tests replace by what they have.
+//
+// A block "console" and a mark shows commands, each after "$ ", with their output; only the commands are run. A table that a page shows
+// below a command has the header that the command prints.
 package docs
 
 import (
@@ -26,7 +31,7 @@ import (
 )
 
 // Marks are the valid marks.
-var Marks = []string{"simulator", "api", "lab", "cloud", "cluster", "slow", "synopsis"}
+var Marks = []string{"simulator", "api", "lab", "node", "last", "cloud", "cluster", "slow", "synopsis"}
 
 // Page is a page of the documentation.
 type Page struct {
@@ -160,12 +165,51 @@ func (p *Page) Select(mark string) [][]string {
 	return list
 }
 
+// Fill returns a script with names of the page replaced by others, as whole words. A name that is not in the script is an error.
+func Fill(script []string, names map[string]string) ([]string, error) {
+	text := strings.Join(script, "\n")
+	for name, is := range names {
+		whole := regexp.MustCompile(`(^|[^\w-])` + regexp.QuoteMeta(name) + `($|[^\w-])`)
+		if !whole.MatchString(text) {
+			return nil, fmt.Errorf("no command has %s", name)
+		}
+		text = whole.ReplaceAllString(text, "${1}"+strings.ReplaceAll(is, "$", "$$")+"${2}")
+	}
+	return strings.Split(text, "\n"), nil
+}
+
 // Bash returns a shell that runs a script, whose first line is a page's first: it ends with the first command that fails, in a pipe too,
 // and says which line that is. begin is run before.
 func Bash(begin string, script []string) *exec.Cmd {
 	return exec.Command("bash", "-eEuo", "pipefail", "-c",
 		`trap 'echo "line $LINENO: $BASH_COMMAND: exit status $?" >&2' ERR;`+begin+strings.Join(script, "\n"))
 }
+
+// Tables returns the headers of the tables that the page shows in or below blocks of commands with a mark, their columns separated by one space.
+func (p *Page) Tables(mark string) []string {
+	var headers []string
+	add := func(line string) {
+		if header.MatchString(line) {
+			headers = append(headers, strings.Join(strings.Fields(line), " "))
+		}
+	}
+	for i := range p.Blocks {
+		b := &p.Blocks[i]
+		if where, commands := b.Mark(); !commands || where != mark {
+			continue
+		}
+		for _, line := range b.Code {
+			add(line)
+		}
+		if next := i + 1; next < len(p.Blocks) && p.Blocks[next].Indented && p.Blocks[next].Line <= b.Line+len(b.Code)+2 {
+			add(p.Blocks[next].Code[0])
+		}
+	}
+	return headers
+}
+
+// header is a line of several words in capitals.
+var header = regexp.MustCompile(`^[A-Z]+( +[A-Z]+)+$`)
 
 // Translated reports whether the page is a translation, whose commands are those of the English page.
 func (p *Page) Translated() bool {

@@ -135,7 +135,44 @@ func TestEveryCommandHasAMark(t *testing.T) {
 	}
 }
 
-// TestCommandsExist: the subcommands, flags, make's targets and files of this repository that commands name exist, also in
+// notRun are the blocks with the mark "cluster", by their first command, and why no test runs them.
+var notRun = map[string]string{
+	"nsenter -t PID -n tc -s class show dev tw-egress":                           "its pod has an exclusive ENI; the pods of the pages' commands share theirs",
+	"ip netns exec POD tc filter show dev eth0 egress":                           "its pod has the datapath ipvlan, which the kernel under the lab may lack",
+	"ip -d link show type netkit":                                                "its pod has the datapath netkit, which the kernel under the lab may lack",
+	"kubectl -n kube-system get configmap kube-proxy -o yaml |":                  "TestKubeProxy runs it with a kubectl that has the ConfigMap of kubeadm; the lab's kube-proxy has none",
+	"rm -rf /etc/cni/net.d/10-flannel.conflist /var/lib/cni/networks/cbr0":       "its node has Flannel of the chart, uninstalled",
+	"terwayctl migrate --terway-namespace terway-system --values my-values.yaml": "TestFlannel migrates with the same steps, in another namespace and with other flags",
+	"helm -n kube-system uninstall terway --wait --no-hooks":                     "TestFlannel does the same with the lab's pod CIDR",
+	"terwayctl vpc grow plan.yaml --zone cn-hangzhou-j --to 2 --bits 24":         "its output is that of another plan; TestGrow runs it with the lab's",
+}
+
+// TestNotRun: no block is left out of the tests but those of this list.
+func TestNotRun(t *testing.T) {
+	left := map[string]bool{}
+	for first := range notRun {
+		left[first] = true
+	}
+	for _, p := range pages(t) {
+		for i := range p.Blocks {
+			b := &p.Blocks[i]
+			if mark, commands := b.Mark(); !commands || mark != "cluster" {
+				continue
+			}
+			first, _, _ := strings.Cut(b.Commands()[0], " #")
+			first = strings.TrimSpace(first)
+			if notRun[first] == "" {
+				t.Errorf("%s:%d: %q: want a mark of commands that a test runs, or %q", p.Path, b.Line, first, "cloud")
+			}
+			delete(left, first)
+		}
+	}
+	for first := range left {
+		t.Errorf("no page has %q", first)
+	}
+}
+
+// TestCommandsExist: the subcommands, flags, variables of make, make's targets and files of this repository that commands name exist, also in
 // those that no test runs.
 func TestCommandsExist(t *testing.T) {
 	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
@@ -143,9 +180,28 @@ func TestCommandsExist(t *testing.T) {
 		t.Fatal(err)
 	}
 	help := helps{}
-	inline := regexp.MustCompile("`((?:bin/)?(?:terwayctl|terway-lab) [^`]*)`")
+	variables := string(makefile)
+	for _, dir := range []string{"test", "internal"} {
+		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() || filepath.Ext(path) != ".go" {
+				return err
+			}
+			b, err := os.ReadFile(path)
+			for _, m := range regexp.MustCompile(`"([A-Z_]+)"`).FindAllSubmatch(b, -1) {
+				variables += " $(" + string(m[1]) + ")"
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	inline := regexp.MustCompile("`((?:bin/)?(?:terwayctl|terway-lab|terwayd|terway-controller) [^`]*)`")
+	variable := regexp.MustCompile(`(?:^|\s)([A-Z_]+)=("[^"]*"|\S*)`)
+	// variables that have flags of a program
+	flagsOf := map[string]string{"LAB": "terway-lab up ", "COMPARE": "terway-lab compare ", "CONFORMANCE": "terway-lab conformance "}
 	target := regexp.MustCompile(`(?:^|\s)make ((?:[A-Z]+=\S+ )*)([a-z-]+)`)
-	file := regexp.MustCompile(`(?:^|[ ="])((?:deploy|docs|test|internal|hack)/[\w./-]+)`)
+	file := regexp.MustCompile(`(?:^|[ =":])((?:deploy|docs|test|internal|hack)/[\w./-]+)`)
 	checked := 0
 	check := func(where, line string) {
 		checked++
@@ -165,6 +221,16 @@ func TestCommandsExist(t *testing.T) {
 				for _, m := range target.FindAllStringSubmatch(line, -1) {
 					if !strings.Contains(string(makefile), "\n"+m[2]+":") {
 						t.Errorf("%s: make has no target %s", where, m[2])
+					}
+				}
+				if target.MatchString(line) {
+					for _, m := range variable.FindAllStringSubmatch(line, -1) {
+						if !strings.Contains(variables, "$("+m[1]+")") && !strings.Contains(variables, "\n"+m[1]+" ?=") {
+							t.Errorf("%s: neither make nor a test reads %s", where, m[1])
+						}
+						if program := flagsOf[m[1]]; program != "" {
+							check(where, program+strings.Trim(m[2], `"`))
+						}
 					}
 				}
 				for _, m := range file.FindAllStringSubmatch(line, -1) {
@@ -189,6 +255,8 @@ func TestCommandsExist(t *testing.T) {
 		"terwayctl vpc aply plan.yaml":                             "aply",
 		"eval $(bin/terway-lab env) && terway-lab verifi":          "verifi",
 		"terway-lab status [-q json]":                              "-q",
+		"kubectl exec POD -- terwayd log-levl debug":               "log-levl",
+		"terway-controller uninstall --witout-cloud":               "--witout-cloud",
 	} {
 		if got := strings.Join(help.problems(line), "; "); !strings.Contains(got, want) {
 			t.Errorf("%s: problems %q, want one with %s", line, got, want)
@@ -212,7 +280,8 @@ func (h helps) text(words ...string) string {
 }
 
 var (
-	ours = regexp.MustCompile(`(?:^|[\s(/"])((?:terwayctl|terway-lab)(?: [^|;&>)]*)?)`)
+	// The agent's and the controller's names are those of objects too.
+	ours = regexp.MustCompile(`(?:(?:^|[\s(/"])((?:terwayctl|terway-lab)(?: [^|;&>)]*)?)|(?:^\s*|-- )((?:terwayd|terway-controller)(?: [^|;&>)]*)?))`)
 	// subcommands are the lines below "Available Commands:".
 	subcommand = regexp.MustCompile(`(?m)^  ([a-z][a-z-]*) +\S`)
 	word       = regexp.MustCompile(`^[a-z][a-z-]*$`)
@@ -224,7 +293,7 @@ func (h helps) problems(line string) []string {
 	// Alternatives and optional parts of a synopsis.
 	line = strings.NewReplacer("[", " ", "]", " ").Replace(line)
 	for _, m := range ours.FindAllStringSubmatch(line, -1) {
-		words := strings.Fields(m[1])
+		words := strings.Fields(m[1] + m[2])
 		at := words[:1]
 		flags := false
 		for _, w := range words[1:] {
@@ -259,7 +328,7 @@ func (h helps) problems(line string) []string {
 	return problems
 }
 
-// bin has terwayctl and terway-lab.
+// bin has the programs.
 var bin string
 
 func TestMain(m *testing.M) {
@@ -273,7 +342,7 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 		defer os.RemoveAll(bin)
-		build := exec.Command("go", "build", "-buildvcs=false", "-ldflags=-s -w", "-o", bin+"/", "./cmd/terwayctl", "./cmd/terway-lab")
+		build := exec.Command("go", "build", "-buildvcs=false", "-ldflags=-s -w", "-o", bin+"/", "./cmd/terwayctl", "./cmd/terway-lab", "./cmd/terwayd", "./cmd/terway-controller")
 		build.Dir = root
 		if out, err := build.CombinedOutput(); err != nil {
 			panic("build: " + string(out))
@@ -627,5 +696,29 @@ func TestMessages(t *testing.T) {
 	}
 	if checked < 30 {
 		t.Errorf("only %d messages were found", checked)
+	}
+}
+
+// TestFill: names are replaced where they are whole words, and one that no command has is an error.
+func TestFill(t *testing.T) {
+	got, err := Fill([]string{"", "kubectl get nn NODE -o name # NODE_IP, NODE", "sed s,POD_CIDR,172.20.0.0/16,"}, map[string]string{"NODE": "$1", "172.20.0.0/16": "10.0.0.0/8"})
+	if want := []string{"", "kubectl get nn $1 -o name # NODE_IP, $1", "sed s,POD_CIDR,10.0.0.0/8,"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("%q, want %q: %v", got, want, err)
+	}
+	if got, err := Fill([]string{"NODE_IP"}, map[string]string{"NODE": "x"}); err == nil {
+		t.Errorf("%q, want an error: no command has NODE", got)
+	}
+}
+
+// TestTables: headers of tables are found in the block itself and right below it.
+func TestTables(t *testing.T) {
+	lines := strings.Split("```sh lab\na\n```\n\n    TIME  VERDICT\n    1     x\n\ntext\n\n    NOT  THIS\n\n```console lab\n$ b\nNODE  MODE\n```\n\n```sh node\nc\n```\n\n    DEVICE  CLASS", "\n")
+	found, err := blocks(lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Page{Lines: lines, Blocks: found}
+	if got, want := p.Tables("lab"), []string{"TIME VERDICT", "NODE MODE"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
