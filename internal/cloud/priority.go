@@ -3,6 +3,8 @@ package cloud
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 )
 
@@ -101,4 +103,15 @@ func leaves(err error, to []error) []error {
 		}
 	}
 	return append(to, err)
+}
+
+// few is how many ids of sandboxes, of 64 characters each, a line of a log has.
+const few = 4
+
+// Few returns the first few ids of sandboxes, for a log, and how many there are beside them.
+func Few(ids []string) []string {
+	if len(ids) <= few {
+		return ids
+	}
+	return append(slices.Clone(ids[:few]), fmt.Sprintf("and %d others", len(ids)-few))
 }

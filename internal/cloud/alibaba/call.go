@@ -35,7 +35,7 @@ const (
 // the client token.
 //
 // Every error is a *cloud.Error.
-func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c *Client, newRequest func() Q, newResponse func() R, fill func(Q)) (R, error) {
+func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c *Client, newRequest func() Q, newResponse func() R, fill func(Q)) (answer R, err error) {
 	var none R
 	action := actionName(newRequest())
 	limit := c.limits[action]
@@ -60,6 +60,13 @@ func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c
 		}
 	}
 	var last error // the cloud's answer to the previous attempt
+	sent := 0
+	defer func() {
+		// What fails for a pod that waits is found by its sandbox without another level.
+		if sandboxes := cloud.SandboxesOf(ctx); err != nil && sent > 0 && len(sandboxes) > 0 {
+			c.log.Info("cloud call failed", "action", action, "attempts", sent, "took", c.clock.Now().Sub(began), "request", requestID(none, err), "sandboxes", cloud.Few(sandboxes), "error", err)
+		}
+	}()
 	for n := 1; ; n++ {
 		if err := c.turn(ctx, action, limit, tell); err != nil {
 			return none, cmp.Or(last, err) // which says more than a timeout
@@ -74,17 +81,13 @@ func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c
 		req, rsp := newRequest(), newResponse()
 		fill(req)
 		start := c.clock.Now()
+		sent = n
 		err = c.send(ctx, req, rsp, cred)
 		now := c.clock.Now()
 		c.metrics.attempt(action, now.Sub(start), err)
 		c.pace(action, limit, now, err)
-		// What fails for a pod that waits is found by its sandbox without another level.
-		level := slog.LevelDebug
-		if err != nil && len(cloud.SandboxesOf(ctx)) > 0 {
-			level = slog.LevelInfo
-		}
-		if c.log.Enabled(ctx, level) {
-			c.log.Log(ctx, level, "cloud call", "action", action, "attempt", n, "took", now.Sub(start), "request", requestID(rsp, err), "sandboxes", cloud.SandboxesOf(ctx), "error", err)
+		if c.log.Enabled(ctx, slog.LevelDebug) {
+			c.log.Debug("cloud call", "action", action, "attempt", n, "took", now.Sub(start), "request", requestID(rsp, err), "sandboxes", cloud.Few(cloud.SandboxesOf(ctx)), "error", err)
 		}
 		if err == nil {
 			return rsp, nil
@@ -120,6 +123,9 @@ func requestID(rsp responses.AcsResponse, err error) string {
 	var e *cloud.Error
 	if errors.As(err, &e) {
 		return e.RequestID
+	}
+	if err != nil {
+		return ""
 	}
 	// Each action's answer has the field, but the SDK has no interface for it.
 	if id := reflect.ValueOf(rsp).Elem().FieldByName("RequestId"); id.IsValid() && id.Kind() == reflect.String {

@@ -481,3 +481,35 @@ func TestLogOfCalls(t *testing.T) {
 		}
 	}
 }
+
+// At level info a call that fails for waiting pods is one line, however often it is sent and however many pods wait, and one that succeeds at
+// last is none.
+func TestOneLineForAFailedCall(t *testing.T) {
+	ids := []string{"s0", "s1", "s2", "s3", "s4", "s5"}
+	f := newFakeCloud(t, in(no(503, "ServiceUnavailable"), no(503, "ServiceUnavailable"), ok(createdBody)))
+	c := newTestClient(t, f)
+	lines := func() (out []string) {
+		for line := range strings.Lines(c.log.String()) {
+			if !strings.Contains(line, "level=DEBUG") {
+				out = append(out, line)
+			}
+		}
+		return out
+	}
+	ctx := cloud.WithSandboxes(t.Context(), ids)
+	if _, err := c.CreateENI(ctx, createRequest); err != nil {
+		t.Fatal(err)
+	}
+	if got := lines(); len(got) > 0 {
+		t.Errorf("it has succeeded: %q", got)
+	}
+	f = newFakeCloud(t, in(no(503, "ServiceUnavailable")))
+	c = newTestClient(t, f)
+	if _, err := c.CreateENI(ctx, createRequest); err == nil {
+		t.Fatal("it has succeeded")
+	}
+	got := lines()
+	if len(got) != 1 || !strings.Contains(got[0], `sandboxes="[s0 s1 s2 s3 and 2 others]"`) || !strings.Contains(got[0], "action=CreateNetworkInterface") || strings.Contains(got[0], "attempts=1 ") {
+		t.Errorf("lines %q, want one with a few of the sandboxes", got)
+	}
+}

@@ -34,7 +34,7 @@ func (w *work) run(ctx context.Context, instance string) (ctrl.Result, error) {
 				x := cloud.Explain(err)
 				w.problem = &x
 			}
-			w.Log.Warn("the cloud refused", "node", w.name, "sandboxes", w.nn.Status.WaitingSandboxes, "error", err)
+			w.Log.Warn("the cloud refused", "node", w.name, "sandboxes", cloud.Few(w.nn.Status.WaitingSandboxes), "error", err)
 		}
 	}
 	if !deferred {
