@@ -51,6 +51,12 @@ func TestLint(t *testing.T) {
 
 // What fails when the programs run is refused before, by the name of the value; and what they take is not.
 func TestRefusedBeforeItRuns(t *testing.T) {
+	env := func(names ...string) (list []any) {
+		for _, name := range names {
+			list = append(list, map[string]any{"name": name})
+		}
+		return list
+	}
 	const terway, flannel = "terway", "flannel"
 	for _, c := range []struct {
 		network, path string
@@ -108,13 +114,19 @@ func TestRefusedBeforeItRuns(t *testing.T) {
 		{network: flannel, path: "agent.updateStrategy", good: []any{map[string]any{"type": "OnDelete"}}, bad: []any{map[string]any{"type": "Recreate"}}},
 		{network: terway, path: "controller.podLabels", good: []any{map[string]any{"team": "net"}}, bad: []any{map[string]any{"app": "x"}, map[string]any{"app.kubernetes.io/name": "x"}, map[string]any{"team": "a b"}, map[string]any{"team": strings.Repeat("x", 64)}}},
 		{network: terway, path: "agent.podLabels", good: []any{map[string]any{"app.example.com/name": "x"}}, bad: []any{map[string]any{"app": "x"}, map[string]any{"app.kubernetes.io/component": "x"}}},
-		{network: flannel, path: "agent.podLabels", bad: []any{map[string]any{"app": "x"}}},
+		{network: flannel, path: "agent.podLabels", bad: []any{map[string]any{"app": "x"}, map[string]any{"a b": "x"}}},
+		{network: terway, path: "controller.podLabels", good: []any{map[string]any{"example.com/team": "x"}}, bad: []any{map[string]any{"a b": "x"}, map[string]any{strings.Repeat("x", 64): "x"}}},
+		{network: terway, path: "agent.podAnnotations", good: []any{map[string]any{"example.com/a": "b c"}}, bad: []any{map[string]any{"a b": "x"}, map[string]any{"": "x"}, map[string]any{"/x": "x"}}},
+		{network: terway, path: "controller.extraEnv", good: []any{env("TZ"), env("KUBERNETES_SERVICE_HOST")}, bad: []any{env("POD_NAMESPACE"), env("TZ", "TZ")}},
+		{network: terway, path: "controller.extraEnv", bad: []any{env("KUBERNETES_SERVICE_HOST")}, beside: map[string]any{"apiServer.host": "10.0.0.1"}},
+		{network: flannel, path: "agent.extraEnv", good: []any{env("TZ")}, bad: []any{env("NODE_NAME")}},
+		{network: terway, path: "controller.extraVolumes", good: []any{env("mine")}, bad: []any{env("credentials"), env("mine", "mine")}},
 		{network: terway, path: "agent.securityContext.capabilities.add", good: []any{[]any{"NET_ADMIN"}}, bad: []any{[]any{"CAP_NET_ADMIN"}, []any{"net_admin"}}},
 		{network: terway, path: "metrics.rules.enabled", good: []any{true}},
 		{network: terway, path: "metrics.rules.enabled", bad: []any{true}, beside: map[string]any{"metrics.enabled": false}},
 		{network: terway, path: "controller.affinity", good: []any{nil}},
 		{network: terway, path: "agent.affinity", good: []any{nil}},
-		{network: terway, path: "uninstall.timeout", good: []any{"90s", "1h", "1h30m"}, bad: []any{"", "0s", "30", "1.5h", "100ms", "05m"}},
+		{network: terway, path: "uninstall.timeout", good: []any{"90s", "1h", "1h30m", "1h30m0s", "1h0m", "0h5m0s"}, bad: []any{"", "0s", "0h0m", "30", "1.5h", "100ms", "05m"}},
 		{network: terway, path: "controller.sweepPeriod", good: []any{"90s", "1h30m", "0.5m"}, bad: []any{"banana", "10", "0s", ""}},
 		{network: terway, path: "controller.nodeGoneDelay", good: []any{"1m", "60s", "90s", "100s", "1h", "1m30s"}, bad: []any{"59s", "0m", "900ms", "5"}},
 		{network: terway, path: "controller.surplusAfter", good: []any{"0s", "5m"}, bad: []any{"", "soon"}},
