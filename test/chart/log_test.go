@@ -22,7 +22,8 @@ func TestLog(t *testing.T) {
 			ours := 0
 			for name, o := range objects(t, with(network, c.values)) {
 				containers, _, _ := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "containers")
-				for _, container := range containers {
+				first, _, _ := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "initContainers")
+				for _, container := range slices.Concat(first, containers) {
 					args, _, _ := unstructured.NestedStringSlice(container.(map[string]any), "args")
 					flags := slices.DeleteFunc(args, func(a string) bool { return !strings.HasPrefix(a, "--log-format") && a != "--verbose" })
 					want := c.flags
