@@ -22,7 +22,7 @@ COMPARE ?=
 # Options of "terway-lab conformance", for example CONFORMANCE="--datapath route,ebpf --suites netpol".
 CONFORMANCE ?=
 
-.PHONY: all build images release image-packages lab lab-down verify compare test test-in-turn test-beside test-release test-conformance unit oracle api e2e scale test-vm test-vm-arm64 check bench-datapath bench-packet bench-cni bench-controller bench-fabric bench-policy bench-bandwidth bench-loadbalancer fuzz-policy generate deps clean
+.PHONY: all build images release image-packages lab lab-down verify compare test test-in-turn test-beside test-release test-conformance unit oracle api e2e scale test-vm test-vm-arm64 test-vm-os check bench-datapath bench-packet bench-cni bench-controller bench-fabric bench-policy bench-bandwidth bench-loadbalancer fuzz-policy generate deps clean
 
 all: build
 
@@ -113,6 +113,14 @@ test-vm: deps
 test-vm-arm64:
 	sh test/deps.sh qemu-system-arm
 	ARCH=arm64 sh test/vm/run.sh
+
+# Terway beside the programs that configure network devices on a node: systemd-networkd and NetworkManager,
+# Debian's own, each in a virtual machine with a Debian system, which the first run makes.
+test-vm-os:
+	sh test/deps.sh mmdebstrap
+	@failed=; for t in Networkd NetworkManager; do \
+		sh test/vm/run.sh "6.12 --debian" -v -run "^Test$$t\$$" ./test/osimage || failed=1; \
+	done; test -z "$$failed"
 
 check:
 	sh test/check.sh

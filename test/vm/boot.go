@@ -21,6 +21,8 @@ type machine struct {
 	memory int
 	limit  time.Duration
 	keep   bool
+	// system is the archive of a Debian system (fetchSystem); empty for none.
+	system string
 }
 
 // kernelArguments: a panic or an oops ends the VM at once; no time is spent on what an
@@ -96,7 +98,7 @@ func boot(ctx context.Context, k kernel, m machine, program string, args []strin
 		defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	}
 	initrd, log := filepath.Join(work, "initrd"), filepath.Join(work, "kernel.log")
-	if err := writeInitrd(initrd, m.arch, k, program, newJob(args)); err != nil {
+	if err := writeInitrd(initrd, m.arch, k, m.system, program, newJob(args)); err != nil {
 		return 0, fmt.Errorf("make the guest's file system: %w", err)
 	}
 
@@ -108,10 +110,15 @@ func boot(ctx context.Context, k kernel, m machine, program string, args []strin
 	limited, cancel := context.WithTimeout(ctx, m.limit)
 	defer cancel()
 	a := architectures[m.arch]
+	arguments, devices := kernelArguments+a.arguments(), a.serial(log)
+	if m.system != "" {
+		arguments += " " + systemArguments
+		devices = append(devices, systemDevices(filepath.Join(work, "monitor"))...)
+	}
 	qemu := exec.CommandContext(limited, a.qemu[0], slices.Concat(a.qemu[1:], []string{
 		"-accel", "tcg", "-m", strconv.Itoa(m.memory),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-kernel", k.image, "-initrd", initrd, "-append", kernelArguments + a.arguments()}, a.serial(log))...)
+		"-kernel", k.image, "-initrd", initrd, "-append", arguments}, devices)...)
 	qemu.Stdout, qemu.Stderr, qemu.ExtraFiles = os.Stdout, os.Stderr, []*os.File{port}
 	qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	err = qemu.Start()

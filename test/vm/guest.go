@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,7 +18,28 @@ import (
 // guest is the VM's first process: it makes the kernel ready, runs the job, tells the
 // host how that ended, and ends the machine.
 func guest() {
-	if err := work(); err != nil {
+	// A Debian system has an init of its own, which comes back as service.
+	if _, err := os.Stat(guestInit); err == nil {
+		end(handOver())
+	} else {
+		end(work(prepare))
+	}
+}
+
+// service is the job in a Debian system.
+func service() { end(work(func() error { return nil })) }
+
+// handOver makes systemd the first process.
+func handOver() error {
+	if err := errors.Join(mountAll(first), loadModules()); err != nil {
+		return err
+	}
+	return fmt.Errorf("start %s: %w", guestInit, unix.Exec(guestInit, []string{guestInit}, os.Environ()))
+}
+
+// end ends the machine.
+func end(err error) {
+	if err != nil {
 		// The console: there the host looks when it is told no exit code.
 		fmt.Fprintln(os.Stderr, "vm:", err)
 	}
@@ -26,7 +48,7 @@ func guest() {
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 }
 
-func work() error {
+func work(prepare func() error) error {
 	out, err := serial("/dev/ttyS1")
 	if err != nil {
 		return err
@@ -66,7 +88,7 @@ func work() error {
 
 // prepare makes the kernel ready.
 func prepare() error {
-	if err := mounts(); err != nil {
+	if err := mountAll(slices.Concat(first, others)); err != nil {
 		return err
 	}
 	if err := loadModules(); err != nil {
@@ -97,15 +119,20 @@ func program(out *os.File) (*exec.Cmd, error) {
 	cmd := exec.Command(guestProgram, j.Args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = guestDir, out, out
 	// busybox comes last: it has an ip and a tc of its own.
-	cmd.Env = append([]string{"PATH=/usr/bin:/bin", "HOME=/root", "TMPDIR=/tmp"}, j.Env...)
+	cmd.Env = append([]string{"PATH=/usr/bin:/bin:/usr/sbin:/sbin", "HOME=/root", "TMPDIR=/tmp"}, j.Env...)
 	return cmd, nil
 }
 
-func mounts() error {
-	for _, m := range []struct{ kind, at string }{
-		{"proc", "/proc"}, {"sysfs", "/sys"}, {"tmpfs", "/tmp"}, {"tmpfs", "/run"},
-		{"bpf", "/sys/fs/bpf"}, {"cgroup2", "/sys/fs/cgroup"},
-	} {
+type mount struct{ kind, at string }
+
+// first are what modules and systemd need, others what systemd mounts itself.
+var (
+	first  = []mount{{"proc", "/proc"}, {"sysfs", "/sys"}}
+	others = []mount{{"tmpfs", "/tmp"}, {"tmpfs", "/run"}, {"bpf", "/sys/fs/bpf"}, {"cgroup2", "/sys/fs/cgroup"}}
+)
+
+func mountAll(list []mount) error {
+	for _, m := range list {
 		if err := unix.Mount(m.kind, m.at, m.kind, 0, ""); err != nil {
 			return fmt.Errorf("mount %s: %w", m.at, err)
 		}

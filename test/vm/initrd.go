@@ -34,9 +34,9 @@ type job struct {
 // forwarded are the variables of the environment that the guest gets too.
 var forwarded = regexp.MustCompile(`^(CI|GO[A-Z]*DEBUG|GOTRACEBACK|TERWAY_[A-Z_]*)=`)
 
-// writeInitrd makes the guest's whole file system. The kernel unpacks archives that
-// follow each other as one.
-func writeInitrd(file, arch string, k kernel, program string, j job) error {
+// writeInitrd makes the guest's whole file system: with system, the archive of a Debian system, what that has not.
+// The kernel unpacks archives that follow each other as one.
+func writeInitrd(file, arch string, k kernel, system, program string, j job) error {
 	a, err := createArchive(file)
 	if err != nil {
 		return err
@@ -48,23 +48,15 @@ func writeInitrd(file, arch string, k kernel, program string, j job) error {
 	if arch != runtime.GOARCH {
 		self += "-" + arch
 	}
-	for _, d := range []string{"proc", "sys", "dev", "tmp", "run", "etc", "root", "bin", "usr/bin", guestDir} {
-		a.dir(d)
-	}
 	a.copy("init", self, 0o755)
-	a.copy("bin/busybox", filepath.Join(k.root, "/bin/busybox"), 0o755)
-	for _, t := range tools {
-		if err := (guestFiles{a, k.root, arch}).tool(t); err != nil {
-			return errors.Join(err, a.close())
-		}
-	}
-	dirs, err := filepath.Glob(filepath.Join(k.root, plugins))
-	if err != nil {
+	after := []string{k.modules}
+	if system != "" {
+		a.file(guestUnit, []byte(unit), 0o644)
+		after = append(after, system)
+	} else if err := a.busybox(arch, k); err != nil {
 		return errors.Join(err, a.close())
 	}
-	for _, d := range dirs {
-		a.tree("/"+strings.TrimPrefix(d, k.root), d)
-	}
+	a.dir(guestDir)
 	a.copy(guestProgram, program, 0o755)
 	a.tree(guestDir+"/testdata", "testdata")
 	text, err := json.Marshal(j)
@@ -72,7 +64,25 @@ func writeInitrd(file, arch string, k kernel, program string, j job) error {
 		return errors.Join(err, a.close())
 	}
 	a.file(guestJob, text, 0o644)
-	return a.closeWith(k.modules)
+	return a.closeWith(after...)
+}
+
+// busybox puts in the system of a guest that has no other.
+func (a *archive) busybox(arch string, k kernel) error {
+	for _, d := range []string{"proc", "sys", "dev", "tmp", "run", "etc", "root", "bin", "usr/bin"} {
+		a.dir(d)
+	}
+	a.copy("bin/busybox", filepath.Join(k.root, "/bin/busybox"), 0o755)
+	for _, t := range tools {
+		if err := (guestFiles{a, k.root, arch}).tool(t); err != nil {
+			return err
+		}
+	}
+	dirs, err := filepath.Glob(filepath.Join(k.root, plugins))
+	for _, d := range dirs {
+		a.tree("/"+strings.TrimPrefix(d, k.root), d)
+	}
+	return err
 }
 
 // archive writes a cpio archive of the kind that the kernel reads ("newc"). The first
@@ -192,14 +202,17 @@ func (a *archive) close() error {
 	return errors.Join(a.err, a.w.Flush(), a.f.Close())
 }
 
-// closeWith appends another archive.
-func (a *archive) closeWith(other string) error {
+// closeWith appends other archives.
+func (a *archive) closeWith(others ...string) error {
 	a.entry("TRAILER!!!", 0, 0, nil)
-	f, err := os.Open(other)
-	if err != nil {
-		return errors.Join(a.err, err, a.f.Close())
+	errs := []error{a.err}
+	for _, other := range others {
+		f, err := os.Open(other)
+		if err == nil {
+			_, err = io.Copy(a.w, f)
+			err = errors.Join(err, f.Close())
+		}
+		errs = append(errs, err)
 	}
-	defer f.Close()
-	_, err = io.Copy(a.w, f)
-	return errors.Join(a.err, err, a.w.Flush(), a.f.Close())
+	return errors.Join(append(errs, a.w.Flush(), a.f.Close())...)
 }

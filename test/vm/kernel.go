@@ -59,12 +59,11 @@ func fetchKernel(ctx context.Context, cache, arch, series string) (kernel, error
 		return kernel{}, fmt.Errorf("--kernel %s: must be one of %s for %s", series, strings.Join(seriesNames(arch), ", "), arch)
 	}
 	// Another list of modules is another kernel folder.
-	list := strings.Join(modules, " ")
+	list := modules
 	if arch != runtime.GOARCH {
-		list += " " + arch + " " + strings.Join(toolPackages, " ")
+		list = slices.Concat(modules, []string{arch}, toolPackages)
 	}
-	sum := sha256.Sum256([]byte(list))
-	dir := filepath.Join(cache, series+"-"+hex.EncodeToString(sum[:4]))
+	dir := filepath.Join(cache, series+"-"+digest(list))
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return kernel{}, fmt.Errorf("make the cache folder: %w", err)
 	}
@@ -96,6 +95,12 @@ func fetchKernel(ctx context.Context, cache, arch, series string) (kernel, error
 		return kernel{}, fmt.Errorf("put kernel %s into the cache: %w", series, err)
 	}
 	return cached(dir)
+}
+
+// digest distinguishes lists in the names of what is cached.
+func digest(list []string) string {
+	sum := sha256.Sum256([]byte(strings.Join(list, " ")))
+	return hex.EncodeToString(sum[:4])
 }
 
 func lock(path string) (func(), error) {

@@ -12,6 +12,9 @@
 // The kernel package is fetched by apt, which checks its signature, and unpacked below
 // the cache folder; nothing is installed. The program runs in the guest too, as its
 // first process. For another architecture the tools that tests call are fetched likewise.
+//
+// With --debian the guest is a whole Debian system: the program's test can start the services that configure
+// network devices on a node, and plug devices in (system.go).
 package main
 
 import (
@@ -38,8 +41,12 @@ const (
 )
 
 func main() {
-	if os.Getpid() == 1 {
+	switch {
+	case os.Getpid() == 1:
 		guest()
+		return
+	case len(os.Args) == 2 && os.Args[1] == guestService:
+		service()
 		return
 	}
 	// QEMU is to die with us, which the kernel does by the thread that started it.
@@ -59,6 +66,7 @@ func run(ctx context.Context, args []string) (int, error) {
 	arch := flags.String("arch", "amd64", "the guest's processor, amd64 or arm64: for arm64 the program and this one, as vm-arm64 beside it, are compiled for arm64")
 	series := flags.String("kernel", "6.12", "kernel series, one of "+strings.Join(seriesNames("amd64"), ", ")+"; for arm64 "+strings.Join(seriesNames("arm64"), ", "))
 	memory := flags.Int("memory", 1024, "the guest's memory in MiB")
+	debian := flags.Bool("debian", false, "boot a Debian system with systemd, NetworkManager and cloud-init, which runs the program as a service, on a machine with network devices")
 	keep := flags.Bool("keep", false, "keep the folder with the guest's kernel log")
 	limit := flags.Duration("limit", 0, "give up after this long; default: a minute more than -test.timeout, or 10m")
 	flags.Usage = func() {
@@ -93,7 +101,18 @@ func run(ctx context.Context, args []string) (int, error) {
 	if *limit == 0 {
 		*limit = testTimeout(flags.Args()) + time.Minute
 	}
-	return boot(ctx, k, machine{arch: *arch, memory: *memory, limit: *limit, keep: *keep}, flags.Arg(0), flags.Args()[1:])
+	m := machine{arch: *arch, memory: *memory, limit: *limit, keep: *keep}
+	if *debian {
+		if *arch != "amd64" {
+			return 0, fmt.Errorf("--debian is for amd64 only, not with --arch %s", *arch)
+		}
+		if m.system, err = fetchSystem(ctx, filepath.Join(cache, "vm")); err != nil {
+			return 0, err
+		}
+		// The file system is in memory, and until it is unpacked there is its archive too.
+		m.memory += 1024
+	}
+	return boot(ctx, k, m, flags.Arg(0), flags.Args()[1:])
 }
 
 // testTimeout is how long the test binary gives itself.

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// modules are what the datapaths and their tests use, loaded at boot with what they
+// modules are what the datapaths and their tests use, and the devices of a machine with a Debian system, loaded at boot with what they
 // need themselves. A name that a kernel has built in, or has not, is passed over: a
 // test that needs it says so.
 var modules = strings.Fields(`
@@ -19,10 +19,11 @@ var modules = strings.Fields(`
 	nf_tables nft_ct nft_nat nft_chain_nat nft_masq nft_redir nft_reject_inet nft_fib_inet
 	nft_counter nft_limit nft_log nft_numgen nft_hash nft_objref nf_conntrack_netlink
 	nft_compat xt_comment xt_conntrack xt_tcpudp ipt_REJECT ip6t_REJECT iptable_filter ip6table_filter
-	ip_vs ip_vs_rr`)
+	ip_vs ip_vs_rr
+	virtio_net`)
 
 const (
-	moduleDir = "lib/modules"
+	moduleDir = "modules"
 	// loadOrder lists the modules' files in the order in which they can be loaded.
 	loadOrder = moduleDir + "/load.order"
 )
