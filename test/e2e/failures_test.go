@@ -23,5 +23,11 @@ func TestMain(m *testing.M) {
 	for _, f := range failures {
 		fmt.Println(f)
 	}
+	if built.dir != "" {
+		if err := os.RemoveAll(built.dir); err != nil {
+			fmt.Println(err)
+			code = 1
+		}
+	}
 	os.Exit(code)
 }

@@ -12,6 +12,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,24 +31,33 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// programs are terway-lab and the operator's terwayctl, built for the test.
+// programs are terway-lab and the operator's terwayctl, built for the tests.
 type programs struct {
 	dir, source string
 }
 
+// built are the programs of all tests, which TestMain removes.
+var built programs
+
 func build(t *testing.T) *programs {
 	t.Helper()
+	if built.source != "" {
+		return &built
+	}
 	source, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &programs{dir: t.TempDir(), source: source}
-	cmd := exec.Command("go", "build", "-o", c.dir+"/", "./cmd/terway-lab", "./cmd/terwayctl")
+	if built.dir, err = os.MkdirTemp("", "terway-e2e-"); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("go", "build", "-o", built.dir+"/", "./cmd/terway-lab", "./cmd/terwayctl")
 	cmd.Dir = source
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build terway-lab and terwayctl: %v\n%s", err, out)
 	}
-	return c
+	built.source = source
+	return &built
 }
 
 func (c *programs) path(name string) string { return filepath.Join(c.dir, name) }
@@ -114,8 +124,17 @@ func TestLab(t *testing.T) {
 	all, _ := checks.All().For(&lab.Options{Network: lab.NetworkTerway, Policy: true})
 	all = slices.DeleteFunc(all, func(check verify.Check) bool { return !check.Trouble || check.Slow })
 	t.Run("trouble", func(t *testing.T) { verifySome(t, c, all) })
-	t.Run("compare", measured)
-	t.Run("conformance", func(t *testing.T) { selections(t, c) })
+	// These mostly wait: they run beside each other.
+	t.Run("waiting", func(t *testing.T) {
+		t.Run("compare", func(t *testing.T) {
+			t.Parallel()
+			measured(t)
+		})
+		t.Run("conformance", func(t *testing.T) {
+			t.Parallel()
+			selections(t, c)
+		})
+	})
 	// Last, because they replace what all others test.
 	t.Run("versions", func(t *testing.T) {
 		verifySome(t, c, named(t, "rollback", "uninstall"), olderVersion(t, c.source)...) // rollback begins with all of upgrade
@@ -189,7 +208,7 @@ func verifyAll(t *testing.T, c *programs, datapaths ...string) {
 		t.Fatalf("terway-lab verify --datapath %s: %v: it has run on %+v", list, err, answer.Datapaths)
 	}
 	all, _ := checks.All().For(&lab.Options{Network: lab.NetworkTerway, Policy: true})
-	ran := map[string]int{}
+	ran := map[string][]string{} // the datapaths on which a check has tested something
 	for i, datapath := range datapaths {
 		g := answer.Datapaths[i]
 		if g.Lacking != "" || g.Error != "" {
@@ -200,13 +219,15 @@ func verifyAll(t *testing.T, c *programs, datapaths ...string) {
 				t.Errorf("%s runs %s: %s", n.Node, n.Datapath, n.Why)
 			}
 		}
-		here := map[string]bool{}
+		here, before := map[string]bool{}, maps.Clone(ran)
 		for _, r := range answer.Checks {
 			if r.Datapath != datapath {
 				continue
 			}
 			here[r.Name] = true
-			ran[r.Name]++
+			if r.Untested == "" {
+				ran[r.Name] = append(ran[r.Name], datapath)
+			}
 			t.Run(datapath+"/"+r.Name, func(t *testing.T) {
 				t.Log(r.Measured)
 				if !r.OK {
@@ -215,14 +236,14 @@ func verifyAll(t *testing.T, c *programs, datapaths ...string) {
 			})
 		}
 		for _, check := range all {
-			if !here[check.Name] && !check.Trouble && !check.Once {
-				t.Errorf("%s has not run on %s", check.Name, datapath)
+			if due := check.Due(datapath, before[check.Name]); here[check.Name] != due && !check.Trouble {
+				t.Errorf("%s on %s: has run %t, want %t", check.Name, datapath, here[check.Name], due)
 			}
 		}
 	}
 	for _, check := range all {
-		if check.Once && !check.Trouble && ran[check.Name] != 1 {
-			t.Errorf("%s has run on %d datapaths, want one", check.Name, ran[check.Name])
+		if !check.Trouble && len(ran[check.Name]) == 0 {
+			t.Errorf("%s has tested nothing on any datapath", check.Name)
 		}
 	}
 	if err != nil {

@@ -97,7 +97,6 @@ func Run(ctx context.Context, s *lab.State, suite Suite, r Request, report Repor
 	}
 	// The datapath is restored after a failure and an interrupt too.
 	defer func() { err = errors.Join(err, e.leave(ctx, report)) }()
-	checks := slices.Clone(r.Checks)
 	names := r.Datapaths
 	if names[0] == AllDatapaths {
 		names = Datapaths()
@@ -120,12 +119,25 @@ func Run(ctx context.Context, s *lab.State, suite Suite, r Request, report Repor
 		}
 		g.Nodes = e.Runs
 		report.Begin(g)
-		if err := errors.Join(e.runAll(ctx, checks, g, report), e.sweep(ctx)); err != nil {
+		if err := errors.Join(e.runAll(ctx, due(r.Checks, groups), g, report), e.sweep(ctx)); err != nil {
 			return groups, err
 		}
-		checks = slices.DeleteFunc(checks, func(c Check) bool { return c.Once && g.tested(c.Name) })
 	}
 	return groups, nil
+}
+
+// due returns those of the checks that are to run on the datapath of the last group.
+func due(checks []Check, groups []*Group) []Check {
+	last := len(groups) - 1
+	return slices.DeleteFunc(slices.Clone(checks), func(c Check) bool {
+		var before []string
+		for _, g := range groups[:last] {
+			if g.tested(c.Name) {
+				before = append(before, g.Datapath)
+			}
+		}
+		return !c.Due(groups[last].Datapath, before)
+	})
 }
 
 func (e *Env) moveTimely(ctx context.Context, name string) error {

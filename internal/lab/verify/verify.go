@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,11 +38,21 @@ type Check struct {
 	// Once marks a check of what does not depend on the datapath: of several datapaths it runs on the first on which there is something
 	// to test.
 	Once bool
+	// PerMode marks a check of what depends on whether pods share ENIs, but not on how those are wired that do: of several datapaths it runs
+	// on one of those, and on exclusive.
+	PerMode bool
 	// Beside marks a check that may run beside others of the kind: it changes nothing outside its namespace, ends no process, needs
 	// few pods (podsBeside), and measures nothing that others' traffic or a busy machine would change.
 	Beside bool
 	// Run returns what was measured, and an error if the network does not work as it should, or instruments.NothingToTest.
 	Run func(ctx context.Context, e *Env) (measured string, err error)
+}
+
+// Due reports whether the check is to run on a datapath when it has tested something on others before.
+func (c *Check) Due(datapath string, before []string) bool {
+	return !slices.ContainsFunc(before, func(b string) bool {
+		return c.Once || c.PerMode && (b == instruments.Exclusive) == (datapath == instruments.Exclusive)
+	})
 }
 
 // Result is the result of a check.

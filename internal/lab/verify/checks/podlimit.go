@@ -15,8 +15,9 @@ import (
 const podLimitName = "pod-limit"
 
 var podLimit = verify.Check{
-	Name:  podLimitName,
-	About: "on a full node (by the addresses or exclusive ENIs of its instance type, or by its block) the next pod waits, its events say why, and it starts when another ends",
+	Name:    podLimitName,
+	About:   "on a full node (by the addresses or exclusive ENIs of its instance type, or by its block) the next pod waits, its events say why, and it starts when another ends",
+	PerMode: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		m := e.Lab.Machines[len(e.Lab.Machines)-1]
 		full, err := e.FullnessOf(ctx, m)

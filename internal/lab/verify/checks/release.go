@@ -10,9 +10,10 @@ import (
 )
 
 var release = verify.Check{
-	Name:   "release",
-	About:  "after 0 → 20 → 0 pods the number of addresses in the cloud is within the pools' limits again and no address is lost",
-	NotFor: map[string]string{lab.NetworkFlannel: "host-local keeps addresses on the node, the cloud has none of them to give back"},
+	Name:    "release",
+	About:   "after 0 → 20 → 0 pods the number of addresses in the cloud is within the pools' limits again and no address is lost",
+	NotFor:  map[string]string{lab.NetworkFlannel: "host-local keeps addresses on the node, the cloud has none of them to give back"},
+	PerMode: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		before, err := e.Consistent(ctx)
 		if err != nil {

@@ -13,7 +13,8 @@ import (
 )
 
 // TestZones: nodes in two zones, whose pods have different vSwitches. Services can have an NLB there, which needs two zones: some
-// checks of load balancers run again, with both products ("make bench-loadbalancer" upgrades pods behind both).
+// checks of load balancers run again, with both products ("make bench-loadbalancer" upgrades pods behind both). It is the first test of the
+// package, by the name of its file: it mostly waits, and other parts of "make test" use the processors at that time.
 func TestZones(t *testing.T) {
 	testutil.RequireRoot(t)
 	c := build(t)
