@@ -20,9 +20,12 @@ import (
 	"terway.dev/terway/internal/agent/flannel/cluster"
 )
 
+// pluginDir has upstream's CNI plugins in the image.
+const pluginDir = "/usr/lib/cni"
+
 // flannelCommand runs beside upstream's flanneld on nodes whose pods use Flannel.
 func flannelCommand(f *flags) *cobra.Command {
-	var subnetFile, pluginDir, cniVersion, healthAddress string
+	var subnetFile, plugins, cniVersion, healthAddress string
 	var period time.Duration
 	cmd := &cobra.Command{
 		Use:   "flannel-cni",
@@ -37,7 +40,7 @@ func flannelCommand(f *flags) *cobra.Command {
 				return err
 			}
 			n := &flannel.Node{
-				SubnetFile: subnetFile, ConfDir: f.cniConfDir, BinDir: f.cniBinDir, PluginDir: pluginDir, CNIVersion: cniVersion,
+				SubnetFile: subnetFile, ConfDir: f.cniConfDir, BinDir: f.cniBinDir, PluginDir: plugins, CNIVersion: cniVersion,
 				Publish:  node.Publish,
 				Outdated: filepath.Join(filepath.Dir(subnetFile), "outdated"), Now: time.Now,
 				Write: agent.WriteFile, Log: log,
@@ -73,7 +76,7 @@ func flannelCommand(f *flags) *cobra.Command {
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&subnetFile, "subnet-file", "/run/flannel/subnet.env", "the file that flanneld writes; a file \"outdated\" beside it requests a restart of flanneld")
-	fl.StringVar(&pluginDir, "plugin-dir", "/usr/lib/cni", "directory of the CNI plugins to install into --cni-bin-dir")
+	fl.StringVar(&plugins, "plugin-dir", pluginDir, "directory of the CNI plugins to install into --cni-bin-dir")
 	fl.StringVar(&cniVersion, "cni-version", "1.1.0", "CNI version of the configuration that is written (1.0.0 for a runtime that does not know 1.1.0)")
 	fl.StringVar(&healthAddress, "health-address", "127.0.0.1:10362", "address of /healthz and /readyz")
 	fl.DurationVar(&period, "period", time.Second, "how often the file is read")

@@ -3,14 +3,19 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/agent"
+	"terway.dev/terway/internal/agent/flannel"
+	"terway.dev/terway/internal/agent/flannel/teardown"
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/datapath/kinds"
 )
@@ -18,11 +23,17 @@ import (
 // teardownCommand removes what terwayd has made on a node, for uninstalling Terway.
 func teardownCommand(f *flags) *cobra.Command {
 	var force bool
+	var podCIDR string
+	files := flannel.Files{}
 	cmd := &cobra.Command{
 		Use:   "teardown",
-		Short: "Remove everything of Terway from this node (the agent must not run)",
+		Short: "Remove everything of Terway, or of Flannel of its chart, from this node (the agent must not run)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if podCIDR != "" {
+				files.ConfDir, files.BinDir = f.cniConfDir, f.cniBinDir
+				return teardownFlannel(cmd.OutOrStdout(), files, podCIDR, force)
+			}
 			j, err := journal.Open(f.stateDir) // fails while an agent runs
 			if err != nil {
 				return err
@@ -68,8 +79,35 @@ func teardownCommand(f *flags) *cobra.Command {
 			return remove(filepath.Join(f.stateDir, journal.FileName))
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "cut off running pods")
+	fl := cmd.Flags()
+	fl.BoolVar(&force, "force", false, "cut off running pods")
+	fl.StringVar(&podCIDR, "flannel", "", "the node has Flannel, with this `POD_CIDR` (eniConfig.pod_cidr of the chart): remove that")
+	fl.StringVar(&files.PluginDir, "plugin-dir", pluginDir, "with --flannel: directory of the CNI plugins that were installed into --cni-bin-dir")
+	fl.StringVar(&files.StateDir, "ipam-dir", "/var/lib/cni/networks", "with --flannel: directory in which host-local keeps the addresses of pods")
 	return cmd
+}
+
+// teardownFlannel removes what Flannel has made on a node, and says what it has left to others. The bridge says whether pods use it:
+// host-local's files may outlive a pod.
+func teardownFlannel(out io.Writer, files flannel.Files, podCIDR string, force bool) error {
+	p, err := netip.ParsePrefix(podCIDR)
+	if err != nil {
+		return fmt.Errorf("--flannel %q: want the pods' range, for example 172.20.0.0/16", podCIDR)
+	}
+	kernel := teardown.Kernel{NS: netns.None(), PodCIDR: p}
+	pods, err := kernel.Pods()
+	if err != nil {
+		return err
+	}
+	if pods > 0 && !force {
+		return fmt.Errorf("bridge %s connects %d pods: drain the node, or use --force to cut them off", flannel.Bridge, pods)
+	}
+	left, err := files.Remove() // first the configuration: from now on the runtime starts no pod with it
+	more, other := kernel.Remove()
+	for _, what := range append(left, more...) {
+		fmt.Fprintln(out, "left:", what)
+	}
+	return errors.Join(err, other)
 }
 
 func remove(path string) error {

@@ -4,6 +4,7 @@ package agentpod
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -12,8 +13,8 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// Container is the agent's container in the chart's DaemonSet (deploy/chart/templates/agent.yaml).
-const Container = "terwayd"
+// program is what the agent's container runs in the chart's DaemonSets (deploy/chart/templates/agent.yaml, flannel.yaml).
+const program = "terwayd"
 
 // shared are the flags that commands have in common with the agent.
 var shared = map[string][]string{
@@ -25,16 +26,16 @@ var shared = map[string][]string{
 // not the agent's. It is an error if the DaemonSet is not the chart's.
 func Spec(set *appsv1.DaemonSet, node, command string, args ...string) (*corev1.PodSpec, error) {
 	spec := set.Spec.Template.Spec.DeepCopy()
-	at := slices.IndexFunc(spec.Containers, func(c corev1.Container) bool { return c.Name == Container })
+	at := slices.IndexFunc(spec.Containers, func(c corev1.Container) bool { return len(c.Command) > 0 && path.Base(c.Command[0]) == program })
 	if at < 0 {
-		return nil, fmt.Errorf("DaemonSet %s/%s has no container %s: it is not the chart's", set.Namespace, set.Name, Container)
+		return nil, fmt.Errorf("DaemonSet %s/%s has no container that runs %s: it is not the chart's", set.Namespace, set.Name, program)
 	}
 	c := spec.Containers[at]
 	flags := slices.DeleteFunc(slices.Clone(c.Args), func(a string) bool {
 		name, _, _ := strings.Cut(strings.TrimLeft(a, "-"), "=")
 		return !slices.Contains(shared[command], name)
 	})
-	c.Args = slices.Concat([]string{command}, flags, args)
+	c.Command, c.Args = c.Command[:1], slices.Concat([]string{command}, flags, args)
 	c.Ports, c.LivenessProbe, c.ReadinessProbe, c.StartupProbe, c.Lifecycle = nil, nil, nil, nil, nil
 	c.TerminationMessagePolicy = corev1.TerminationMessageFallbackToLogsOnError
 	spec.Containers, spec.InitContainers = []corev1.Container{c}, nil

@@ -9,6 +9,13 @@ import (
 // ConflistName is the file name in upstream's manifest.
 const ConflistName = "10-flannel.conflist"
 
+// Bridge is the device that connects a node's pods, networkName the network's name: those of upstream's manifest. host-local stores its
+// state under the latter.
+const (
+	Bridge      = "cni0"
+	networkName = "cbr0"
+)
+
 // plugins are the programs named in the configuration.
 var plugins = []string{"bridge", "host-local", "portmap"}
 
@@ -44,12 +51,10 @@ func Conflist(s *Subnet, version string) ([]byte, error) {
 	}
 	return json.MarshalIndent(map[string]any{
 		"cniVersion": version,
-		// The names are those of upstream's manifest: host-local stores its state under the first
-		// one.
-		"name": "cbr0",
+		"name":       networkName,
 		"plugins": []map[string]any{
 			{
-				"type": "bridge", "bridge": "cni0",
+				"type": "bridge", "bridge": Bridge,
 				"isDefaultGateway": true,
 				// A node that registers again may get another block.
 				"forceAddress": true,

@@ -8,10 +8,8 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"terway.dev/terway/internal/cloud"
-	"terway.dev/terway/internal/controller/loadbalancer"
 	"terway.dev/terway/internal/controller/nodeinfo"
 	"terway.dev/terway/internal/controller/podroute"
 	"terway.dev/terway/internal/controller/podroute/entries"
@@ -32,11 +30,11 @@ type Flannel struct {
 	PodCIDR netip.Prefix
 }
 
-// RunFlannel uninstalls where pods have addresses of a pod CIDR: it asks whether pods have them, stops controller and agents and gives back
-// the VPC's route entries. It does not clean the nodes. From the first step that changes something on the way is only forward.
+// RunFlannel uninstalls where pods have addresses of a pod CIDR. It differs from Run in who uses the network, in what is on the nodes, and
+// in what is given back: the VPC's route entries.
 func RunFlannel(ctx context.Context, o Options, f Flannel) error {
 	o.Cloud = nil
-	u := &uninstaller{o, flannelAgents}
+	u := &uninstaller{Options: o, set: flannelAgents, podCIDR: f.PodCIDR}
 	found, err := u.look(ctx)
 	if err != nil {
 		return err
@@ -44,9 +42,6 @@ func RunFlannel(ctx context.Context, o Options, f Flannel) error {
 	use, err := u.podsIn(ctx, f.PodCIDR)
 	if err != nil {
 		return err
-	}
-	for _, s := range found.services {
-		use = append(use, fmt.Sprintf("Service %s/%s has a load balancer (%s)", s.Namespace, s.Name, s.Annotations[loadbalancer.AnnotationUses]))
 	}
 	var tables []string
 	if f.Cloud != nil { // what the cloud refuses ends it before anything is changed
@@ -57,30 +52,12 @@ func RunFlannel(ctx context.Context, o Options, f Flannel) error {
 			return err
 		}
 	}
-	if len(use) > 0 && !u.Force {
-		return InUse(use)
-	}
-	for _, what := range use {
-		u.Log.Warn("forced: " + what)
-	}
-	if err := u.stopController(ctx); err != nil {
-		return err
-	}
-	return u.Lead(ctx, func(ctx context.Context) error {
-		u.Log.Info("stopping the agents")
-		err := u.selectNodes(ctx, `"true"`)
-		if err == nil {
-			err = u.agentsEnd(ctx, found.targets())
-		}
-		if err != nil && !apierrors.IsNotFound(err) { // deleted by hand, or by an uninstallation that ended later
-			return err
-		}
+	return u.run(ctx, found.targets(), append(use, found.inUse()...), func(ctx context.Context) error {
 		if f.Cloud == nil {
 			u.Log.Warn("kept: delete the route entries in the VPC yourself", "name", podroute.Mark(u.Cluster), "in", f.PodCIDR)
-		} else if err := u.giveBackRoutes(ctx, f, tables); err != nil {
-			return err
+			return nil
 		}
-		return u.forget(ctx)
+		return u.giveBackRoutes(ctx, f, tables)
 	})
 }
 

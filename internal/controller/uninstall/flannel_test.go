@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/controller/podroute"
 	"terway.dev/terway/internal/datapath/claims"
@@ -24,8 +26,20 @@ import (
 func flannelRig(t *testing.T, nodes int) (*rig, Flannel, string) {
 	r := newRig(t)
 	f := Flannel{Cloud: r.Cloud.API, PodCIDR: netip.MustParsePrefix("172.20.0.0/16")}
-	r.create(&appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: flannelAgents}})
 	ctx := context.Background()
+	for name := range r.instances {
+		r.Must(r.kube.Delete(ctx, r.agent(name)))
+	}
+	r.set = flannelAgents
+	for name := range r.instances {
+		r.create(r.agent(name))
+		nn := &v1alpha1.NodeNetwork{}
+		r.Must(r.kube.Get(ctx, client.ObjectKey{Name: name}, nn))
+		nn.Finalizers = nil
+		r.Must(errors.Join(r.kube.Update(ctx, nn), r.kube.Delete(ctx, nn)))
+	}
+	r.Must(r.kube.Delete(ctx, &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: agents}}))
+	r.create(flannelSet())
 	list, err := r.API.DescribeInstances(ctx, []string{r.instances["n1"]})
 	r.Must(err)
 	tables, err := r.API.DescribeRouteTables(ctx, list[0].VPCID)
@@ -55,6 +69,11 @@ func flannelRig(t *testing.T, nodes int) (*rig, Flannel, string) {
 	return r, f, table
 }
 
+func flannelSet() *appsv1.DaemonSet {
+	return &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: flannelAgents}, Spec: appsv1.DaemonSetSpec{Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{
+		{Name: "kube-flannel", Command: []string{"/opt/bin/flanneld"}}, {Name: "cni", Command: []string{"/usr/bin/terwayd", "flannel-cni"}}}}}}}
+}
+
 // custom returns the table's entries that people or clusters have made.
 func custom(r *rig, table string) (all []string) {
 	r.Helper()
@@ -77,6 +96,11 @@ func TestFlannelsRoutes(t *testing.T) {
 	}
 	if !r.led {
 		t.Error("it did not act as the only controller")
+	}
+	for node := range r.instances {
+		if want := []string{"teardown", "--flannel=172.20.0.0/16"}; !slices.Equal(r.ran[node], want) {
+			t.Errorf("node %s was cleaned with %q, want %q", node, r.ran[node], want)
+		}
 	}
 	var nodes corev1.NodeList
 	r.Must(r.kube.List(t.Context(), &nodes))
@@ -106,6 +130,44 @@ func TestFlannelInUse(t *testing.T) {
 	r.Must(RunFlannel(t.Context(), r.o, f))
 	if left := custom(r, table); len(left) != 2 {
 		t.Errorf("forced: left %v", left)
+	}
+}
+
+// What a node says decides; the agents start again, and the routes stay.
+func TestFlannelNodeDecides(t *testing.T) {
+	r, f, table := flannelRig(t, 1)
+	r.journal["n2"] = "terwayd: bridge cni0 connects 1 pods"
+	if err := RunFlannel(t.Context(), r.o, f); err == nil || !strings.Contains(err.Error(), "node n2: "+r.journal["n2"]) {
+		t.Fatalf("%v; want what node n2 said", err)
+	}
+	r.kept()
+	if all := custom(r, table); len(all) != 3 {
+		t.Errorf("after the refusal there are the entries %v", all)
+	}
+	r.o.Force = true
+	r.Must(RunFlannel(t.Context(), r.o, f))
+	if left := custom(r, table); len(left) != 2 || !slices.Contains(r.ran["n2"], "--force") {
+		t.Errorf("forced: left %v, node n2 was cleaned with %q", left, r.ran["n2"])
+	}
+}
+
+// A node that does not answer cannot be cleaned.
+func TestFlannelSilentNode(t *testing.T) {
+	r, f, table := flannelRig(t, 1)
+	n := &corev1.Node{}
+	r.Must(r.kube.Get(t.Context(), client.ObjectKey{Name: "n1"}, n))
+	n.Status.Conditions[0].Status = corev1.ConditionUnknown
+	r.Must(r.kube.Status().Update(t.Context(), n))
+	var use InUse
+	if err := RunFlannel(t.Context(), r.o, f); !errors.As(err, &use) || !strings.Contains(err.Error(), "node n1 cannot be cleaned") {
+		t.Fatalf("%v; want which node cannot be cleaned", err)
+	}
+	r.kept()
+	var said strings.Builder
+	r.o.Force, r.o.Log = true, slog.New(slog.NewTextHandler(&said, nil))
+	r.Must(RunFlannel(t.Context(), r.o, f))
+	if left := custom(r, table); len(left) != 2 || !strings.Contains(said.String(), "forced: not cleaned: node n1") || len(r.ran["n2"]) == 0 {
+		t.Errorf("forced: left %v, node n2 was cleaned with %q; it said %s", left, r.ran["n2"], said.String())
 	}
 }
 
@@ -148,6 +210,10 @@ func TestFlannelStopped(t *testing.T) {
 		if !ended {
 			if !errors.Is(err, stop) {
 				t.Fatalf("stopped at %d: %v", at, err)
+			}
+			d := &appsv1.Deployment{}
+			if r.get(d, controller); *d.Spec.Replicas > 0 {
+				r.kept()
 			}
 			err = RunFlannel(t.Context(), r.o, f)
 		}

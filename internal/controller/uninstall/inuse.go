@@ -36,10 +36,14 @@ type target struct {
 	silent bool
 }
 
-// targets returns the nodes on which Terway runs or has run, sorted. A node that Terway ignores is none, unless an agent is left
-// there.
+// targets returns the nodes on which Terway, or Flannel of the chart, runs or has run, sorted. A node that Terway ignores is none,
+// unless an agent is left there.
 func (f *found) targets() []target {
 	has := map[string]bool{}
+	for i := range f.nodes {
+		_, flannel := f.nodes[i].Annotations[claims.AnnotationPodCIDR]
+		has[f.nodes[i].Name] = flannel
+	}
 	for i := range f.networks {
 		has[f.networks[i].Name] = true
 	}

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -120,7 +119,7 @@ func TestRights(t *testing.T) {
 		},
 	})
 	r.Must(Run(t.Context(), r.o))
-	r.create(&appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: flannelAgents}})
+	r.create(flannelSet())
 	r.Must(RunFlannel(t.Context(), r.o, Flannel{PodCIDR: netip.MustParsePrefix("172.20.0.0/16")}))
 	for _, what := range []string{"patch nodes", "delete nodenetworks", "patch nodenetworks", "patch services", "delete customresourcedefinitions", "create jobs", "delete jobs", "deletecollection leases", "patch deployments", "patch daemonsets", "list pods"} {
 		if !used[what] {

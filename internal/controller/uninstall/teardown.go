@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -31,15 +32,22 @@ func jobName(node string) string {
 	return teardownApp + "-" + hex.EncodeToString(sum[:6])
 }
 
-// TeardownJob returns the Job that cleans a node: the agent's own pod, that runs "terwayd teardown" in place of the agent.
-func TeardownJob(set *appsv1.DaemonSet, node string, force bool) (*batchv1.Job, error) {
+// TeardownJob returns the Job that cleans a node: the agent's own pod, that runs "terwayd teardown" in place of the agent. With Flannel
+// podCIDR is the range of the pods.
+func TeardownJob(set *appsv1.DaemonSet, node string, podCIDR netip.Prefix, force bool) (*batchv1.Job, error) {
 	var args []string
+	if podCIDR.IsValid() {
+		args = append(args, "--flannel="+podCIDR.String())
+	}
 	if force {
 		args = append(args, "--force")
 	}
 	spec, err := agentpod.Spec(set, node, "teardown", args...)
 	if err != nil {
 		return nil, err
+	}
+	if podCIDR.IsValid() {
+		addFlannels(spec)
 	}
 	labels := map[string]string{"app": teardownApp}
 	return &batchv1.Job{
@@ -51,6 +59,25 @@ func TeardownJob(set *appsv1.DaemonSet, node string, force bool) (*batchv1.Job, 
 			Template:                corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: *spec},
 		},
 	}, nil
+}
+
+// ipamDir is host-local's folder (its README), with the addresses of a node's pods.
+const ipamDir = "/var/lib/cni/networks"
+
+// addFlannels adds what a pod of the chart's kube-flannel needs for more than to write files: others make devices and rules, and keep
+// the addresses.
+func addFlannels(spec *corev1.PodSpec) {
+	c := &spec.Containers[0]
+	spec.Volumes = append(spec.Volumes, corev1.Volume{Name: "addresses", VolumeSource: corev1.VolumeSource{
+		HostPath: &corev1.HostPathVolumeSource{Path: ipamDir, Type: ptr.To(corev1.HostPathDirectoryOrCreate)}}})
+	c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: "addresses", MountPath: ipamDir})
+	if c.SecurityContext == nil {
+		c.SecurityContext = &corev1.SecurityContext{}
+	}
+	if c.SecurityContext.Capabilities == nil {
+		c.SecurityContext.Capabilities = &corev1.Capabilities{}
+	}
+	c.SecurityContext.Capabilities.Add = append(c.SecurityContext.Capabilities.Add, "NET_ADMIN")
 }
 
 // Outcome returns whether a Job has ended, and why it failed if it has.
@@ -101,7 +128,7 @@ func (u *uninstaller) teardown(ctx context.Context, set *appsv1.DaemonSet, nodes
 			}
 		}
 		for len(waiting) > 0 && len(running) < u.AtOnce {
-			j, err := TeardownJob(set, waiting[0], u.Force)
+			j, err := TeardownJob(set, waiting[0], u.podCIDR, u.Force)
 			if err != nil {
 				return "", err
 			}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -87,12 +88,25 @@ func (u InUse) Error() string {
 
 // Run uninstalls.
 func Run(ctx context.Context, o Options) error {
-	u := &uninstaller{o, agents}
+	u := &uninstaller{Options: o, set: agents}
 	found, err := u.look(ctx)
 	if err != nil {
 		return err
 	}
-	if use := found.inUse(); len(use) > 0 {
+	return u.run(ctx, found.targets(), found.inUse(), u.giveBack)
+}
+
+type uninstaller struct {
+	Options
+	// set is the DaemonSet of the agents.
+	set string
+	// podCIDR is the range of the pods, with Flannel alone.
+	podCIDR netip.Prefix
+}
+
+// run cleans nodes and gives back what the cluster has in the cloud, if nothing is in use.
+func (u *uninstaller) run(ctx context.Context, nodes []target, use []string, giveBack func(context.Context) error) error {
+	if len(use) > 0 {
 		if !u.Force {
 			return InUse(use)
 		}
@@ -100,24 +114,18 @@ func Run(ctx context.Context, o Options) error {
 			u.Log.Warn("forced: " + what)
 		}
 	}
-	if err := u.cleanNodes(ctx, found.targets()); err != nil {
+	if err := u.cleanNodes(ctx, nodes); err != nil {
 		return err
 	}
 	if err := u.stopController(ctx); err != nil {
 		return err
 	}
 	return u.Lead(ctx, func(ctx context.Context) error {
-		if err := u.giveBack(ctx); err != nil {
+		if err := giveBack(ctx); err != nil {
 			return err
 		}
 		return u.forget(ctx)
 	})
-}
-
-type uninstaller struct {
-	Options
-	// set is the DaemonSet of the agents.
-	set string
 }
 
 // look reads what exists. It changes nothing; a credential that the cloud refuses ends it here.

@@ -50,6 +50,8 @@ type rig struct {
 	journal map[string]string
 	// ran are the arguments of the teardowns, by node.
 	ran map[string][]string
+	// set is the DaemonSet of the agents.
+	set string
 	// led: the rest ran as the leader, when the controller had no replica.
 	led bool
 	// slept is how often it has waited; stop ends it then.
@@ -60,7 +62,7 @@ type rig struct {
 func newRig(t *testing.T) *rig {
 	c := cloudtest.Start(t, vpcsim.Options{Throttle: openapi.Throttle{},
 		Timing: state.Timing{CreateENI: time.Second, AttachENI: time.Second, DetachENI: 2 * time.Second, DeleteENI: time.Second}})
-	r := &rig{Cloud: c, instances: map[string]string{}, enis: map[string]string{}, journal: map[string]string{}, ran: map[string][]string{}}
+	r := &rig{Cloud: c, instances: map[string]string{}, enis: map[string]string{}, journal: map[string]string{}, ran: map[string][]string{}, set: agents}
 	_, vswitches, group := c.Network("192.168.0.0/16", "192.168.0.0/20")
 	r.group, r.vswitch = group, vswitches[0]
 	scheme := runtime.NewScheme()
@@ -144,7 +146,7 @@ func (r *rig) node(name string) {
 }
 
 func (r *rig) agent(node string) *corev1.Pod {
-	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "terwayd-" + node, Labels: map[string]string{"app": agents}}, Spec: corev1.PodSpec{NodeName: node}}
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "terwayd-" + node, Labels: map[string]string{"app": r.set}}, Spec: corev1.PodSpec{NodeName: node}}
 }
 
 // use puts a pod into a node's status.
@@ -167,7 +169,7 @@ func (r *rig) sleep(ctx context.Context, d time.Duration) error {
 		}
 	}
 	set := &appsv1.DaemonSet{}
-	r.get(set, agents)
+	r.get(set, r.set)
 	_, off := set.Spec.Template.Spec.NodeSelector[selector]
 	for node := range r.instances {
 		if off {
@@ -231,12 +233,15 @@ func (r *rig) kept() {
 	ctx := context.Background()
 	r.Must(r.o.Sleep(ctx, 0)) // agents start again
 	for node, id := range r.enis {
+		r.get(&corev1.Pod{}, "terwayd-"+node)
+		if r.set == flannelAgents {
+			continue
+		}
 		list, err := r.API.DescribeENIs(ctx, cloud.ENIFilter{IDs: []string{id}})
 		r.Must(err)
 		if len(list) != 1 || list[0].Status != cloud.ENIInUse {
 			r.Errorf("node %s: its ENI is %+v, want it attached", node, list)
 		}
-		r.get(&corev1.Pod{}, "terwayd-"+node)
 		nn := &v1alpha1.NodeNetwork{}
 		r.Must(r.kube.Get(ctx, client.ObjectKey{Name: node}, nn))
 		if !nn.DeletionTimestamp.IsZero() {
