@@ -69,10 +69,14 @@ func (s *State) waitPolicy(ctx context.Context) error {
 
 // rolledOut returns an error while a pod of Terway's is not of the last form, or is not ready, or ends.
 func rolledOut(ctx context.Context, c kubernetes.Interface) error {
-	set, err := c.AppsV1().DaemonSets(metav1.NamespaceSystem).Get(ctx, "terwayd", metav1.GetOptions{})
+	sets, err := c.AppsV1().DaemonSets(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/part-of=terway"})
 	if err != nil {
-		return fmt.Errorf("read DaemonSet terwayd: %w", err)
+		return fmt.Errorf("list Terway's DaemonSets: %w", err)
 	}
+	if len(sets.Items) != 1 {
+		return fmt.Errorf("there are %d DaemonSets of Terway's, want that of its network", len(sets.Items))
+	}
+	set := &sets.Items[0]
 	if st := set.Status; st.ObservedGeneration < set.Generation || st.UpdatedNumberScheduled < st.DesiredNumberScheduled || st.NumberReady < st.DesiredNumberScheduled {
 		return fmt.Errorf("of %d agents %d are new and %d ready", st.DesiredNumberScheduled, st.UpdatedNumberScheduled, st.NumberReady)
 	}
@@ -88,7 +92,7 @@ func controllerRolledOut(ctx context.Context, c kubernetes.Interface) error {
 	if st, want := d.Status, *d.Spec.Replicas; st.ObservedGeneration < d.Generation || st.UpdatedReplicas < want || st.ReadyReplicas < want || st.Replicas > want {
 		return fmt.Errorf("of %d controllers %d are new and %d ready", want, st.UpdatedReplicas, st.ReadyReplicas)
 	}
-	pods, err := c.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "app in (terwayd,terway-controller)"})
+	pods, err := c.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "app in (terwayd,kube-flannel,terway-controller)"})
 	if err != nil {
 		return fmt.Errorf("list Terway's pods: %w", err)
 	}

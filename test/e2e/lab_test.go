@@ -140,6 +140,7 @@ func TestLab(t *testing.T) {
 		verifySome(t, c, named(t, "rollback", "uninstall"), olderVersion(t, c.source)...) // rollback begins with all of upgrade
 	})
 	t.Run("commands of the pages at last", func(t *testing.T) { lastPages(t, c) })
+	t.Run("forced uninstall", func(t *testing.T) { forced(t, c) })
 	t.Run("down", func(t *testing.T) {
 		c.run(t, "down")
 		before.sameAs(t)

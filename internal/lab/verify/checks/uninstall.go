@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,7 +30,6 @@ import (
 var uninstalled = verify.Check{
 	Name:    "uninstall",
 	About:   "helm uninstall is refused while a pod runs, which answers all the time, and its rights are taken away; without pods one node is cleaned alone, by terwayd teardown, and helm uninstall leaves nothing on the nodes, in the cluster and in the cloud; installed again, pods reach each other",
-	NotFor:  map[string]string{lab.NetworkFlannel: "the job cleans no nodes there"},
 	Trouble: true, Slow: true, Once: true,
 	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
 		if err := e.asInstalled(); err != nil {
@@ -47,7 +47,7 @@ var uninstalled = verify.Check{
 		if err != nil {
 			return "", err
 		}
-		if kind := lacks(before); kind != "" {
+		if kind := e.lacks(before); kind != "" {
 			return "", fmt.Errorf("before: no %s of Terway's: what is not seen now cannot be seen to be gone", kind)
 		}
 		defer func() { err = errors.Join(err, e.restoreSurely(ctx)) }()
@@ -57,7 +57,7 @@ var uninstalled = verify.Check{
 			return "", fmt.Errorf("helm uninstall while pod %s runs: want a refusal that names it, got %w", named, err)
 		}
 		refused := time.Since(began)
-		if now, err := e.traces(ctx); err != nil || lacks(now) != "" {
+		if now, err := e.traces(ctx); err != nil || e.lacks(now) != "" {
 			return "", errors.Join(fmt.Errorf("after the refusal there are %v, before %v", numbers(now), numbers(before)), err)
 		}
 		if err := e.noRights(ctx); err != nil {
@@ -138,12 +138,18 @@ func (e *env) cleanAlone(ctx context.Context, m lab.Machine) error {
 		return err
 	}
 	if err := e.Poll(ctx, "the agent of the ignored node to end", func() (bool, error) {
-		pods, err := e.Client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "app=" + agentName, FieldSelector: "spec.nodeName=" + m.Name})
+		pods, err := e.Client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "app=" + e.agents(), FieldSelector: "spec.nodeName=" + m.Name})
 		return err == nil && len(pods.Items) == 0, err
 	}); err != nil {
 		return err
 	}
-	if _, err := e.onNode(m.Name, filepath.Join(e.Lab.Options.Cache, "terway", "terwayd"), "teardown", "--cni-conf-dir", "/etc/cni/net.d", "--cni-bin-dir", "/opt/cni/bin", "--host-root", "/"); err != nil {
+	command := []string{filepath.Join(e.Lab.Options.Cache, "terway", "terwayd"), "teardown", "--cni-conf-dir", "/etc/cni/net.d", "--cni-bin-dir", "/opt/cni/bin"}
+	if e.flannel() {
+		command = append(command, "--flannel", e.Lab.Options.Plan.PodCIDR.String(), "--plugin-dir", filepath.Join(e.Lab.Options.Cache, "cni"))
+	} else {
+		command = append(command, "--host-root", "/")
+	}
+	if _, err := e.onNode(m.Name, command...); err != nil {
 		return err
 	}
 	left, err := e.nodeTraces(m)
@@ -151,6 +157,16 @@ func (e *env) cleanAlone(ctx context.Context, m lab.Machine) error {
 		err = fmt.Errorf("terwayd teardown left %q on %s", left, m.Name)
 	}
 	return err
+}
+
+func (e *env) flannel() bool { return e.Lab.Options.Network == lab.NetworkFlannel }
+
+// agents is the name of the DaemonSet of the chart that runs on nodes, and its pods' label app.
+func (e *env) agents() string {
+	if e.flannel() {
+		return "kube-flannel"
+	}
+	return agentName
 }
 
 // heedAgain takes away what cleanAlone has set.
@@ -178,7 +194,7 @@ const dnsName = "coredns"
 // uninstallName is the name of the chart's job that uninstalls it, and of its rights.
 const uninstallName = "terway-uninstall"
 
-// noPods ends the pods of the check and those of the cluster's DNS, and waits until no agent has one of them.
+// noPods ends the pods of the check and those of the cluster's DNS, and waits until no agent, or with Flannel no bridge, has one of them.
 func (e *env) noPods(ctx context.Context, pods []corev1.Pod) error {
 	for _, p := range pods {
 		if err := e.DeletePod(ctx, p.Name); err != nil {
@@ -195,6 +211,14 @@ func (e *env) noPods(ctx context.Context, pods []corev1.Pod) error {
 		return err
 	}
 	return e.Poll(ctx, "no pod to have an address", func() (bool, error) {
+		if e.flannel() {
+			for _, m := range e.Lab.Machines {
+				if ports, err := e.onNode(m.Name, "ip", "-o", "link", "show", "master", flannelBridge); err != nil || strings.TrimSpace(ports) != "" {
+					return false, err
+				}
+			}
+			return true, nil
+		}
 		var list v1alpha1.NodeNetworkList
 		if err := e.Objects.List(ctx, &list); err != nil {
 			return false, fmt.Errorf("list NodeNetworks: %w", err)
@@ -238,7 +262,7 @@ func (e *env) ofThisTree(ctx context.Context) (bool, error) {
 	if err != nil || now.Status != "deployed" {
 		return false, err
 	}
-	set, err := e.Client.AppsV1().DaemonSets(metav1.NamespaceSystem).Get(ctx, agentName, metav1.GetOptions{})
+	set, err := e.Client.AppsV1().DaemonSets(metav1.NamespaceSystem).Get(ctx, e.agents(), metav1.GetOptions{})
 	if err != nil {
 		return false, client.IgnoreNotFound(err)
 	}
@@ -246,15 +270,18 @@ func (e *env) ofThisTree(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, client.IgnoreNotFound(err)
 	}
-	return set.Spec.UpdateStrategy.Type == appsv1.RollingUpdateDaemonSetStrategyType && set.Spec.Template.Spec.Containers[0].Image == lab.ImageTerway && d.Spec.Template.Spec.Containers[0].Image == lab.ImageTerway, nil
+	return set.Spec.UpdateStrategy.Type == appsv1.RollingUpdateDaemonSetStrategyType && slices.ContainsFunc(set.Spec.Template.Spec.Containers, func(c corev1.Container) bool { return c.Image == lab.ImageTerway }) && d.Spec.Template.Spec.Containers[0].Image == lab.ImageTerway, nil
 }
 
-// traceKinds are what exists in every lab with Terway while pods run. Queueing disciplines exist with some datapaths and with policies.
-var traceKinds = []string{"device", "rule", "route", "nft table", "file", "ENI in the cloud", "NodeNetwork", "mark on a Node", "Lease", "object of the chart"}
+// traceKinds are what exists in every lab with a network while pods run. Queueing disciplines exist with some datapaths and with policies.
+var traceKinds = map[string][]string{
+	lab.NetworkTerway:  {"device", "rule", "route", "nft table", "file", "ENI in the cloud", "NodeNetwork", "mark on a Node", "Lease", "object of the chart"},
+	lab.NetworkFlannel: {"device", "address", "route", "nft table", "file", "route entry in the cloud", "mark on a Node", "Lease", "object of the chart"},
+}
 
 // lacks returns a kind of which there is nothing, "" if there is none. The numbers may change: free ENIs are given back.
-func lacks(traces map[string][]string) string {
-	for _, kind := range traceKinds {
+func (e *env) lacks(traces map[string][]string) string {
+	for _, kind := range traceKinds[e.Lab.Options.Network] {
 		if len(traces[kind]) == 0 {
 			return kind
 		}
@@ -319,6 +346,15 @@ func (e *env) traces(ctx context.Context) (map[string][]string, error) {
 			found("ENI in the cloud", i.ID)
 		}
 	}
+	routes, err := e.Lab.Cloud.Routes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range routes {
+		if r.Name == "terway-"+lab.ClusterID {
+			found("route entry in the cloud", r.To.String())
+		}
+	}
 	var networks v1alpha1.NodeNetworkList
 	err = e.Objects.List(ctx, &networks)
 	if err != nil && !meta.IsNoMatchError(err) && !apierrors.IsNotFound(err) { // the kind is gone
@@ -355,8 +391,8 @@ func (e *env) nodeTraces(m lab.Machine) (map[string][]string, error) {
 		{"route", []string{"ip", "route", "show", "table", "all"}, ourRoute},
 		{"route", []string{"ip", "-6", "route", "show", "table", "all"}, ourRoute},
 		{"qdisc", []string{"tc", "qdisc", "show"}, func(l string) bool { return strings.Contains(l, " clsact ") }},
-		{"nft table", []string{"nft", "list", "tables"}, func(l string) bool { return strings.Contains(l, "terway") }},
-		{"file", []string{"sh", "-c", "ls -d " + strings.Join(nodeFiles, " ") + " 2>/dev/null; true"}, func(l string) bool { return l != "" }},
+		{"nft table", []string{"nft", "list", "tables"}, ourTable},
+		{"file", []string{"sh", "-c", "ls -d " + strings.Join(nodeFiles[e.Lab.Options.Network], " ") + " 2>/dev/null; true"}, func(l string) bool { return l != "" }},
 	} {
 		out, err := e.onNode(m.Name, look.command...)
 		if err != nil {
@@ -406,14 +442,25 @@ func ofChart(o *metav1.ObjectMeta) bool {
 	return strings.HasPrefix(o.Name, "terway") || strings.HasSuffix(o.Name, "."+v1alpha1.GroupVersion.Group) || o.Labels["app.kubernetes.io/part-of"] == "terway"
 }
 
-// nodeFiles are Terway's on a node.
-var nodeFiles = []string{"/etc/cni/net.d/*terway*", "/opt/cni/bin/terway", "/sys/fs/bpf/*terway*", "/sys/fs/bpf/tw_*", "/run/terway/*.sock", "/run/terway/state/*.db", "/var/lib/terway/*",
-	"/etc/NetworkManager/conf.d/*terway*", "/etc/systemd/network/*terway*", "/etc/systemd/networkd.conf.d/*terway*"}
+// nodeFiles are those of a network on a node. The lab itself installs plugins where there is no Flannel.
+var nodeFiles = map[string][]string{
+	lab.NetworkTerway: {"/etc/cni/net.d/*terway*", "/opt/cni/bin/terway", "/sys/fs/bpf/*terway*", "/sys/fs/bpf/tw_*", "/run/terway/*.sock", "/run/terway/state/*.db", "/var/lib/terway/*",
+		"/etc/NetworkManager/conf.d/*terway*", "/etc/systemd/network/*terway*", "/etc/systemd/networkd.conf.d/*terway*"},
+	lab.NetworkFlannel: {"/etc/cni/net.d/*flannel*", "/opt/cni/bin/bridge", "/opt/cni/bin/host-local", "/opt/cni/bin/portmap", "/var/lib/cni/networks/*", "/run/flannel/*"},
+}
+
+// flannelBridge is the device that connects a node's pods with Flannel.
+const flannelBridge = "cni0"
 
 // ourDevice tells a line of "ip -o link".
 func ourDevice(line string) bool {
 	f := strings.Fields(line)
-	return len(f) > 1 && strings.HasPrefix(f[1], claims.DevicePrefix)
+	return len(f) > 1 && (strings.HasPrefix(f[1], claims.DevicePrefix) || f[1] == flannelBridge+":" || strings.Contains(line, " master "+flannelBridge+" "))
+}
+
+// ourTable tells a line of "nft list tables".
+func ourTable(line string) bool {
+	return slices.ContainsFunc([]string{"terway", "flannel", "cni_hostport"}, func(name string) bool { return strings.Contains(line, name) })
 }
 
 // ourAddress tells a line of "ip -o address": a node without Terway has one address, beside those of loopback and of its links alone.
@@ -442,7 +489,7 @@ func ourRoute(line string) bool {
 				return true
 			}
 		case "dev":
-			if strings.HasPrefix(f[i], claims.DevicePrefix) {
+			if strings.HasPrefix(f[i], claims.DevicePrefix) || f[i] == flannelBridge {
 				return true
 			}
 		}
@@ -452,8 +499,10 @@ func ourRoute(line string) bool {
 
 // marks returns what the controller has added to a Node.
 func marks(n *corev1.Node) (list []string) {
-	if _, ok := n.Annotations[claims.AnnotationMaxPods]; ok {
-		list = append(list, n.Name+": "+claims.AnnotationMaxPods)
+	for _, key := range []string{claims.AnnotationMaxPods, claims.AnnotationPodCIDR} {
+		if _, ok := n.Annotations[key]; ok {
+			list = append(list, n.Name+": "+key)
+		}
 	}
 	for _, t := range n.Spec.Taints {
 		if t.Key == claims.TaintNotReady {
