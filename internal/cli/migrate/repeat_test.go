@@ -169,6 +169,31 @@ func TestMigrateRepeats(t *testing.T) {
 	}
 }
 
+// What is awaited does not begin anew: a node's command runs once.
+func TestMigrateWaitsOn(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.migrate(migrate.Ask{}, often); err == nil {
+		t.Fatal("not installed")
+	}
+	w.install()
+	w.tick()
+	refused, left := errorOf(t, nil), 3
+	w.through = w.shaky(func(what string) error {
+		if what != "get *v1.Pod" || left == 0 {
+			return nil
+		}
+		left--
+		return refused
+	})
+	said, err := w.migrate(migrate.Ask{Nodes: []string{"a"}}, often)
+	if err != nil || left > 0 || len(w.did) != 1 {
+		t.Errorf("%v; %d calls did not fail; commands %q; it said\n%s", err, left, w.did, said)
+	}
+	if n := strings.Count(said, "; this is repeated"); n != 1 {
+		t.Errorf("the same error is told %d times:\n%s", n, said)
+	}
+}
+
 // An API server that does not come back ends it when the step's time is over, with what it said; a refusal at once.
 func TestMigrateEnds(t *testing.T) {
 	refused, forbidden := errorOf(t, nil), errorOf(t, status(http.StatusForbidden))

@@ -90,6 +90,9 @@ func custom(r *rig, table string) (all []string) {
 // The cluster's route entries go, more than one call takes, and nobody else's; and what marks Nodes.
 func TestFlannelsRoutes(t *testing.T) {
 	r, f, table := flannelRig(t, 53)
+	for name := range r.instances { // as after a kill while the agents were stopped
+		r.Must(r.kube.Delete(t.Context(), r.agent(name)))
+	}
 	r.Must(RunFlannel(t.Context(), r.o, f))
 	if left := custom(r, table); len(left) != 2 {
 		t.Errorf("left: %v; want those of the other cluster and of another range", left)
