@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -56,9 +57,13 @@ func forced(t *testing.T, c *programs) {
 			t.Errorf("the cloud has ENI %+v", e)
 		}
 	}
-	if out, err := r.run(t, "", o.Bin("kubectl"), "get", "nodenetworks"); err == nil || !strings.Contains(out, `doesn't have a resource type "nodenetworks"`) {
-		t.Errorf("NodeNetworks, which their finalizers would keep: %v\n%s", err, out)
-	}
+	eventually(t, "the kind of NodeNetworks is gone, which finalizers of its objects would keep", func() error {
+		out, err := r.run(t, "", o.Bin("kubectl"), "get", "crd", "nodenetworks.network.terway.dev", "--ignore-not-found")
+		if err == nil && out != "" {
+			err = fmt.Errorf("it is there:\n%s", out)
+		}
+		return err
+	})
 	for _, m := range r.state.Machines {
 		cmd, err := r.state.Shell(m.Name, []string{"ls", "/opt/cni/bin"})
 		if err != nil {
