@@ -134,11 +134,17 @@ func (u *uninstaller) routes(ctx context.Context, f Flannel, tables []string) (m
 // giveBackRoutes deletes the cluster's route entries, until two lists in a row have none.
 func (u *uninstaller) giveBackRoutes(ctx context.Context, f Flannel, tables []string) error {
 	u.Log.Info("giving back the route entries")
-	empty := false
-	var last error
+	empty, there := false, 0 // what the last list has
+	var last error           // since a list was empty
 	for {
 		wait := u.Poll
 		left, err := u.routes(ctx, f, tables)
+		if err == nil {
+			there = 0
+			for _, list := range left {
+				there += len(list)
+			}
+		}
 		switch {
 		case err == nil && len(left) == 0 && empty:
 			u.Log.Info("the VPC has no route entry of this cluster", "name", podroute.Mark(u.Cluster))
@@ -158,7 +164,7 @@ func (u *uninstaller) giveBackRoutes(ctx context.Context, f Flannel, tables []st
 			u.Log.Warn("give back route entries; this is repeated", "error", err)
 		}
 		if ended := u.Sleep(ctx, wait); ended != nil {
-			return fmt.Errorf("give back the cluster's route entries: %w, and entries of %d tables are left: %w", ended, len(left), errors.Join(last))
+			return unfinished("give back the cluster's route entries", ended, there, last)
 		}
 	}
 }
