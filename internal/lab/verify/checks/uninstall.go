@@ -460,7 +460,7 @@ func ourDevice(line string) bool {
 
 // ourTable tells a line of "nft list tables".
 func ourTable(line string) bool {
-	return slices.ContainsFunc([]string{"terway", "flannel", "cni_hostport"}, func(name string) bool { return strings.Contains(line, name) })
+	return slices.ContainsFunc([]string{"terway", "flannel"}, func(name string) bool { return strings.Contains(line, name) })
 }
 
 // ourAddress tells a line of "ip -o address": a node without Terway has one address, beside those of loopback and of its links alone.
