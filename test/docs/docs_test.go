@@ -141,7 +141,6 @@ var notRun = map[string]string{
 	"ip netns exec POD tc filter show dev eth0 egress":                           "its pod has the datapath ipvlan, which the kernel under the lab may lack",
 	"ip -d link show type netkit":                                                "its pod has the datapath netkit, which the kernel under the lab may lack",
 	"kubectl -n kube-system get configmap kube-proxy -o yaml |":                  "TestKubeProxy runs it with a kubectl that has the ConfigMap of kubeadm; the lab's kube-proxy has none",
-	"rm -rf /etc/cni/net.d/10-flannel.conflist /var/lib/cni/networks/cbr0":       "its node has Flannel of the chart, uninstalled",
 	"terwayctl migrate --terway-namespace terway-system --values my-values.yaml": "TestFlannel migrates with the same steps, in another namespace and with other flags",
 	"helm -n kube-system uninstall terway --wait --no-hooks":                     "TestFlannel does the same with the lab's pod CIDR",
 	"terwayctl vpc grow plan.yaml --zone cn-hangzhou-j --to 2 --bits 24":         "its output is that of another plan; TestGrow runs it with the lab's",
