@@ -109,7 +109,7 @@ scale:
 test-vm: deps
 	sh test/vm/run.sh
 
-# How packets go on arm64, with route on the new kernel. "make test" has not got it.
+# How packets go on arm64, with route and ebpf on the new kernel. "make test" has not got it.
 test-vm-arm64:
 	sh test/deps.sh qemu-system-arm
 	ARCH=arm64 sh test/vm/run.sh

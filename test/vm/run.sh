@@ -82,10 +82,11 @@ list="
 6.1 ebpf -test.run=^$ '-test.bench=^BenchmarkAttach$' -test.benchtime=30x
 "
 kernels='5.10 6.1 6.12'
-# On another architecture how packets go.
+# Another instruction set: its verifier, its compiler of eBPF, its order of memory.
 if [ "$ARCH" = arm64 ]; then
 	kernels=6.12
 	list="
+6.12 ebpf '-test.run=$packets|^TestWhatIsDirect$'
 6.12 route '-test.run=$packets'
 "
 fi
