@@ -22,7 +22,7 @@ func Within(ctx context.Context, c client.Reader, namespace, job string, timeout
 	}
 	gone := now.Sub(start)
 	if gone >= timeout {
-		return nil, nil, fmt.Errorf("Job %s/%s has started %s ago, and may take %s (--timeout): this pod of it comes too late and changes nothing", namespace, job, gone.Round(time.Second), timeout)
+		return nil, nil, fmt.Errorf("the Job %s/%s has started %s ago, and may take %s (--timeout): this pod of it comes too late and changes nothing", namespace, job, gone.Round(time.Second), timeout)
 	}
 	ctx, cancel := context.WithDeadlineCause(ctx, now.Add(min(timeout, timeout-gone)), fmt.Errorf("not done within %s (--timeout) after Job %s/%s has started", timeout, namespace, job))
 	return ctx, cancel, nil
