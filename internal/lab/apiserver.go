@@ -92,7 +92,7 @@ func BuildHelm(ctx context.Context, p *Progress) (string, error) {
 
 // buildKube builds the control plane's program.
 func (o *Options) buildKube(ctx context.Context, p *Progress) error {
-	if err := o.buildOne(ctx, "bin/kube", p); err != nil {
+	if err := o.buildOne(ctx, o.kubeDir("kube"), p); err != nil {
 		return err
 	}
 	return o.linkKube()

@@ -20,13 +20,10 @@ import (
 	"terway.dev/terway/internal/version"
 )
 
-// kubeVersion is the Kubernetes release in modules/kube.
-const kubeVersion = "v1.36.3"
-
 // target is a "go build" command and its results in the cache.
 type target struct {
 	name string
-	// dir is the module's directory in the source tree.
+	// dir is the module's directory in the source tree, or an absolute path.
 	dir string
 	// packages are built into the directory out, or a single one into the file out.
 	packages []string
@@ -46,18 +43,6 @@ type target struct {
 
 var strip = []string{product.Strip}
 
-// kubeFlags are the flags of programs that say which Kubernetes release they are of.
-func kubeFlags() []string {
-	major, minor, _ := strings.Cut(strings.TrimPrefix(kubeVersion, "v"), ".")
-	minor, _, _ = strings.Cut(minor, ".")
-	var ld strings.Builder
-	ld.WriteString(product.Strip)
-	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
-		fmt.Fprintf(&ld, " -X %s.gitVersion=%s -X %[1]s.gitMajor=%[3]s -X %[1]s.gitMinor=%[4]s -X %[1]s.gitTreeState=clean", pkg, kubeVersion, major, minor)
-	}
-	return []string{ld.String()}
-}
-
 func (o *Options) targets() []target {
 	const modules = "internal/lab/modules/"
 	const (
@@ -65,9 +50,8 @@ func (o *Options) targets() []target {
 		plugins    = "github.com/containernetworking/plugins/plugins/"
 	)
 	list := []target{
-		{name: "Kubernetes " + kubeVersion + " and etcd", dir: modules + "kube", stamped: true,
-			packages: []string{"."}, out: "bin/kube", made: []string{"bin/kube"}, flags: kubeFlags()},
-		{name: "agnhost", dir: modules + "kube", stamped: true,
+		o.kubeTarget(),
+		{name: "agnhost", dir: kubeSource, stamped: true,
 			packages: []string{"k8s.io/kubernetes/test/images/agnhost"}, out: "bin/", made: []string{"bin/agnhost"}, flags: strip},
 		{name: "containerd", dir: modules + "containerd", stamped: true,
 			packages: []string{containerd + "containerd", containerd + "containerd-shim-runc-v2", containerd + "ctr"},
@@ -91,11 +75,11 @@ func (o *Options) targets() []target {
 	return list
 }
 
-// kubePrograms are the names of the combined program.
-var kubePrograms = []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"}
-
 // build builds all programs that are missing or out of date.
 func (o *Options) build(ctx context.Context, p *Progress) error {
+	if err := o.chooseKubernetes(ctx, p); err != nil {
+		return err
+	}
 	if err := o.buildAll(ctx, o.targets(), p); err != nil {
 		return err
 	}
@@ -131,21 +115,11 @@ func (o *Options) buildAll(ctx context.Context, targets []target, p *Progress) e
 	return nil
 }
 
-// linkKube makes links with the names of the combined program.
-func (o *Options) linkKube() error {
-	for _, name := range kubePrograms {
-		link := o.Bin(name)
-		if to, err := os.Readlink(link); err == nil && to == "kube" {
-			continue
-		}
-		if err := os.RemoveAll(link); err != nil {
-			return fmt.Errorf("replace %s: %w", link, err)
-		}
-		if err := os.Symlink("kube", link); err != nil {
-			return fmt.Errorf("link %s to kube: %w", name, err)
-		}
+func (o *Options) moduleDir(t target) string {
+	if filepath.IsAbs(t.dir) {
+		return t.dir
 	}
-	return nil
+	return filepath.Join(o.Source, t.dir)
 }
 
 func (o *Options) stampFile(t target) string {
@@ -174,7 +148,7 @@ func (o *Options) fresh(ctx context.Context, t target) (bool, string, error) {
 // every dependency, the compiler and the flags.
 func (o *Options) stamp(ctx context.Context, t target) (string, error) {
 	h := sha256.New()
-	dir := filepath.Join(o.Source, t.dir)
+	dir := o.moduleDir(t)
 	// Files are hashed in the order of their names, including those in subdirectories.
 	if err := filepath.WalkDir(dir, func(f string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -211,7 +185,7 @@ func (o *Options) buildTarget(ctx context.Context, t target, stamp string) error
 		verb = []string{"test", "-c", "-vet=off"} // others' code is not ours to judge
 	}
 	args := slices.Concat(verb, product.Flags, t.flags, []string{"-o", out}, t.packages)
-	cmd := goCommand(ctx, filepath.Join(o.Source, t.dir), t.cgo, args...)
+	cmd := goCommand(ctx, o.moduleDir(t), t.cgo, args...)
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
 	if err := cmd.Run(); err != nil {

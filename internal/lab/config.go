@@ -61,6 +61,8 @@ type Options struct {
 	Datapath string `json:"datapath"`
 	Mode     string `json:"mode"`
 	Network  string `json:"network"`
+	// Kubernetes is the version, as ParseKubernetes returns it; "" means KubernetesVersion. That of a lab is a release.
+	Kubernetes string `json:"kubernetes,omitempty"`
 	// Policy turns network policies on in the chart.
 	Policy bool `json:"policy,omitempty"`
 	// Catalogue is the file with the table of instance types; "" means the built-in one.
@@ -104,6 +106,12 @@ func (o *Options) Normalize() error {
 	}
 	if err := o.checkDatapath(); err != nil {
 		return err
+	}
+	if o.Kubernetes != "" {
+		var err error
+		if o.Kubernetes, err = ParseKubernetes(o.Kubernetes); err != nil {
+			return err
+		}
 	}
 	types, err := o.types()
 	if err != nil {
@@ -229,8 +237,16 @@ func (o *Options) cached(elem ...string) string {
 	return filepath.Join(append([]string{o.Cache}, elem...)...)
 }
 
-// Bin returns the path of a program that the lab built.
-func (o *Options) Bin(name string) string { return o.cached("bin", name) }
+// Bin returns the path of a program that the lab built; those of Kubernetes are of the lab's version.
+func (o *Options) Bin(name string) string {
+	if slices.Contains(kubePrograms, name) {
+		return o.cached(o.kubeDir(name))
+	}
+	return o.cached("bin", name)
+}
+
+// binPath returns the folders of the programs of Bin as a PATH.
+func (o *Options) binPath() string { return o.cached(o.kubeDir()) + ":" + o.cached("bin") }
 
 // Kubeconfig returns the path of the administrator's kubeconfig for this machine.
 func (o *Options) Kubeconfig() string { return o.path("kubeconfig") }

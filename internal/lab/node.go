@@ -164,6 +164,9 @@ func (o *Options) kubeletConfig(m Machine) map[string]any {
 		"eventRecordQPS":            0,
 		"kubeAPIQPS":                100, "kubeAPIBurst": 200,
 	}
+	if minorOf(o.kubernetes()) < crashLoopMinor {
+		conf["featureGates"] = map[string]any{"KubeletCrashLoopBackOffMax": true}
+	}
 	return conf
 }
 

@@ -84,7 +84,7 @@ func NodeInit(ctx context.Context, configFile string) error {
 	if err := c.makeRoot(); err != nil {
 		return fmt.Errorf("make the root of %s: %w", c.Machine.Name, err)
 	}
-	if err := os.Setenv("PATH", c.Options.cached("bin")+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"); err != nil {
+	if err := os.Setenv("PATH", c.Options.binPath()+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"); err != nil {
 		return fmt.Errorf("set PATH: %w", err)
 	}
 	slog.Info("file system made", "after", time.Since(began))

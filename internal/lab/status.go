@@ -192,6 +192,6 @@ func (s *State) Shell(name string, args []string) (*exec.Cmd, error) {
 		enter = []string{"--target", pid, "--all"}
 	}
 	cmd := exec.Command("nsenter", append(append(enter, "--"), args...)...)
-	cmd.Env = append(os.Environ(), "PATH="+s.Options.cached("bin")+":"+os.Getenv("PATH"), "KUBECONFIG="+s.Options.Kubeconfig())
+	cmd.Env = append(os.Environ(), "PATH="+s.Options.binPath()+":"+os.Getenv("PATH"), "KUBECONFIG="+s.Options.Kubeconfig())
 	return cmd, nil
 }

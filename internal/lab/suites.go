@@ -15,9 +15,6 @@ const (
 	ProgramPolicyAPI = "network-policy-api.test"
 )
 
-// KubernetesVersion is the lab's release of Kubernetes, and that of ProgramE2E.
-const KubernetesVersion = kubeVersion
-
 // BuildSuites builds those of these programs that are missing or out of date. It waits while a lab builds.
 func (o *Options) BuildSuites(ctx context.Context, programs []string, p *Progress) error {
 	unlock, err := o.waitCache(ctx, processBuild)
@@ -29,7 +26,7 @@ func (o *Options) BuildSuites(ctx context.Context, programs []string, p *Progres
 		return target{name: name, dir: "test/conformance/suites/" + module, packages: []string{pkg}, out: "bin/" + program, made: []string{"bin/" + program}, flags: flags, stamped: true, test: test}
 	}
 	targets := []target{
-		suite("Kubernetes' e2e.test", "kubernetes", ProgramE2E, "k8s.io/kubernetes/test/e2e", kubeFlags(), true),
+		suite("Kubernetes' e2e.test", "kubernetes", ProgramE2E, "k8s.io/kubernetes/test/e2e", kubeFlags(KubernetesVersion), true),
 		suite("ginkgo", "kubernetes", ProgramGinkgo, "github.com/onsi/ginkgo/v2/ginkgo", strip, false),
 		suite("network-policy-api's conformance suite", "policyapi", ProgramPolicyAPI, "sigs.k8s.io/network-policy-api/conformance", strip, true),
 	}

@@ -85,6 +85,7 @@ func upCommand(dir *string) *cobra.Command {
 	f.StringVar(&o.Datapath, "datapath", claims.Auto, "how pods are wired: "+strings.Join(config.Choices("datapath"), ", "))
 	f.StringVar(&o.Mode, "mode", claims.ModeShared, "whether pods share ENIs: "+claims.ModeShared+", or "+claims.ModeExclusive+": each has one to itself")
 	f.StringVar(&o.Network, "network", lab.NetworkTerway, "the network plugin to install: terway, flannel, or none")
+	f.StringVar(&o.Kubernetes, "kubernetes", lab.KubernetesVersion, "the version of Kubernetes: one such as 1.34, whose newest release is taken, or a release such as 1.34.4; another than the default is built in some minutes, once")
 	f.BoolVar(&o.Policy, "policy", false, "turn network policies on (the chart's policy.enabled), which are off by default as in the chart")
 	f.BoolVar(&check, "verify", false, "then run those of the checks that take some seconds: "+strings.Join(proof(lab.NetworkTerway), ", ")+" (\"terway-lab verify\" runs all)")
 	f.StringVar(&o.Source, "source", "", "Terway's source tree (default: the working directory or above)")

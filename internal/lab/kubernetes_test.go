@@ -1,0 +1,168 @@
+package lab
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestParseKubernetes(t *testing.T) {
+	const shape = "want a minor version such as 1.34, whose newest release is taken, or a release such as 1.34.4"
+	const runs = "the lab runs 1.32 to 1.36"
+	for _, tt := range []struct{ in, want, err string }{
+		{in: "1.34", want: "v1.34"},
+		{in: "v1.34", want: "v1.34"},
+		{in: "1.34.0", want: "v1.34.0"},
+		{in: "v1.34.10", want: "v1.34.10"},
+		{in: "1.32", want: "v1.32"},
+		// The release of the source tree needs no other module.
+		{in: "1.36", want: KubernetesVersion},
+		{in: "1.36.3", want: KubernetesVersion},
+		{in: "1.36.1", want: "v1.36.1"},
+		{in: "1.31", err: runs},
+		{in: "1.5.2", err: runs},
+		{in: "1.37.0", err: runs},
+		{in: "", err: shape},
+		{in: "1", err: shape},
+		{in: "34", err: shape},
+		{in: "1.34.", err: shape},
+		{in: "1.034", err: shape},
+		{in: "1.34.x", err: shape},
+		{in: "1.34.4.1", err: shape},
+		{in: "1.34.0-rc.1", err: shape},
+		{in: "2.34", err: shape},
+		{in: "latest", err: shape},
+		{in: " 1.34", err: shape},
+	} {
+		got, err := ParseKubernetes(tt.in)
+		if tt.err != "" {
+			if want := fmt.Sprintf("--kubernetes %q: %s", tt.in, tt.err); err == nil || err.Error() != want {
+				t.Errorf("ParseKubernetes(%q) = %q, %v, want the error %q", tt.in, got, err, want)
+			}
+		} else if err != nil || got != tt.want {
+			t.Errorf("ParseKubernetes(%q) = %q, %v, want %s", tt.in, got, err, tt.want)
+		}
+	}
+	o := options("cn-hangzhou-i")
+	o.Kubernetes = "1.x"
+	if err := o.Normalize(); err == nil || !strings.Contains(err.Error(), `--kubernetes "1.x"`) {
+		t.Errorf("a lab of Kubernetes 1.x: %v", err)
+	}
+}
+
+// The module of another version has everything in the versions of that Kubernetes.
+func TestKubeGoMod(t *testing.T) {
+	const upstream = `// Kubernetes' own notes
+module k8s.io/kubernetes
+
+go 1.24.0
+
+godebug default=go1.24
+
+require (
+	github.com/spf13/cobra v1.9.1
+	k8s.io/api v0.0.0
+	k8s.io/kubectl v0.0.0
+	k8s.io/sample-apiserver v0.0.0
+)
+
+require go.etcd.io/etcd/server/v3 v3.6.4 // indirect
+
+replace (
+	k8s.io/api => ./staging/src/k8s.io/api
+	k8s.io/kubectl => ./staging/src/k8s.io/kubectl
+	k8s.io/sample-apiserver => ./staging/src/k8s.io/sample-apiserver
+)
+
+tool k8s.io/code-generator/cmd/go-to-protobuf
+`
+	const want = `// Kubernetes' own notes
+module terway.dev/terway/internal/lab/modules/kube
+
+go 1.24.0
+
+godebug default=go1.24
+
+require (
+	github.com/spf13/cobra v1.9.1
+	k8s.io/api v0.0.0
+	k8s.io/kubectl v0.0.0
+)
+
+require (
+	go.etcd.io/etcd/server/v3 v3.6.4 // indirect
+	k8s.io/kubernetes v1.34.4
+)
+
+replace (
+	k8s.io/api => k8s.io/api v0.34.4
+	k8s.io/kubectl => k8s.io/kubectl v0.34.4
+)
+`
+	got, err := kubeGoMod([]byte(upstream), "v1.34.4")
+	if err != nil || string(got) != want {
+		t.Errorf("%v, the module is\n%s\nwant\n%s", err, got, want)
+	}
+	for _, broken := range []string{"", "modul k8s.io/kubernetes\n", "module k8s.io/api\n"} {
+		if got, err := kubeGoMod([]byte(broken), "v1.34.4"); err == nil {
+			t.Errorf("of %q the module %q is made", broken, got)
+		}
+	}
+}
+
+// Each version has its own programs, which a lab of another one does not replace; all else is the same.
+func TestProgramsOfEachVersion(t *testing.T) {
+	made := func(version string) (kube, rest []string) {
+		o := &Options{Source: "/source", Cache: "/cache", Kubernetes: version}
+		for _, target := range o.targets() {
+			for _, m := range target.made {
+				if strings.HasSuffix(m, "/kube") {
+					kube = append(kube, o.cached(m), target.name, o.moduleDir(target), strings.Join(target.flags, " "))
+				} else {
+					rest = append(rest, m)
+				}
+			}
+		}
+		for _, name := range kubePrograms {
+			if dir := filepath.Dir(o.Bin(name)); dir != filepath.Dir(kube[0]) || !strings.HasPrefix(o.binPath(), dir+":") {
+				t.Errorf("%s of %s is in %s, the PATH is %s, and the program is %s", name, version, dir, o.binPath(), kube[0])
+			}
+		}
+		return kube, rest
+	}
+	usual, rest := made("")
+	other, same := made("v1.34.4")
+	if !slices.Equal(rest, same) {
+		t.Errorf("with another Kubernetes the lab has %q, without %q", same, rest)
+	}
+	for i, want := range [][2]string{
+		{"/cache/kubernetes/" + KubernetesVersion + "/kube", "/cache/kubernetes/v1.34.4/kube"},
+		{"Kubernetes " + KubernetesVersion + " and etcd", "Kubernetes v1.34.4 and etcd"},
+		{"/source/internal/lab/modules/kube", "/cache/kubernetes/v1.34.4/module"},
+	} {
+		if usual[i] != want[0] || other[i] != want[1] {
+			t.Errorf("%q and %q, want %q", usual[i], other[i], want)
+		}
+	}
+	for _, flag := range []string{"version.gitVersion=v1.34.4", "version.gitMajor=1", "version.gitMinor=34"} {
+		if !strings.Contains(other[3], flag) {
+			t.Errorf("v1.34.4 is built with %s, want %s", other[3], flag)
+		}
+	}
+}
+
+// Older kubelets accept the lab's short time between restarts of a container only with a feature gate, newer ones need none.
+func TestKubeletOfOlderVersions(t *testing.T) {
+	for version, want := range map[string]string{"": "<nil>", "v1.35.0": "<nil>", "v1.34.4": "map[KubeletCrashLoopBackOffMax:true]"} {
+		o := options("cn-hangzhou-i")
+		if err := o.Normalize(); err != nil {
+			t.Fatal(err)
+		}
+		o.Kubernetes = version
+		if got := fmt.Sprint(o.kubeletConfig(Machine{})["featureGates"]); got != want {
+			t.Errorf("version %q: featureGates %s, want %s", version, got, want)
+		}
+	}
+}
