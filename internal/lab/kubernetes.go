@@ -126,7 +126,7 @@ func (o *Options) chooseKubernetes(ctx context.Context, p *Progress) error {
 			return fmt.Errorf("make the folder of programs: %w", err)
 		}
 		if strings.Count(o.Kubernetes, ".") == 1 {
-			b, err := o.goOutput(ctx, o.Cache, "list", "-m", "-f", "{{.Version}}", kubernetesModule+"@"+o.Kubernetes)
+			b, err := goOutput(ctx, o.Cache, "list", "-m", "-f", "{{.Version}}", kubernetesModule+"@"+o.Kubernetes)
 			if err != nil {
 				return fmt.Errorf("ask for the newest release of Kubernetes %s: %w", o.Kubernetes, err)
 			}
@@ -141,13 +141,11 @@ func (o *Options) chooseKubernetes(ctx context.Context, p *Progress) error {
 // keeps the sums in go.sum.
 func (o *Options) makeKubeModule(ctx context.Context) error {
 	dir := o.cached(o.kubeDir("module"))
-	b, err := o.goOutput(ctx, o.Cache, "mod", "download", "-json", kubernetesModule+"@"+o.Kubernetes)
-	if err != nil {
-		return fmt.Errorf("download Kubernetes %s: %w", o.Kubernetes, err)
-	}
-	var upstream struct{ GoMod string }
-	if err := json.Unmarshal(b, &upstream); err != nil {
-		return fmt.Errorf("read what go mod download says of Kubernetes %s: %w", o.Kubernetes, err)
+	b, err := goOutput(ctx, o.Cache, "mod", "download", "-json", kubernetesModule+"@"+o.Kubernetes)
+	// The output says why it failed.
+	var upstream struct{ GoMod, Error string }
+	if wrong := json.Unmarshal(b, &upstream); err != nil || wrong != nil {
+		return fmt.Errorf("download Kubernetes %s: %s: %w", o.Kubernetes, upstream.Error, cmp.Or(err, wrong))
 	}
 	if b, err = os.ReadFile(upstream.GoMod); err != nil {
 		return fmt.Errorf("read the go.mod of Kubernetes %s: %w", o.Kubernetes, err)
@@ -165,7 +163,7 @@ func (o *Options) makeKubeModule(ctx context.Context) error {
 		return err
 	}
 	// Writes go.sum.
-	if _, err := o.goOutput(ctx, dir, "list", "-mod=mod", "-deps", "."); err != nil {
+	if _, err := goOutput(ctx, dir, "list", "-mod=mod", "-deps", "."); err != nil {
 		return fmt.Errorf("download what Kubernetes %s is made of: %w", o.Kubernetes, err)
 	}
 	return nil
@@ -204,11 +202,11 @@ func kubeGoMod(upstream []byte, version string) ([]byte, error) {
 	return f.Format()
 }
 
-// goOutput runs the Go command in dir and returns its output; the error has what it says.
-func (o *Options) goOutput(ctx context.Context, dir string, args ...string) ([]byte, error) {
+// goOutput runs the Go command in dir and returns its output; the error has what it says on standard error.
+func goOutput(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	b, err := goCommand(ctx, dir, false, args...).Output()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return nil, fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, bytes.TrimSpace(exit.Stderr))
+		err = fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, bytes.TrimSpace(exit.Stderr))
 	}
 	return b, err
 }

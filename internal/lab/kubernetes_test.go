@@ -1,11 +1,16 @@
 package lab
 
 import (
+	"archive/zip"
 	"fmt"
+	"io"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseKubernetes(t *testing.T) {
@@ -163,6 +168,92 @@ func TestKubeletOfOlderVersions(t *testing.T) {
 		o.Kubernetes = version
 		if got := fmt.Sprint(o.kubeletConfig(Machine{})["featureGates"]); got != want {
 			t.Errorf("version %q: featureGates %s, want %s", version, got, want)
+		}
+	}
+}
+
+// A proxy of modules has releases of a tiny Kubernetes and of a module that is published with it: a minor version is its
+// newest release, the module made for it can be built as it is, and a second time nothing has changed.
+func TestAnotherKubernetesIsBuilt(t *testing.T) {
+	proxy, cache := t.TempDir(), t.TempDir()
+	t.Setenv("GOPROXY", "file://"+proxy)
+	t.Setenv("GONOSUMDB", "k8s.io")
+	t.Setenv("GOMODCACHE", filepath.Join(cache, "mod"))
+	t.Cleanup(func() { // the Go command makes its folders read-only
+		if out, err := exec.Command("go", "clean", "-modcache").CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	publish := func(module, version string, files map[string]string) {
+		t.Helper()
+		dir := filepath.Join(proxy, module, "@v")
+		for file, text := range map[string]string{".info": fmt.Sprintf(`{"Version": %q}`, version), ".mod": files["go.mod"]} {
+			if err := writeFile(filepath.Join(dir, version+file), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		archive, err := os.Create(filepath.Join(dir, version+".zip"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer archive.Close()
+		z := zip.NewWriter(archive)
+		for name, text := range files {
+			f, err := z.Create(module + "@" + version + "/" + name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(f, text); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := z.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const own = "module k8s.io/kubernetes\n\ngo 1.24.0\n\nrequire k8s.io/api v0.0.0\n\nreplace k8s.io/api => ./staging/src/k8s.io/api\n"
+	releases := []string{"9", "10"}
+	for _, r := range releases {
+		publish("k8s.io/kubernetes", "v1.34."+r, map[string]string{"go.mod": own, "app/app.go": "package app\n\nimport \"k8s.io/api\"\n\nconst Release = \"kubernetes " + r + ", api \" + api.Release\n"})
+		publish("k8s.io/api", "v0.34."+r, map[string]string{"go.mod": "module k8s.io/api\n\ngo 1.24.0\n", "api.go": "package api\n\nconst Release = \"" + r + "\"\n"})
+	}
+	if err := writeFile(filepath.Join(proxy, "k8s.io/kubernetes/@v/list"), []byte("v1.34.9\nv1.34.10\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	source := t.TempDir()
+	if err := writeFile(filepath.Join(source, kubeSource, "main.go"), []byte("package main\n\nimport \"k8s.io/kubernetes/app\"\n\nfunc main() { print(app.Release) }\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	lab := func(version string) (o *Options, fresh bool, err error) {
+		o = &Options{Source: source, Cache: filepath.Join(cache, "lab"), Kubernetes: version}
+		p := NewProgress(io.Discard, time.Now)
+		if err := o.chooseKubernetes(t.Context(), p); err != nil {
+			return nil, false, err
+		}
+		if fresh, _, err = o.fresh(t.Context(), o.kubeTarget()); err != nil {
+			return nil, false, err
+		}
+		return o, fresh, o.buildAll(t.Context(), []target{o.kubeTarget()}, p)
+	}
+	for _, tt := range []struct {
+		version, release string
+		fresh            bool
+	}{{"v1.34", "10", false}, {"v1.34.9", "9", false}, {"v1.34", "10", true}} {
+		o, fresh, err := lab(tt.version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o.Kubernetes != "v1.34."+tt.release || fresh != tt.fresh {
+			t.Errorf("%s is release %s, and was there before: %t; want v1.34.%s and %t", tt.version, o.Kubernetes, fresh, tt.release, tt.fresh)
+		}
+		out, err := exec.Command(o.cached(o.kubeDir("kube"))).CombinedOutput()
+		if want := "kubernetes " + tt.release + ", api " + tt.release; err != nil || string(out) != want {
+			t.Errorf("%s: the program prints %q, %v, want %q", tt.version, out, err, want)
+		}
+	}
+	for _, version := range []string{"v1.33", "v1.34.11"} {
+		if _, _, err := lab(version); err == nil || !strings.Contains(err.Error(), "Kubernetes "+version) || !strings.Contains(err.Error(), "k8s.io/kubernetes@"+version) {
+			t.Errorf("%s, which there is not: %v", version, err)
 		}
 	}
 }
