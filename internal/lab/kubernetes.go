@@ -24,10 +24,8 @@ import (
 const (
 	// KubernetesVersion is the release of Kubernetes in modules/kube, which a lab has by default, and that of ProgramE2E.
 	KubernetesVersion = "v1.36.3"
-	// oldestMinor is the oldest minor version of Kubernetes that the lab runs.
-	oldestMinor = 32
-	// crashLoopMinor is the first in which a kubelet accepts crashLoopBackOff without a feature gate.
-	crashLoopMinor = 35
+	// oldestMinor is the oldest minor version of Kubernetes that the lab runs, which the chart requires.
+	oldestMinor = 31
 
 	kubernetesModule = "k8s.io/kubernetes"
 	// kubeSource is the module of the combined program of KubernetesVersion.

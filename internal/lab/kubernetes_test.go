@@ -15,18 +15,18 @@ import (
 
 func TestParseKubernetes(t *testing.T) {
 	const shape = "want a minor version such as 1.34, whose newest release is taken, or a release such as 1.34.4"
-	const runs = "the lab runs 1.32 to 1.36"
+	const runs = "the lab runs 1.31 to 1.36"
 	for _, tt := range []struct{ in, want, err string }{
 		{in: "1.34", want: "v1.34"},
 		{in: "v1.34", want: "v1.34"},
 		{in: "1.34.0", want: "v1.34.0"},
 		{in: "v1.34.10", want: "v1.34.10"},
-		{in: "1.32", want: "v1.32"},
+		{in: "1.31", want: "v1.31"},
 		// The release of the source tree needs no other module.
 		{in: "1.36", want: KubernetesVersion},
 		{in: "1.36.3", want: KubernetesVersion},
 		{in: "1.36.1", want: "v1.36.1"},
-		{in: "1.31", err: runs},
+		{in: "1.30", err: runs},
 		{in: "1.5.2", err: runs},
 		{in: "1.37.0", err: runs},
 		{in: "", err: shape},
@@ -158,16 +158,18 @@ func TestProgramsOfEachVersion(t *testing.T) {
 	}
 }
 
-// Older kubelets accept the lab's short time between restarts of a container only with a feature gate, newer ones need none.
+// Kubelets accept the lab's short time between restarts of a container since 1.32, and without a feature gate since 1.35.
 func TestKubeletOfOlderVersions(t *testing.T) {
-	for version, want := range map[string]string{"": "<nil>", "v1.35.0": "<nil>", "v1.34.4": "map[KubeletCrashLoopBackOffMax:true]"} {
+	const short, gate = "map[maxContainerRestartPeriod:1s]", "map[KubeletCrashLoopBackOffMax:true]"
+	for version, want := range map[string][2]string{"": {short, "<nil>"}, "v1.35.0": {short, "<nil>"}, "v1.34.4": {short, gate}, "v1.32.0": {short, gate}, "v1.31.14": {"<nil>", "<nil>"}} {
 		o := options("cn-hangzhou-i")
 		if err := o.Normalize(); err != nil {
 			t.Fatal(err)
 		}
 		o.Kubernetes = version
-		if got := fmt.Sprint(o.kubeletConfig(Machine{})["featureGates"]); got != want {
-			t.Errorf("version %q: featureGates %s, want %s", version, got, want)
+		conf := o.kubeletConfig(Machine{})
+		if got := [2]string{fmt.Sprint(conf["crashLoopBackOff"]), fmt.Sprint(conf["featureGates"])}; got != want {
+			t.Errorf("version %q: crashLoopBackOff and featureGates are %q, want %q", version, got, want)
 		}
 	}
 }

@@ -164,7 +164,10 @@ func (o *Options) kubeletConfig(m Machine) map[string]any {
 		"eventRecordQPS":            0,
 		"kubeAPIQPS":                100, "kubeAPIBurst": 200,
 	}
-	if minorOf(o.kubernetes()) < crashLoopMinor {
+	switch minor := minorOf(o.kubernetes()); {
+	case minor < 32:
+		delete(conf, "crashLoopBackOff")
+	case minor < 35:
 		conf["featureGates"] = map[string]any{"KubeletCrashLoopBackOffMax": true}
 	}
 	return conf
