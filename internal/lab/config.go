@@ -245,7 +245,7 @@ func (o *Options) Bin(name string) string {
 	return o.cached("bin", name)
 }
 
-// binPath returns the folders of the programs of Bin as a PATH.
+// binPath returns the folders of the programs of Bin as a PATH; the folder of all has Kubernetes of the usual version too.
 func (o *Options) binPath() string { return o.cached(o.kubeDir()) + ":" + o.cached("bin") }
 
 // Kubeconfig returns the path of the administrator's kubeconfig for this machine.

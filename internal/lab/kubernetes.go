@@ -71,9 +71,14 @@ func minorOf(version string) int {
 // kubernetes returns the lab's version of Kubernetes.
 func (o *Options) kubernetes() string { return cmp.Or(o.Kubernetes, KubernetesVersion) }
 
-// kubeDir is the folder of a version's programs in the cache, or of a file in it.
+// kubeDir is, in the cache, the folder of the programs of Kubernetes, or a file in it: that of all programs, or one for each
+// other version.
 func (o *Options) kubeDir(elem ...string) string {
-	return path.Join(append([]string{"kubernetes", o.kubernetes()}, elem...)...)
+	dir := "bin"
+	if version := o.kubernetes(); version != KubernetesVersion {
+		dir = path.Join("kubernetes", version)
+	}
+	return path.Join(append([]string{dir}, elem...)...)
 }
 
 // kubeTarget builds the combined program: the module in the source tree, or the one that makeKubeModule made in the

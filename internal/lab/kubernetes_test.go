@@ -143,7 +143,7 @@ func TestProgramsOfEachVersion(t *testing.T) {
 		t.Errorf("with another Kubernetes the lab has %q, without %q", same, rest)
 	}
 	for i, want := range [][2]string{
-		{"/cache/kubernetes/" + KubernetesVersion + "/kube", "/cache/kubernetes/v1.34.4/kube"},
+		{"/cache/bin/kube", "/cache/kubernetes/v1.34.4/kube"},
 		{"Kubernetes " + KubernetesVersion + " and etcd", "Kubernetes v1.34.4 and etcd"},
 		{"/source/internal/lab/modules/kube", "/cache/kubernetes/v1.34.4/module"},
 	} {

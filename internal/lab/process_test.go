@@ -196,7 +196,7 @@ func TestUserPrograms(t *testing.T) {
 	if err := o.installPrograms(); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"terwayctl": "terway/terwayctl", "kubectl": "kubernetes/" + KubernetesVersion + "/kubectl", "helm": "bin/helm"} {
+	for name, want := range map[string]string{"terwayctl": "terway/terwayctl", "kubectl": "bin/kubectl", "helm": "bin/helm"} {
 		if to, err := os.Readlink(o.path("bin", name)); to != o.cached(want) {
 			t.Errorf("%s: link to %q, %v, want %q of the cache", name, to, err, want)
 		}
