@@ -76,8 +76,8 @@ func (o *Options) chart() string { return filepath.Join(o.Source, "deploy", "cha
 
 // installTerway installs the chart of the source tree with the values of a state, or upgrades to it. It takes fields over that checks
 // have changed.
-func (s *State) installTerway(ctx context.Context, flags ...string) error {
-	return s.install(ctx, s.Options.chart(), s.chartValues(), append([]string{"--force-conflicts"}, flags...)...)
+func (s *State) installTerway(ctx context.Context) error {
+	return s.install(ctx, s.Options.chart(), s.chartValues(), "--force-conflicts")
 }
 
 // install runs "terwayctl install", like an operator: its checks, the chart, its wait. log/install.log keeps what it says; the error
