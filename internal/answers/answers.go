@@ -254,11 +254,12 @@ func (c *Cache[K, V]) join(key K, e *entry[K, V]) *flight[K] {
 	f := c.open
 	if f == nil {
 		f = &flight[K]{done: make(chan struct{})}
-		if c.o.Batch > 1 {
-			c.open = f
-		}
+		c.open = f
 	}
 	f.keys, f.expired = append(f.keys, key), append(f.expired, e.expired)
+	if len(f.keys) >= c.o.Batch {
+		c.open = nil // before another caller joins
+	}
 	e.flight = f
 	return f
 }
@@ -267,9 +268,6 @@ func (c *Cache[K, V]) join(key K, e *entry[K, V]) *flight[K] {
 func (c *Cache[K, V]) launch(f *flight[K]) {
 	c.mu.Lock()
 	full := len(f.keys) >= c.o.Batch
-	if full && c.open == f {
-		c.open = nil
-	}
 	if f.started {
 		c.mu.Unlock()
 		return

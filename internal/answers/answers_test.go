@@ -233,6 +233,11 @@ func TestBatches(t *testing.T) {
 		if len(s.asks) > 2+2*5 {
 			t.Errorf("%d asks for two batches, one of them with a bad key", len(s.asks))
 		}
+		for _, keys := range s.asks {
+			if len(keys) > 32 {
+				t.Errorf("an ask for %d keys, more than a batch", len(keys))
+			}
+		}
 		delete(s.bad, "k13")
 		// An answer that will soon be old is renewed with one that is old.
 		time.Sleep(59 * time.Second)
