@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -75,27 +76,31 @@ func TestOwners(t *testing.T) {
 	if got := nn(); !both(got) {
 		t.Errorf("after the agent's report: %+v", got.Status)
 	}
-	before := nn()
 	said := []metav1.Condition{{Type: v1alpha1.ConditionAddressesAvailable, Status: metav1.ConditionFalse, Reason: "Test", Message: "somebody else's", LastTransitionTime: metav1.Now()}}
-	patch := func(patch map[string]any) error {
+	patch := func(patch map[string]any) (*v1alpha1.NodeNetwork, error) {
 		raw, err := json.Marshal(patch)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return c.kube.Status().Patch(ctx, &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name}}, client.RawPatch(types.MergePatchType, raw),
-			client.FieldValidation(metav1.FieldValidationStrict))
+		got := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		return got, c.kube.Status().Patch(ctx, got, client.RawPatch(types.MergePatchType, raw), client.FieldValidation(metav1.FieldValidationStrict))
 	}
-	if err := patch(map[string]any{"status": map[string]any{"controllerConditions": said}}); err != nil {
-		t.Fatal(err)
+	// The controller may write the spec meanwhile, which is another generation.
+	var before, got *v1alpha1.NodeNetwork
+	for err := error(nil); got == nil || apierrors.IsConflict(err); {
+		before = nn()
+		if got, err = patch(map[string]any{"metadata": map[string]any{"resourceVersion": before.ResourceVersion}, "status": map[string]any{"controllerConditions": said}}); err != nil && !apierrors.IsConflict(err) {
+			t.Fatal(err)
+		}
 	}
-	if got := nn(); got.Generation != before.Generation || len(got.Status.Used) != pods || len(got.Status.Conditions) != len(before.Status.Conditions) {
+	if got.Generation != before.Generation || len(got.Status.Used) != pods || len(got.Status.Conditions) != len(before.Status.Conditions) {
 		t.Errorf("after another message: generation %d after %d, %+v", got.Generation, before.Generation, got.Status)
 	}
 
 	// An agent of the former version replaces the status: the controller's conditions come
 	// back.
 	former := map[string]any{"status": map[string]any{"controllerConditions": nil, "uncountedENIs": 1}}
-	if err := patch(former); err != nil {
+	if _, err := patch(former); err != nil {
 		t.Fatal(err)
 	}
 	await("after a report of the former version", both)
@@ -113,7 +118,7 @@ func TestOwners(t *testing.T) {
 		t.Fatal(err)
 	}
 	p = c.start(10)
-	got := await("after the former version's controller", both)
+	got = await("after the former version's controller", both)
 	if l := meta.FindStatusCondition(got.Status.ControllerConditions, v1alpha1.ConditionLimitsFromCloud); l == nil || !l.LastTransitionTime.Equal(&since) {
 		t.Errorf("moved from the spec: %+v, want it since %s", l, since)
 	}
@@ -148,7 +153,7 @@ func TestOwners(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := lab.Poll(ctx, 50*time.Millisecond, func() (bool, error) {
-		err := patch(map[string]any{"status": map[string]any{"controllerConditions": said}})
+		_, err := patch(map[string]any{"status": map[string]any{"controllerConditions": said}})
 		return err != nil && strings.Contains(err.Error(), "unknown field"), nil
 	}); err != nil {
 		t.Fatalf("the CRD without the field is not in force: %v", err)
