@@ -21,6 +21,8 @@ const (
 	askPeriod = 500 * time.Microsecond
 	// silentFor is how long nothing may arrive of what Verdicts has sent until the connection counts as cut.
 	silentFor = 40 * time.Millisecond
+	// firstAnswer is how long OpenTalk waits for an answer.
+	firstAnswer = 15 * time.Second
 )
 
 // Verdicts sends numbered datagrams from one network namespace to another, all from one port to one, and knows since when they arrive,
@@ -139,20 +141,35 @@ type Talk struct {
 	err     error
 }
 
-// OpenTalk opens it from a network namespace; the caller closes it.
+// OpenTalk opens it from a network namespace, and returns after the first answer; the caller closes it.
 func OpenTalk(ctx context.Context, netns, to string) (*Talk, error) {
 	conn, err := lab.DialIn(ctx, netns, "tcp", to)
 	if err != nil {
 		return nil, err
 	}
 	t := &Talk{conn: conn}
+	buf := make([]byte, 8)
+	ask := func() error {
+		_, err := conn.Write(buf)
+		if err == nil {
+			_, err = io.ReadFull(conn, buf)
+		}
+		return err
+	}
+	err = conn.SetDeadline(time.Now().Add(firstAnswer))
+	if err == nil {
+		err = ask()
+	}
+	if err == nil {
+		err = conn.SetDeadline(time.Time{})
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: no answer on an open connection: %w", to, err), conn.Close())
+	}
+	t.last = time.Now()
 	t.running.Go(func() {
-		buf := make([]byte, 8)
 		for {
-			_, err := conn.Write(buf)
-			if err == nil {
-				_, err = io.ReadFull(conn, buf)
-			}
+			err := ask()
 			t.mu.Lock()
 			if t.err = err; err == nil {
 				t.last = time.Now()

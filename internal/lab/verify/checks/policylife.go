@@ -280,7 +280,7 @@ func (c *cast) cuts(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	if since := time.Since(talk.Last()); since > time.Second {
-		return 0, fmt.Errorf("a running connection that rules allow has no answer for %s (%w)", since, talk.Err())
+		return 0, errors.Join(fmt.Errorf("a running connection that rules allow has no answer for %s", since.Round(time.Millisecond)), talk.Err())
 	}
 	wrote := time.Now()
 	if err := c.allowTo(ctx, "far"); err != nil {

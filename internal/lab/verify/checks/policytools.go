@@ -270,7 +270,7 @@ var policyOffNoLoad = trouble(policyCheck("policy-off-no-load",
 		measured := fmt.Sprintf("on, %d kinds of requests for what policies are made of; off (after %.0f s) none; on again (after %.0f s); meanwhile %d of %d requests were answered, longest gap %d ms",
 			on, off.Seconds(), again.Seconds(), answered, sent, probe.Gap().Milliseconds())
 		if err := talk.Err(); err != nil || time.Since(talk.Last()) > time.Second {
-			return measured, fmt.Errorf("a running connection that rules allow is cut, its last answer is of %s ago: %w", time.Since(talk.Last()), err)
+			return measured, errors.Join(fmt.Errorf("a running connection that rules allow is cut, its last answer is of %s ago", time.Since(talk.Last()).Round(time.Millisecond)), err)
 		}
 		return measured, nil
 	}))
