@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -45,7 +44,7 @@ func pages(t *testing.T, c *programs) {
 				for _, m := range command.FindAllStringSubmatch(line, -1) {
 					commands++
 					if out, err := r.shell(m[1:]); err != nil || out == "" && !strings.HasPrefix(m[1], "terway-lab shell node1") {
-						t.Errorf("%s: %s: %v\n%s", p.Path, m[1], err, out)
+						t.Errorf("%s: %s: %v\n%s", p.Path, m[1], err, end(out))
 					}
 				}
 			}
@@ -155,7 +154,7 @@ func (r *reader) follow(t *testing.T, p *docs.Page, mark string, names map[strin
 		out, err = r.shell(script)
 	}
 	if err != nil || out == "" {
-		t.Errorf("%s: %v\n%s", p.Path, err, out)
+		t.Errorf("%s: %v\n%s", p.Path, err, end(out))
 		return
 	}
 	seen := map[string]bool{}
@@ -164,10 +163,18 @@ func (r *reader) follow(t *testing.T, p *docs.Page, mark string, names map[strin
 	}
 	for _, header := range p.Tables(mark) {
 		if !seen[header] {
-			t.Errorf("%s shows a table %q, and the commands print\n%s", p.Path, header, out)
+			t.Errorf("%s shows a table %q, and the commands print\n%s", p.Path, header, end(out))
 		}
 	}
 	t.Logf("%s %s: %d bytes", mark, p.Path, len(out))
+}
+
+// end returns the last 4 KiB of what commands have printed: a map of a node has megabytes.
+func end(out string) string {
+	if n := len(out) - 4096; n > 0 {
+		return fmt.Sprintf("(%d bytes before)%s", n, out[n:])
+	}
+	return out
 }
 
 // revision returns the release's last revision.
