@@ -233,8 +233,9 @@ func (s *State) Change(ctx context.Context, to *Version, takeOver bool) error {
 	values = known(values, theirs)
 	repository, tag, _ := strings.Cut(to.Image, ":")
 	values["image"] = map[string]any{"repository": repository, "tag": tag}
-	// It would wait for agents of the new version.
-	flags := []string{"--wait=0"}
+	// It would wait for agents of the new version. The nodes have the image since Older or "up", but a kubelet reports a new one as
+	// much as a minute later.
+	flags := []string{"--wait=0", "--ignore=image"}
 	if takeOver {
 		flags = append(flags, "--force-conflicts")
 	}
