@@ -107,7 +107,13 @@ func TestLab(t *testing.T) {
 	}
 	t.Run("kubectl", func(t *testing.T) { kubectl(t, c) })
 	t.Run("commands of the pages", func(t *testing.T) { pages(t, c) })
-	t.Run("connectivity", func(t *testing.T) { connectivity(t, c) })
+	t.Run("connectivity", func(t *testing.T) {
+		// Commands of the pages have restarted pods, and it leaves out nodes that are not ready.
+		if out, err := exec.Command("bash", "-euc", `eval $("$0"/terway-lab env); kubectl wait --for=condition=Ready --timeout=2m nodes --all; "$0"/terwayctl status --wait`, c.dir).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		connectivity(t, c)
+	})
 	t.Run("status", func(t *testing.T) { status(t, c) })
 	t.Run("no leaks", func(t *testing.T) { noLeaks(t, c) })
 	t.Run("shell", func(t *testing.T) {
