@@ -58,7 +58,7 @@ verify: build
 # Measures the user guide's comparison of Terway and Flannel, prints it and writes
 # docs/comparison.md. OUT=FILE writes all measurements as JSON.
 compare: build
-	bin/terway-lab compare --out docs/comparison.md $(COMPARE) $(if $(OUT),-o json >$(OUT))
+	bin/terway-lab compare --out docs/comparison.md $(COMPARE) $(if $(OUT),-o json >$(OUT).part && mv $(OUT).part $(OUT))
 
 # Other projects' suites on a lab for each kind of pods: Kubernetes' specs of NetworkPolicy, of
 # sig-network conformance and of load balancers, network-policy-api's conformance suite. DOC=1 writes
@@ -109,7 +109,7 @@ scale:
 test-vm: deps
 	sh test/vm/run.sh
 
-# How packets go on arm64, with route and ebpf on the new kernel. "make test" has not got it.
+# How packets go on arm64, with route and ebpf on the new kernel. It is not part of "make test".
 test-vm-arm64:
 	sh test/deps.sh qemu-system-arm
 	ARCH=arm64 sh test/vm/run.sh

@@ -39,7 +39,7 @@ func (s *State) Restore(ctx context.Context) error {
 		return err
 	}
 	if now.Revision > 0 && now.Status != "deployed" { // Helm upgrades no release whose uninstallation was refused
-		if err := s.rollback(ctx, now.Revision, "--force-conflicts"); err != nil {
+		if err := s.Rollback(ctx, now.Revision, "--force-conflicts"); err != nil {
 			return err
 		}
 	}
@@ -73,9 +73,7 @@ func (s *State) waitUnready(ctx context.Context) error {
 
 // Rollback runs "helm rollback" to a revision, like an operator, and waits until the controller is of it and all pods of the system are
 // ready.
-func (s *State) Rollback(ctx context.Context, revision int) error { return s.rollback(ctx, revision) }
-
-func (s *State) rollback(ctx context.Context, revision int, flags ...string) error {
+func (s *State) Rollback(ctx context.Context, revision int, flags ...string) error {
 	args := append([]string{"rollback", "terway", fmt.Sprint(revision), "--namespace", metav1.NamespaceSystem}, flags...)
 	if err := s.Options.run(ctx, nil, s.Options.Bin("helm"), args...); err != nil {
 		return err

@@ -308,7 +308,7 @@ func lookForBalancers(ctx context.Context, api account, found *preflight.Cloud) 
 		api          cloud.BalancerAPI
 	}{{"CLB", "slb:DescribeLoadBalancers", api.CLB()}, {"NLB", "nlb:ListLoadBalancers", api.NLB()}} {
 		within, cancel := context.WithTimeout(ctx, patience)
-		_, err := p.api.FindBalancers(within, "terway.dev/cluster", nobody)
+		_, err := p.api.FindBalancers(within, claims.TagCluster, nobody)
 		cancel()
 		if err == nil {
 			continue

@@ -19,9 +19,6 @@ import (
 // flannelAgents is the DaemonSet of flanneld in the chart.
 const flannelAgents = "kube-flannel"
 
-// instancesPerCall is how many ids one DescribeInstances call takes (ECS API).
-const instancesPerCall = 100
-
 // Flannel is what an uninstallation needs where pods have addresses of a pod CIDR.
 type Flannel struct {
 	// Cloud is nil to keep the route entries. Options.Cloud is not used: there are no ENIs.
@@ -88,14 +85,12 @@ func (u *uninstaller) routeTables(ctx context.Context, f Flannel, nodes []corev1
 		}
 	}
 	vpcs := map[string]bool{}
-	for part := range slices.Chunk(ids, instancesPerCall) {
-		list, err := f.Cloud.DescribeInstances(ctx, part)
-		if err != nil {
-			return nil, fmt.Errorf("describe the nodes' instances: %w", err)
-		}
-		for i := range list {
-			vpcs[list[i].VPCID] = true
-		}
+	instances, err := f.Cloud.DescribeInstances(ctx, ids)
+	if err != nil {
+		return nil, fmt.Errorf("describe the nodes' instances: %w", err)
+	}
+	for i := range instances {
+		vpcs[instances[i].VPCID] = true
 	}
 	if len(vpcs) == 0 {
 		return nil, fmt.Errorf("no Node has an instance that exists, so it is not known in which VPC the route entries are: delete those with the name %s, and uninstall without the cloud (value uninstall.withoutCloud of the chart)", podroute.Mark(u.Cluster))

@@ -54,7 +54,7 @@ var uninstalled = verify.Check{
 		began := time.Now()
 		named := e.Namespace + "/" + pods[0].Name
 		if err := e.Lab.Uninstall(ctx); err == nil || !strings.Contains(err.Error(), named) {
-			return "", fmt.Errorf("helm uninstall while pod %s runs: want a refusal that names it, got %w", named, err)
+			return "", fmt.Errorf("helm uninstall while pod %s runs: want a refusal that names it, got %v", named, err)
 		}
 		refused := time.Since(began)
 		if now, err := e.traces(ctx); err != nil || e.lacks(now) != "" {
