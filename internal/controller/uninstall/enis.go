@@ -52,36 +52,45 @@ func (u *uninstaller) giveBack(ctx context.Context) error {
 	if u.Cloud == nil {
 		return u.keep(ctx)
 	}
+	return u.repeat(ctx, "ENIs", func(ctx context.Context) (int, func() error, error) {
+		left, err := u.enis(ctx)
+		return len(left), func() error { return u.call(ctx, left) }, err
+	})
+}
+
+// repeat gives back what the cluster has of a kind in the cloud, until two lists in a row have none. look lists it, and returns how many there
+// are and the next call for them.
+func (u *uninstaller) repeat(ctx context.Context, what string, look func(context.Context) (left int, give func() error, err error)) error {
 	ctx = cloud.WithPriority(ctx, cloud.GiveBack)
-	u.Log.Info("giving back the ENIs")
+	u.Log.Info("giving back the " + what)
 	empty, there := false, 0 // what the last list has
 	var last error           // since a list was empty
 	for {
 		wait := u.Poll
-		left, err := u.enis(ctx)
+		left, give, err := look(ctx)
 		if err == nil {
-			there = len(left)
+			there = left
 		}
 		switch {
-		case err == nil && len(left) == 0 && empty:
-			u.Log.Info("the cloud has no ENI of this cluster", "cluster", u.Cluster)
+		case err == nil && left == 0 && empty:
+			u.Log.Info("the cloud has none of this cluster's "+what, "cluster", u.Cluster)
 			return nil
-		case err == nil && len(left) == 0:
+		case err == nil && left == 0:
 			empty, wait, last = true, u.Settle, nil
 		case err == nil:
 			empty = false
-			err = u.call(ctx, left)
-			u.Log.Info("giving back ENIs", "left", len(left))
+			err = give()
+			u.Log.Info("giving back "+what, "left", left)
 		}
 		if err != nil {
 			last = err
 			if class := cloud.ClassOf(err); class == cloud.Auth || class == cloud.Invalid {
-				return fmt.Errorf("give back the cluster's ENIs: %s", cloud.Explain(err))
+				return fmt.Errorf("give back the cluster's %s: %s", what, cloud.Explain(err))
 			}
-			u.Log.Warn("give back ENIs; this is repeated", "error", err)
+			u.Log.Warn("give back "+what+"; this is repeated", "error", err)
 		}
 		if ended := u.Sleep(ctx, wait); ended != nil {
-			return unfinished("give back the cluster's ENIs", ended, there, last)
+			return unfinished("give back the cluster's "+what, ended, there, last)
 		}
 	}
 }

@@ -128,40 +128,14 @@ func (u *uninstaller) routes(ctx context.Context, f Flannel, tables []string) (m
 
 // giveBackRoutes deletes the cluster's route entries, until two lists in a row have none.
 func (u *uninstaller) giveBackRoutes(ctx context.Context, f Flannel, tables []string) error {
-	u.Log.Info("giving back the route entries")
-	empty, there := false, 0 // what the last list has
-	var last error           // since a list was empty
-	for {
-		wait := u.Poll
+	return u.repeat(ctx, "route entries", func(ctx context.Context) (int, func() error, error) {
 		left, err := u.routes(ctx, f, tables)
-		if err == nil {
-			there = 0
-			for _, list := range left {
-				there += len(list)
-			}
+		n := 0
+		for _, list := range left {
+			n += len(list)
 		}
-		switch {
-		case err == nil && len(left) == 0 && empty:
-			u.Log.Info("the VPC has no route entry of this cluster", "name", podroute.Mark(u.Cluster))
-			return nil
-		case err == nil && len(left) == 0:
-			empty, wait, last = true, u.Settle, nil
-		case err == nil:
-			empty = false
-			err = deleteRoutes(cloud.WithPriority(ctx, cloud.GiveBack), f.Cloud, left)
-			u.Log.Info("giving back route entries", "tables", len(left))
-		}
-		if err != nil {
-			last = err
-			if class := cloud.ClassOf(err); class == cloud.Auth || class == cloud.Invalid {
-				return fmt.Errorf("give back the cluster's route entries: %s", cloud.Explain(err))
-			}
-			u.Log.Warn("give back route entries; this is repeated", "error", err)
-		}
-		if ended := u.Sleep(ctx, wait); ended != nil {
-			return unfinished("give back the cluster's route entries", ended, there, last)
-		}
-	}
+		return n, func() error { return deleteRoutes(ctx, f.Cloud, left) }, err
+	})
 }
 
 // deleteRoutes makes one call: a VPC makes one change at a time. While an entry is being changed it makes none.
