@@ -52,12 +52,13 @@ struct choosing {
 	struct choice *c;
 };
 
-enum taken { FREE = 0, CLOSED_LATELY, TAKEN };
+enum taken { FREE = 0, PERHAPS_TAKEN, TAKEN };
 
 /*
  * TAKEN: the backend would see the connection of another listener, or one that did not pass a
- * balancer, under the same addresses and ports. CLOSED_LATELY: it may still remember that one, in
- * TIME_WAIT, and then answers only when the client has sent its SYN again.
+ * balancer, under the same addresses and ports. PERHAPS_TAKEN: that one was closed lately, and the
+ * backend may still remember it, in TIME_WAIT, and then answers only when the client has sent its
+ * SYN again; or the backend has not answered it, and the client may still try.
  */
 ALWAYS_INLINE int is_taken(struct choice *c, const struct slot *s)
 {
@@ -71,8 +72,8 @@ ALWAYS_INLINE int is_taken(struct choice *c, const struct slot *s)
 	if (!f || (f->vip == c->q.vip && f->vport == c->q.vport))
 		return FREE;
 	age = c->now - f->seen;
-	if (f->closed == CLOSED)
-		return age < TIME_WAIT ? CLOSED_LATELY : FREE;
+	if (c->q.proto == IPPROTO_TCP && (f->closed == CLOSED || !f->answered))
+		return age < TIME_WAIT ? PERHAPS_TAKEN : FREE;
 	return age < (c->q.proto == IPPROTO_TCP ? FLOW_TIMEOUT : UDP_TIMEOUT) ? TAKEN : FREE;
 }
 
@@ -90,7 +91,7 @@ static long try_slot(__u32 i, struct choosing *of)
 	if (!s)
 		return 0;
 	taken = is_taken(c, s);
-	if (taken == TAKEN || (taken == CLOSED_LATELY && c->found))
+	if (taken == TAKEN || (taken == PERHAPS_TAKEN && c->found))
 		return 0;
 	c->slot = *s;
 	c->found = 1;

@@ -127,7 +127,8 @@ struct flow {
 	__u16 vport;
 	__u8 from_b;  /* b is the initiator */
 	__u8 closed;  /* ends that sent FIN, by CLOSED_* */
-	__u32 pad;
+	__u8 answered; /* the responder has sent a packet */
+	__u8 pad[3];
 };
 
 #define CLOSED_INITIATOR 1

@@ -275,6 +275,8 @@ ALWAYS_INLINE int allowed(struct __sk_buff *skb, const struct port *src, const s
 		f->initiator_policy = ip;
 		f->responder_policy = rp;
 	}
+	if (!forward && !f->answered)
+		f->answered = 1;
 	if (f->vip && !forward) {
 		p->nat = NAT_FROM_BACKEND;
 		p->vip = f->vip;

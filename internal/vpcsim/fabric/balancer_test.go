@@ -9,11 +9,14 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/vpcsim/fabric"
@@ -528,6 +531,42 @@ func TestBackendInTimeWaitIsAvoided(t *testing.T) {
 		if second.server == first.server {
 			t.Errorf("port %d: %s, which is in TIME_WAIT, got the next connection", port, first.server)
 		}
+	}
+}
+
+// The client of a backend that did not answer may use its port again by another address of the
+// balancer, even if there is no other backend.
+func TestPortOfAnUnansweredConnection(t *testing.T) {
+	w := balanced(t, 1, nil)
+	const port = 40000
+	w.up(2, false)
+	if _, err := w.dial("i-1", "tcp", port, privateVIP+":80"); !os.IsTimeout(err) {
+		t.Fatalf("while the server is away: %v, want a time-out", err)
+	}
+	w.up(2, true)
+	c, err := w.dial("i-1", "tcp", port, publicVIP+":80")
+	if err != nil {
+		t.Fatalf("once it is back: %v", err)
+	}
+	if err := c.echo([]byte("x")); err != nil {
+		t.Error(err)
+	}
+}
+
+// up sets instance n's ENI up or down inside the instance.
+func (w *world) up(n int, up bool) {
+	w.t.Helper()
+	if err := kernel.InNSAt(w.ns(n), func() error {
+		l, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		if up {
+			return netlink.LinkSetUp(l)
+		}
+		return netlink.LinkSetDown(l)
+	}); err != nil {
+		w.t.Fatal(err)
 	}
 }
 

@@ -149,7 +149,8 @@ type programFlow struct {
 	Vport           uint16
 	FromB           uint8
 	Closed          uint8
-	Pad             uint32
+	Answered        uint8
+	Pad             [3]uint8
 }
 
 type programFlowKey struct {
