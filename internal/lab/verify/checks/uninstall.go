@@ -79,7 +79,7 @@ var uninstalled = verify.Check{
 		took := time.Since(began)
 		// Kubernetes deletes what other objects own some time later.
 		var left map[string][]string
-		if err := e.within(ctx, 10*time.Second, "nothing of Terway's to be left", func(ctx context.Context) (bool, error) {
+		if err := e.within(ctx, time.Minute, "nothing of Terway's to be left", func(ctx context.Context) (bool, error) {
 			now, err := e.traces(ctx)
 			if err == nil {
 				left = now
@@ -129,6 +129,12 @@ func (e *env) noRights(ctx context.Context) error {
 	return nil
 }
 
+// teardown and teardownFlannel are the commands of docs/uninstall.md that clean a node.
+const (
+	teardown        = "terwayd teardown --cni-conf-dir /etc/cni/net.d --cni-bin-dir /opt/cni/bin --host-root /"
+	teardownFlannel = "terwayd teardown --cni-conf-dir /etc/cni/net.d --cni-bin-dir /opt/cni/bin --flannel POD_CIDR"
+)
+
 // cleanAlone cleans a node without the job, as for one that goes to another cluster (docs/uninstall.md), and leaves it ignored.
 func (e *env) cleanAlone(ctx context.Context, m lab.Machine) error {
 	if _, err := edit(ctx, e.Client.CoreV1().Nodes(), m.Name, func(n *corev1.Node) error {
@@ -143,12 +149,11 @@ func (e *env) cleanAlone(ctx context.Context, m lab.Machine) error {
 	}); err != nil {
 		return err
 	}
-	command := []string{filepath.Join(e.Lab.Options.Cache, "terway", "terwayd"), "teardown", "--cni-conf-dir", "/etc/cni/net.d", "--cni-bin-dir", "/opt/cni/bin"}
+	command := strings.Fields(teardown)
 	if e.flannel() {
-		command = append(command, "--flannel", e.Lab.Options.Plan.PodCIDR.String(), "--plugin-dir", filepath.Join(e.Lab.Options.Cache, "cni"))
-	} else {
-		command = append(command, "--host-root", "/")
+		command = append(strings.Fields(strings.Replace(teardownFlannel, "POD_CIDR", e.Lab.Options.Plan.PodCIDR.String(), 1)), "--plugin-dir", filepath.Join(e.Lab.Options.Cache, "cni"))
 	}
+	command[0] = filepath.Join(e.Lab.Options.Cache, "terway", command[0])
 	if _, err := e.onNode(m.Name, command...); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package checks
 
 import (
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
@@ -10,6 +11,19 @@ import (
 
 	"terway.dev/terway/internal/datapath/claims"
 )
+
+// The check runs what the page says.
+func TestTeardownIsThePages(t *testing.T) {
+	page, err := os.ReadFile("../../../../docs/uninstall.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{teardown, teardownFlannel} {
+		if !strings.Contains(string(page), "\n"+command+"\n") {
+			t.Errorf("docs/uninstall.md does not have the line %q", command)
+		}
+	}
+}
 
 // What nodes print, with Terway and without.
 func TestTraces(t *testing.T) {
