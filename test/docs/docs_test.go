@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"go/scanner"
+	"go/token"
 	"io"
 	"io/fs"
 	"os"
@@ -622,19 +624,25 @@ func TestPlainEnglish(t *testing.T) {
 			}
 		}
 	}
-	literal := regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 	for _, dir := range []string{"cmd", "internal"} {
 		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, e fs.DirEntry, err error) error {
 			if err != nil || e.IsDir() || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
 				return err
 			}
 			b, err := os.ReadFile(path)
-			for i, line := range strings.Split(string(b), "\n") {
-				for _, text := range literal.FindAllString(line, -1) {
-					check(path, i+1, text)
+			if err != nil {
+				return err
+			}
+			// The texts of help are raw strings of many lines.
+			var s scanner.Scanner
+			file := token.NewFileSet().AddFile(path, -1, len(b))
+			s.Init(file, b, nil, 0)
+			for pos, tok, text := s.Scan(); tok != token.EOF; pos, tok, text = s.Scan() {
+				if tok == token.STRING {
+					check(path, file.Line(pos), strings.Join(strings.Fields(text), " "))
 				}
 			}
-			return err
+			return nil
 		})
 		if err != nil {
 			t.Fatal(err)
