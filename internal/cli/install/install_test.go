@@ -165,9 +165,7 @@ func TestLook(t *testing.T) {
 		t.Errorf("with the operator's policy: %v, %+v", err, f.Cloud)
 	}
 	// With less nothing fails that is about the controller.
-	if err := s.AddFaults(faults.Rule{Name: "ram", Action: "DescribeInstances", Error: &faults.Error{Code: "Forbidden.RAM", Status: 403}}); err != nil {
-		t.Fatal(err)
-	}
+	refuse("ecs:DescribeInstances")
 	if err := asked(t, s, f, false); err != nil || len(f.Cloud.Refused) != 1 {
 		t.Errorf("with less than that: %v, %+v", err, f.Cloud)
 	}
