@@ -20,6 +20,7 @@ func TestRefusalsInWords(t *testing.T) {
 		`eniConfig.service_cidr: "172.21.0.0": want the cluster's Service range, for example 172.21.0.0/20`:       {"eniConfig.service_cidr": "172.21.0.0"},
 		"controller.podDisruptionBudget.maxUnavailable: 0: no node that a replica runs on could be drained":       {"controller.podDisruptionBudget": map[string]any{"maxUnavailable": 0}},
 		"controller.podDisruptionBudget.minAvailable: 2 of 2 replicas: no node that one runs on could be drained": {"controller.podDisruptionBudget": map[string]any{"minAvailable": 2}},
+		"controller.podDisruptionBudget: minAvailable 1 and maxUnavailable 1: want one of them":                   {"controller.podDisruptionBudget": map[string]any{"minAvailable": 1, "maxUnavailable": 1}},
 	} {
 		if _, problem := helm.render(t, with("terway", paths)); !strings.Contains(problem, want) {
 			t.Errorf("%v: %q, want %q", paths, problem, want)
@@ -32,7 +33,7 @@ func TestNullIsRefused(t *testing.T) {
 	var values map[string]any
 	read(t, dir+"values.yaml", func(b []byte, v any) error { return yaml.Unmarshal(b, v) }, &values)
 	// null means something in these, and eniConfig has defaults of the controller.
-	free := []string{"eniConfig", "labels", "podDisruptionBudget", "rollingUpdate", "securityContext", "startupProbe", "livenessProbe", "readinessProbe", "resources"}
+	free := []string{"eniConfig", "labels", "rollingUpdate", "securityContext", "startupProbe", "livenessProbe", "readinessProbe", "resources"}
 	seen := 0
 	var walk func(path string, section map[string]any)
 	walk = func(path string, section map[string]any) {

@@ -270,9 +270,9 @@ func TestEachValueCounts(t *testing.T) {
 		"controller.tolerations":                              {to: []any{}},
 		"controller.updateStrategy":                           {to: map[string]any{"rollingUpdate": map[string]any{"maxUnavailable": 2}}},
 
-		"controller.topologySpreadConstraints":          {to: []any{}},
-		"controller.serviceAccount.annotations":         {to: label},
-		"controller.podDisruptionBudget.maxUnavailable": {to: "50%"},
+		"controller.topologySpreadConstraints":  {to: []any{}},
+		"controller.serviceAccount.annotations": {to: label},
+		"controller.podDisruptionBudget":        {to: map[string]any{"maxUnavailable": "50%"}},
 
 		"admission.enabled":         {to: false, same: flannel},
 		"admission.port":            {to: 10366, off: flannel},
