@@ -221,7 +221,11 @@ func TestPolicyOfOthers(t *testing.T) {
 			t.Errorf("the kind Tier of release %q is left out", release)
 		}
 	}
-	if !slices.Contains(keys(objects(t, on)), "CustomResourceDefinition "+cnp) {
-		t.Errorf("there is no %s", cnp)
+	// What renders the chart alone does not see what the cluster has: there a value says so.
+	for _, install := range []bool{true, false} {
+		got := keys(objects(t, with("terway", map[string]any{"policy.enabled": true, "policy.installClusterNetworkPolicy": install})))
+		if there := slices.Contains(got, "CustomResourceDefinition "+cnp); there != install || !slices.Contains(got, "CustomResourceDefinition tiers.projectcalico.org") {
+			t.Errorf("policy.installClusterNetworkPolicy: %v: of the kinds there are %v", install, got)
+		}
 	}
 }

@@ -274,10 +274,13 @@ func TestEachValueCounts(t *testing.T) {
 		"controller.serviceAccount.annotations": {to: label},
 		"controller.podDisruptionBudget":        {to: map[string]any{"maxUnavailable": "50%"}},
 
-		"admission.enabled":         {to: false, same: flannel},
-		"admission.port":            {to: 10366, off: flannel},
-		"policy.enabled":            {to: true, off: flannel},
-		"policy.port":               {to: 10368, base: map[string]any{"policy.enabled": true}, off: flannel},
+		"admission.enabled": {to: false, same: flannel},
+		"admission.port":    {to: 10366, off: flannel},
+		"policy.enabled":    {to: true, off: flannel},
+		"policy.port":       {to: 10368, base: map[string]any{"policy.enabled": true}, off: flannel},
+
+		"policy.installClusterNetworkPolicy": {to: false, base: map[string]any{"policy.enabled": true}, off: flannel},
+
 		"metrics.enabled":           {to: false},
 		"metrics.agentPort":         {to: 10368, off: flannel},
 		"metrics.rules.enabled":     {to: true},
