@@ -167,6 +167,9 @@ func run(ctx context.Context, f flags) error {
 	if err := cnpv1.Install(scheme); err != nil {
 		return err
 	}
+	if err := noticeDeadConnections(); err != nil {
+		return err
+	}
 	cluster, err := ctrl.GetConfig()
 	if err != nil {
 		return fmt.Errorf("no kubeconfig and no service account: %w", err)
