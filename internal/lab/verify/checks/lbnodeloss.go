@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"strconv"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/instruments"
 	"terway.dev/terway/internal/lab/load"
 	"terway.dev/terway/internal/lab/verify"
@@ -26,7 +29,7 @@ const (
 
 var lbNodeLoss = verify.Check{
 	Name: "lb-node-loss",
-	About: fmt.Sprintf("the instance of a node with half of the pods behind a CLB and an NLB is stopped: no request that is sent later than %s fails (health checks: interval %s × threshold %d + time-out %s, + 1 s)",
+	About: fmt.Sprintf("the instance of a node with half of the pods behind a CLB and an NLB is stopped: no request that is sent later than %s fails (health checks: interval %s × threshold %d + time-out %s, + 1 s); started again, a new pod on it answers",
 		lossBound, lossInterval, lossThreshold, lossTimeout),
 	NotFor: noPodBackends, Once: true, Shared: true, Trouble: true,
 	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
@@ -100,8 +103,31 @@ var lbNodeLoss = verify.Check{
 			}
 			said = append(said, fmt.Sprintf("%s: %s, the last %.1f s after it", all[i].Name, r.Summary(), last.Seconds()))
 		}
+		if err == nil {
+			err = e.usableAgain(ctx, lost)
+		}
 		return fmt.Sprintf("%s with %d of %d pods lost: %s", lost.Name, there, len(pods), strings.Join(said, "; ")), err
 	}),
+}
+
+// usableAgain starts a machine that a check has stopped, and waits until a new pod there answers an instance of the VPC.
+func (e *env) usableAgain(ctx context.Context, m lab.Machine) error {
+	if err := e.powerOn(ctx); err != nil {
+		return err
+	}
+	const name = "again"
+	if err := e.CreatePod(ctx, name, e.PodSpec(m.Name)); err != nil {
+		return err
+	}
+	pods, err := e.Ready(ctx, name)
+	if err != nil {
+		return err
+	}
+	to := net.JoinHostPort(pods[0].Status.PodIP, strconv.Itoa(instruments.HTTPPort))
+	return e.Poll(ctx, "a new pod on "+m.Name+" to answer", func() (bool, error) {
+		got, err := instruments.Reach(ctx, e.Lab.Master.NetNS, "tcp", to)
+		return got == instruments.Open, err
+	})
 }
 
 // powerOn starts the instances that a check has stopped, and waits until their nodes are ready.
