@@ -114,11 +114,11 @@ test-vm-arm64:
 	sh test/deps.sh qemu-system-arm
 	ARCH=arm64 sh test/vm/run.sh
 
-# Terway beside the programs that configure network devices on a node: systemd-networkd and NetworkManager,
-# Debian's own, each in a virtual machine with a Debian system, which the first run makes.
+# Terway beside the programs that configure network devices on a node: systemd-networkd, NetworkManager and
+# cloud-init, Debian's own, each in a virtual machine with a Debian system, which the first run makes.
 test-vm-os:
 	sh test/deps.sh mmdebstrap
-	@failed=; for t in Networkd NetworkManager; do \
+	@failed=; for t in Networkd NetworkManager CloudInitNetplan CloudInitNetworkd CloudInitNetworkManager CloudInitIfupdown; do \
 		sh test/vm/run.sh "6.12 --debian" -v -run "^Test$$t\$$" ./test/osimage || failed=1; \
 	done; test -z "$$failed"
 

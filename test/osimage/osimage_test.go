@@ -1,8 +1,8 @@
 //go:build vm
 
-// Package osimage tests Terway beside the programs that configure network devices on a node: systemd-networkd and
-// NetworkManager, each Debian's own and running as on a node. Each test runs in a machine of its own, of
-// "vm --debian" (test/vm), whose names and addresses they use.
+// Package osimage tests Terway beside the programs that configure network devices on a node: systemd-networkd,
+// NetworkManager, and cloud-init, which writes files for them; each is Debian's own and runs as on a node. Each test
+// runs in a machine of its own, of "vm --debian" (test/vm), whose names and addresses they use.
 package osimage
 
 import (

@@ -12,8 +12,8 @@ import (
 
 // systemPackages are what a node's image has beside Debian's essential packages: systemd with networkd and udev, the
 // programs that configure network devices, and what tests call. netplan.io is how Debian's and Ubuntu's images
-// configure networkd.
-var systemPackages = []string{"systemd", "systemd-sysv", "udev", "dbus", "network-manager", "cloud-init", "netplan.io", "ifupdown", "iproute2", "iputils-ping", "nftables", "kmod"}
+// configure networkd, isc-dhcp-client what ifupdown calls.
+var systemPackages = []string{"systemd", "systemd-sysv", "udev", "dbus", "network-manager", "cloud-init", "netplan.io", "ifupdown", "isc-dhcp-client", "iproute2", "iputils-ping", "nftables", "kmod"}
 
 // systemRelease is that of this machine's repositories, from which the packages come.
 const systemRelease = "bookworm"
