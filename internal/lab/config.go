@@ -65,6 +65,8 @@ type Options struct {
 	Kubernetes string `json:"kubernetes,omitempty"`
 	// Policy turns network policies on in the chart.
 	Policy bool `json:"policy,omitempty"`
+	// Values are the user's values of the chart, which take the place of the lab's.
+	Values map[string]any `json:"values,omitempty"`
 	// Catalogue is the file with the table of instance types; "" means the built-in one.
 	Catalogue string `json:"catalogue,omitempty"`
 	// Plan is the network; if nil, it is derived from the other options.
@@ -139,6 +141,17 @@ func (o *Options) Normalize() error {
 	}
 	if o.Policy && o.Network != NetworkTerway {
 		return fmt.Errorf("--policy: Terway enforces network policies on its own pod network alone, and --network is %s; leave one of them out", o.Network)
+	}
+	if len(o.Values) > 0 && o.Network == NetworkNone {
+		return fmt.Errorf("--values: with --network %s the chart is not installed; leave one of them out", NetworkNone)
+	}
+	for _, set := range []struct{ section, key, flag string }{
+		{"eniConfig", "network", "--network"}, {"eniConfig", "datapath", "--datapath"}, {"eniConfig", "mode", "--mode"}, {"policy", "enabled", "--policy"},
+	} {
+		section, _ := o.Values[set.section].(map[string]any)
+		if v, ok := section[set.key]; ok {
+			return fmt.Errorf("--values: %s.%s: %v: the lab must know it; want %s in its place", set.section, set.key, v, set.flag)
+		}
 	}
 	if o.Plan == nil {
 		if o.Plan, err = o.propose(types); err != nil {

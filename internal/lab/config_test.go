@@ -184,3 +184,27 @@ func TestExclusive(t *testing.T) {
 		t.Errorf("configuration of the plan: %v", config)
 	}
 }
+
+// The user's values take the place of the lab's own, and leave the others. What flags say they must not.
+func TestValues(t *testing.T) {
+	o := Options{Source: ".", Nodes: 2, Network: NetworkTerway, Zones: []string{"cn-hangzhou-i"}, Policy: true,
+		Values: map[string]any{"log": map[string]any{"level": "debug"}, "eniConfig": map[string]any{"min_pool_size": 1}}}
+	if err := o.Normalize(); err != nil {
+		t.Fatal(err)
+	}
+	values := (&State{Options: o}).chartValues()
+	config := values["eniConfig"].(map[string]any)
+	if got := fmt.Sprint(values["log"], config["min_pool_size"], config["max_pool_size"], values["policy"]); got != "map[level:debug] 1 8 map[enabled:true]" {
+		t.Errorf("the chart's values: %s", got)
+	}
+	for section, key := range map[string]string{"eniConfig": "datapath", "policy": "enabled"} {
+		o.Values = map[string]any{section: map[string]any{key: "x"}}
+		if err := o.Normalize(); err == nil || !strings.Contains(err.Error(), section+"."+key) || !strings.Contains(err.Error(), "want --") {
+			t.Errorf("%v: %v, want an error that names the value and the flag", o.Values, err)
+		}
+	}
+	o.Network, o.Policy, o.Values = NetworkNone, false, map[string]any{"log": nil}
+	if err := o.Normalize(); err == nil || !strings.Contains(err.Error(), "--values") {
+		t.Errorf("values without the chart: %v, want an error that names --values", err)
+	}
+}

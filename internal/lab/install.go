@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -26,8 +27,13 @@ var corednsManifest string
 // instanceEndpoint is the simulated cloud's address inside its instances.
 const instanceEndpoint = "http://100.100.100.201"
 
-// chartValues returns the values that a user would set for this cluster.
+// chartValues returns the values of the chart: the lab's own, and over them the user's.
 func (s *State) chartValues() map[string]any {
+	return loader.MergeMaps(s.ownValues(), s.Options.Values)
+}
+
+// ownValues returns the values that a user would set for this cluster.
+func (s *State) ownValues() map[string]any {
 	repository, tag, _ := strings.Cut(ImageTerway, ":")
 	controller := map[string]any{
 		"replicas":    min(2, len(s.Machines)),

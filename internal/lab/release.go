@@ -15,6 +15,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -226,8 +227,7 @@ func (s *State) Change(ctx context.Context, to *Version, takeOver bool) error {
 	if err := yaml.Unmarshal(b, &theirs); err != nil {
 		return fmt.Errorf("%s: values.yaml: %w", to.Name, err)
 	}
-	values := s.chartValues()
-	values["agent"].(map[string]any)["updateStrategy"] = map[string]any{"type": "OnDelete"}
+	values := loader.MergeMaps(s.chartValues(), map[string]any{"agent": map[string]any{"updateStrategy": map[string]any{"type": "OnDelete"}}})
 	values = known(values, theirs)
 	repository, tag, _ := strings.Cut(to.Image, ":")
 	values["image"] = map[string]any{"repository": repository, "tag": tag}

@@ -39,7 +39,8 @@ securityGroup: normal
 `
 
 // TestGrow: when a cluster's Pod vSwitch is full, pods wait and their events say why; after
-// "vpc grow" they start, and nothing is restarted.
+// "vpc grow" they start, and nothing is restarted. Agent and controller log all that as the chart's values log.format and log.level say, and
+// then as their command log-level.
 func TestGrow(t *testing.T) {
 	testutil.RequireRoot(t)
 	c := build(t)
@@ -54,7 +55,11 @@ func TestGrow(t *testing.T) {
 		}
 		c.run(t, "down")
 	})
-	c.run(t, "up", "--plan", given)
+	values := filepath.Join(filepath.Dir(given), "values.yaml")
+	if err := os.WriteFile(values, []byte("log: {format: json, level: debug}"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.run(t, "up", "--plan", given, "--values", values)
 	g := &growth{running: attach(t, c)}
 	g.plan = g.state.Options.PlanFile()
 
@@ -87,6 +92,7 @@ func TestGrow(t *testing.T) {
 		t.Errorf("%d pods wait: the vSwitch has 12 addresses for %d pods and the cluster's DNS", len(waiting), pods)
 	}
 
+	g.setLevel(t, "info")
 	before := g.system(t)
 	var grown struct {
 		VSwitches []struct{ ID, CIDR string }
@@ -113,6 +119,9 @@ func TestGrow(t *testing.T) {
 	if after := g.system(t); before != after {
 		t.Errorf("something was restarted:\n%s\nbefore:\n%s", after, before)
 	}
+	g.setLevel(t, "debug")
+	g.must(t, "", g.state.Options.Bin("kubectl"), "delete", "deployment", "grow")
+	g.logged(t)
 }
 
 // growth is the lab of the test.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/cli/program"
@@ -40,7 +41,7 @@ func NewCommand() *cobra.Command {
 
 func upCommand(dir *string) *cobra.Command {
 	o := lab.Options{}
-	zones, planFile, check := "1", "", false
+	zones, planFile, values, check := "1", "", "", false
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Build what is missing and start the cluster",
@@ -50,6 +51,10 @@ func upCommand(dir *string) *cobra.Command {
 				return fmt.Errorf("terway-lab up needs root: it makes namespaces and cgroups")
 			}
 			if err := network(cmd, &o, zones, planFile); err != nil {
+				return err
+			}
+			var err error
+			if o.Values, err = chartValues(values); err != nil {
 				return err
 			}
 			o.Dir = *dir
@@ -87,6 +92,7 @@ func upCommand(dir *string) *cobra.Command {
 	f.StringVar(&o.Network, "network", lab.NetworkTerway, "the network plugin to install: terway, flannel, or none")
 	f.StringVar(&o.Kubernetes, "kubernetes", lab.KubernetesVersion, "the version of Kubernetes: one such as 1.34, whose newest release is taken, or a release such as 1.34.4; another than the default is built in some minutes, once")
 	f.BoolVar(&o.Policy, "policy", false, "turn network policies on (the chart's policy.enabled), which are off by default as in the chart")
+	f.StringVar(&values, "values", "", "`FILE` with values of the chart, which take the place of those that the lab sets")
 	f.BoolVar(&check, "verify", false, "then run those of the checks that take some seconds: "+strings.Join(proof(lab.NetworkTerway), ", ")+" (\"terway-lab verify\" runs all)")
 	f.StringVar(&o.Source, "source", "", "Terway's source tree (default: the working directory or above)")
 	return cmd
@@ -122,6 +128,21 @@ func network(cmd *cobra.Command, o *lab.Options, zones, planFile string) (err er
 	}
 	o.UsePlan(p)
 	return nil
+}
+
+// chartValues reads a file with values of the chart.
+func chartValues(file string) (values map[string]any, err error) {
+	if file == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(file)
+	if err == nil {
+		err = yaml.Unmarshal(b, &values)
+	}
+	if err != nil {
+		return nil, program.Usagef("--values %s: %w; want a YAML file as for helm install --values", file, err)
+	}
+	return values, nil
 }
 
 // writeNext prints commands that work as printed, with the program's path as it was called.
