@@ -8,7 +8,8 @@
 //	api        by test/api, with an API server on which no pod runs
 //	lab        by test/e2e, in order, in the lab
 //	node       by test/e2e, after the page's blocks "lab", in a shell on a node of the lab
-//	last       by test/e2e, after all else in the lab: Terway is to be uninstalled
+//	last       by test/e2e, after all else in the lab: Terway is to be uninstalled. uninstall.md alone has it
+//	flannel    by test/e2e, in a lab with Flannel: a cluster is migrated. migrate.md alone has it
 //	cloud      nowhere here: it needs an account, or machines of the real cloud
 //	cluster    nowhere here, for a reason that TestNotRun has
 //	slow       by people: it takes minutes or hours, or changes the machine
@@ -31,7 +32,7 @@ import (
 )
 
 // Marks are the valid marks.
-var Marks = []string{"simulator", "api", "lab", "node", "last", "cloud", "cluster", "slow", "synopsis"}
+var Marks = []string{"simulator", "api", "lab", "node", "last", "flannel", "cloud", "cluster", "slow", "synopsis"}
 
 // Page is a page of the documentation.
 type Page struct {

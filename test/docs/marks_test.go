@@ -38,13 +38,11 @@ func TestEveryCommandHasAMark(t *testing.T) {
 
 // notRun are the blocks with the mark "cluster", by their first command, and why no test runs them.
 var notRun = map[string]string{
-	"nsenter -t PID -n tc -s class show dev tw-egress":                           "its pod has an exclusive ENI; the pods of the pages' commands share theirs",
-	"ip netns exec POD tc filter show dev eth0 egress":                           "its pod has the datapath ipvlan, which the kernel under the lab may lack",
-	"ip -d link show type netkit":                                                "its pod has the datapath netkit, which the kernel under the lab may lack",
-	"kubectl -n kube-system get configmap kube-proxy -o yaml |":                  "TestKubeProxy runs it with a kubectl that has the ConfigMap of kubeadm; the lab's kube-proxy has none",
-	"terwayctl migrate --terway-namespace terway-system --values my-values.yaml": "TestFlannel migrates with the same steps, in another namespace and with other flags",
-	"helm -n kube-system uninstall terway --wait --no-hooks":                     "TestFlannel does the same with the lab's pod CIDR",
-	"terwayctl vpc grow plan.yaml --zone cn-hangzhou-j --to 2 --bits 24":         "its output is that of another plan; TestGrow runs it with the lab's",
+	"nsenter -t PID -n tc -s class show dev tw-egress":                   "its pod has an exclusive ENI; the pods of the pages' commands share theirs",
+	"ip netns exec POD tc filter show dev eth0 egress":                   "its pod has the datapath ipvlan, which the kernel under the lab may lack",
+	"ip -d link show type netkit":                                        "its pod has the datapath netkit, which the kernel under the lab may lack",
+	"kubectl -n kube-system get configmap kube-proxy -o yaml |":          "TestKubeProxy runs it with a kubectl that has the ConfigMap of kubeadm; the lab's kube-proxy has none",
+	"terwayctl vpc grow plan.yaml --zone cn-hangzhou-j --to 2 --bits 24": "its output is that of another plan; TestGrow runs it with the lab's",
 }
 
 // TestNotRun: no block is left out of the tests but those of this list.
@@ -69,5 +67,16 @@ func TestNotRun(t *testing.T) {
 	}
 	for first := range left {
 		t.Errorf("no page has %q", first)
+	}
+}
+
+// TestOnePage: test/e2e runs the blocks of some marks on one page only.
+func TestOnePage(t *testing.T) {
+	for mark, only := range map[string]string{"last": "docs/uninstall.md", "flannel": "docs/migrate.md"} {
+		for _, p := range pages(t) {
+			if has := p.Select(mark) != nil; has != (p.Path == only) && !p.Translated() {
+				t.Errorf("%s has blocks with the mark %s: %t; want them in %s alone", p.Path, mark, has, only)
+			}
+		}
 	}
 }

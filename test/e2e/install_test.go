@@ -19,9 +19,9 @@ import (
 	"terway.dev/terway/internal/lab"
 )
 
-// installs upgrades the lab's release with its values: nothing changes, and no pod is restarted. Then it tries with things that are wrong,
+// installs upgrades the release in a namespace with its values: nothing changes, and no pod is restarted. Then it tries with things that are wrong,
 // each of which fails its check and changes nothing. The nodes' kubelets have the maxPods of Flannel.
-func installs(t *testing.T, c *programs, file string) {
+func installs(t *testing.T, c *programs, namespace, file string) {
 	s, err := lab.LoadState(lab.DefaultDir)
 	if err != nil {
 		t.Fatal(err)
@@ -30,10 +30,10 @@ func installs(t *testing.T, c *programs, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// restarts are those of the pods of kube-system, by name.
+	// restarts are those of the namespace's pods, by name.
 	restarts := func() map[string]string {
 		t.Helper()
-		list, err := client.CoreV1().Pods(metav1.NamespaceSystem).List(t.Context(), metav1.ListOptions{})
+		list, err := client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -47,7 +47,7 @@ func installs(t *testing.T, c *programs, file string) {
 	}
 	revisions := func() string {
 		t.Helper()
-		out, err := labCommand(s, s.Options.Bin("helm"), "history", "terway", "--namespace", metav1.NamespaceSystem, "-o", "json").Output()
+		out, err := labCommand(s, s.Options.Bin("helm"), "history", "terway", "--namespace", namespace, "-o", "json").Output()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -55,10 +55,10 @@ func installs(t *testing.T, c *programs, file string) {
 	}
 	const ignore = "--ignore=max-pods"
 	before, was := restarts(), revisions()
-	if out, err := install(c, s, "--values", file, "--dry-run", ignore); err != nil || !strings.Contains(out, "would make 0 objects, changes 0, deletes 0, ") || revisions() != was {
+	if out, err := install(c, s, "--terway-namespace", namespace, "--values", file, "--dry-run", ignore); err != nil || !strings.Contains(out, "would make 0 objects, changes 0, deletes 0, ") || revisions() != was {
 		t.Errorf("a dry run: %v\n%s", err, out)
 	}
-	out, err := install(c, s, "--values", file, ignore)
+	out, err := install(c, s, "--terway-namespace", namespace, "--values", file, ignore)
 	if err != nil || !strings.Contains(out, "makes 0 objects, changes 0, deletes 0, ") || revisions() == was {
 		t.Errorf("an upgrade without a change: %v\n%s\nhistory %s", err, out, revisions())
 	}
@@ -86,7 +86,7 @@ func installs(t *testing.T, c *programs, file string) {
 		"maxPods": {func(map[string]any) {}, "max-pods", []string{"kubelet's maxPods is ", "terwayctl instance-types --max-pods "}},
 		"values":  {func(v map[string]any) { v["colour"] = 1 }, "values", []string{"additional properties 'colour' not allowed"}},
 		"chart":   {func(v map[string]any) { v["metrics"] = map[string]any{"agentPort": 10363} }, "chart", []string{"metrics.agentPort: 10363 is the port of the controller's metrics"}},
-		"Secret":  {func(v map[string]any) { v["credentials"] = map[string]any{"existingSecret": "none"} }, "credential", []string{"there is no Secret none in namespace kube-system"}},
+		"Secret":  {func(v map[string]any) { v["credentials"] = map[string]any{"existingSecret": "none"} }, "credential", []string{"there is no Secret none in namespace " + namespace}},
 		"key": {func(v map[string]any) {
 			v["credentials"] = map[string]any{"accessKeyID": "LTAIwrong", "accessKeySecret": "wrong"}
 		}, "credential", []string{"the cloud does not accept the controller's credential"}},
@@ -114,7 +114,7 @@ func installs(t *testing.T, c *programs, file string) {
 		if err := os.WriteFile(bad, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		out, err := install(c, s, "--values", bad, "-o", "json", ignore)
+		out, err := install(c, s, "--terway-namespace", namespace, "--values", bad, "-o", "json", ignore)
 		var r struct {
 			Checks []struct {
 				Name     string

@@ -20,53 +20,60 @@ import (
 
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/test/docs"
 )
 
-// migrates takes the cluster from Flannel of the chart by upstream's to Terway: first one node, then the other, then the first back. After each
-// step a pod of each node reaches those of all nodes, by their addresses, and each has an address of its node's network.
+// terwayNamespace is where migrate.md installs Terway.
+const terwayNamespace = "terway-system"
+
+// migrates takes the cluster from Flannel of the chart by upstream's to Terway: first one node, then the other, then the first back. It gives
+// the commands of migrate.md, one after the other. After each a pod of each node reaches those of all nodes, by their addresses, and each has an
+// address of its node's network.
 func migrates(t *testing.T, c *programs) {
-	m := &migration{attach(t, c)}
+	m := &migration{newReader(t, c)}
 	if len(m.state.Machines) < 2 {
 		t.Fatalf("the lab has %d nodes, want two", len(m.state.Machines))
 	}
 	first := m.state.Machines[0].Name
-	if out, err := m.migrate(t); exitStatus(err) != 1 || !strings.Contains(out, "docs/migrate.md") {
+	blocks := m.page(t, "docs/migrate.md").Select("flannel")
+	if len(blocks) != 3 || len(blocks[0]) != 5 || len(blocks[1]) != 1 {
+		t.Fatalf("migrate.md has %q, want five commands that migrate, one that rolls back, and those that put upstream's Flannel in the place of the chart's", blocks)
+	}
+	commands := m.fill(t, slices.Concat(blocks[0], blocks[1]), "node1", first)
+	plan, prepare, install, one, others, back := commands[0], commands[1], commands[2], commands[3], commands[4], commands[5]
+	upstream := m.fill(t, blocks[2], "172.20.0.0/16", m.state.Options.Plan.PodCIDR.String())
+
+	values := m.values(t)
+	if out, err := m.shell([]string{plan}); exitStatus(err) != 1 || !strings.Contains(out, "docs/migrate.md") {
 		t.Fatalf("from Flannel of the chart: %v, want exit status 1 and where it says what to do\n%s", err, out)
 	}
 	m.deploy(t)
-	m.upstream(t)
+	m.follows(t, upstream...)
 	m.connected(t, nil)
 
 	// The plan changes nothing; nothing is lost with this backend.
-	if out, err := m.migrate(t); err != nil || !strings.Contains(out, "kube-flannel/kube-flannel-ds") || m.nodes(t)[first].Labels[claims.LabelIgnore] != "" {
-		t.Fatalf("the plan: %v\n%s", err, out)
+	if out := m.follows(t, plan); !strings.Contains(out, "kube-flannel/kube-flannel-ds") || m.nodes(t)[first].Labels[claims.LabelIgnore] != "" {
+		t.Fatalf("the plan:\n%s", out)
 	}
-	if out, err := m.migrate(t, "--yes"); exitStatus(err) != 1 || !strings.Contains(out, "terwayctl install") {
+	if out, err := m.shell([]string{prepare}); exitStatus(err) != 1 || !strings.Contains(out, "terwayctl install --terway-namespace "+terwayNamespace) {
 		t.Fatalf("before Terway is installed: %v, want exit status 1 and what to do\n%s", err, out)
 	}
-	values := m.install(t)
+	m.follows(t, install)
 	m.connected(t, nil)
 
 	for _, step := range []struct {
-		args   []string
-		terway []string
-	}{
-		{[]string{"--nodes", first}, []string{first}},
-		{nil, m.names()},
-		{[]string{"--nodes", first, "--rollback"}, m.names()[1:]},
-	} {
-		t.Logf("migrate %q", step.args)
-		if out, err := m.migrate(t, append(step.args, "--yes")...); err != nil {
-			t.Fatalf("migrate %q: %v\n%s", step.args, err, out)
-		}
+		command string
+		terway  []string
+	}{{one, []string{first}}, {others, m.names()}, {back, m.names()[1:]}} {
+		m.follows(t, step.command)
 		for name, n := range m.nodes(t) {
 			if n.Spec.Unschedulable || slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == claims.TaintNotReady }) {
-				t.Errorf("after migrate %q node %s takes no pods: %+v", step.args, name, n.Spec)
+				t.Errorf("after %s node %s takes no pods: %+v", step.command, name, n.Spec)
 			}
 		}
 		m.connected(t, step.terway)
 		if len(step.terway) == len(m.names()) {
-			t.Run("install", func(t *testing.T) { installs(t, c, values) })
+			t.Run("install", func(t *testing.T) { installs(t, c, terwayNamespace, values) })
 		}
 	}
 	// Its finalizer goes when the cloud has none of the node's ENIs.
@@ -79,8 +86,29 @@ func migrates(t *testing.T, c *programs) {
 	})
 }
 
-// migration is the lab of the test.
-type migration struct{ *running }
+// migration is the lab of the test, and somebody who follows the page in it.
+type migration struct{ *reader }
+
+// fill replaces a name of the page's commands.
+func (m *migration) fill(t *testing.T, commands []string, name, is string) []string {
+	t.Helper()
+	filled, err := docs.Fill(commands, map[string]string{name: is})
+	if err != nil {
+		t.Fatalf("migrate.md: %v", err)
+	}
+	return filled
+}
+
+// follows gives commands, and returns what they print.
+func (m *migration) follows(t *testing.T, commands ...string) string {
+	t.Helper()
+	t.Log(strings.Join(commands, "\n"))
+	out, err := m.shell(commands)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return out
+}
 
 func (m *migration) names() []string {
 	var names []string
@@ -88,11 +116,6 @@ func (m *migration) names() []string {
 		names = append(names, n.Name)
 	}
 	return names
-}
-
-func (m *migration) migrate(t *testing.T, args ...string) (string, error) {
-	t.Helper()
-	return m.run(t, "", m.c.path("terwayctl"), append([]string{"migrate"}, args...)...)
 }
 
 func exitStatus(err error) int {
@@ -103,22 +126,8 @@ func exitStatus(err error) int {
 	return 0
 }
 
-// upstream puts upstream's Flannel in place of the chart's: plugins, their configuration and the VPC's routes stay.
-func (m *migration) upstream(t *testing.T) {
-	t.Helper()
-	manifest, err := os.ReadFile(filepath.Join(m.state.Options.Source, "deploy", "upstream-flannel.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	// With its job it would take the routes away, so the job refuses while pods run: check uninstall sees that.
-	m.must(t, "", m.state.Options.Bin("helm"), "uninstall", "terway", "--namespace", metav1.NamespaceSystem, "--wait", "--no-hooks")
-	text := strings.ReplaceAll(string(manifest), "POD_CIDR", m.state.Options.Plan.PodCIDR.String())
-	m.must(t, text, m.state.Options.Bin("kubectl"), "apply", "-f", "-")
-	m.must(t, "", m.state.Options.Bin("kubectl"), "-n", "kube-flannel", "rollout", "status", "daemonset/kube-flannel-ds", "--timeout=2m")
-}
-
-// install installs Terway with the values of the lab, but with vSwitches for pods, and returns their file. No node is Terway's yet.
-func (m *migration) install(t *testing.T) string {
+// values puts the values of the lab, but with vSwitches for pods, into the page's file, and returns its path.
+func (m *migration) values(t *testing.T) string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(m.state.Options.Dir, "values.yaml"))
 	if err != nil {
@@ -154,11 +163,13 @@ func (m *migration) install(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "values.yaml")
+	file := filepath.Join(m.dir, "my-values.yaml")
+	if err := os.Remove(file); err != nil { // a link to the lab's
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m.must(t, "", m.c.path("terwayctl"), "install", "--values", file)
 	return file
 }
 
