@@ -40,6 +40,7 @@ import (
 
 	v3 "terway.dev/terway/api/calico/v3"
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/apiserver"
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/cli/logs"
 	"terway.dev/terway/internal/cli/version"
@@ -167,7 +168,7 @@ func run(ctx context.Context, f flags) error {
 	if err := cnpv1.Install(scheme); err != nil {
 		return err
 	}
-	if err := noticeDeadConnections(); err != nil {
+	if err := apiserver.NoticeDeadConnections(); err != nil {
 		return err
 	}
 	cluster, err := ctrl.GetConfig()

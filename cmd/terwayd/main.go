@@ -26,6 +26,7 @@ import (
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/agent/kubelet"
+	"terway.dev/terway/internal/apiserver"
 	"terway.dev/terway/internal/cli/logs"
 	"terway.dev/terway/internal/cli/version"
 	"terway.dev/terway/internal/datapath/claims"
@@ -282,6 +283,9 @@ func pages(f flags, a *agent.Agent, g prometheus.Gatherer, cfg *rest.Config, log
 }
 
 func restConfig(kubeconfig string) (*rest.Config, error) {
+	if err := apiserver.NoticeDeadConnections(); err != nil {
+		return nil, err
+	}
 	if kubeconfig != "" {
 		cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 		if err != nil {

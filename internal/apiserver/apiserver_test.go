@@ -1,4 +1,4 @@
-package main
+package apiserver
 
 import (
 	"crypto/tls"
@@ -15,14 +15,14 @@ import (
 )
 
 // What a user has set in the environment stays.
-func TestConnectionChecksOfTheUser(t *testing.T) {
+func TestSettingsOfTheUser(t *testing.T) {
 	const idle, ping = "HTTP2_READ_IDLE_TIMEOUT_SECONDS", "HTTP2_PING_TIMEOUT_SECONDS"
 	t.Setenv(idle, "7")
 	t.Setenv(ping, "")
-	if err := noticeDeadConnections(); err != nil {
+	if err := NoticeDeadConnections(); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{idle: "7", ping: connectionChecks[ping]} {
+	for name, want := range map[string]string{idle: "7", ping: checks[ping]} {
 		if got := os.Getenv(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
@@ -32,7 +32,7 @@ func TestConnectionChecksOfTheUser(t *testing.T) {
 // A watch on a connection that is dead ends, so that another begins. The checks are shorter here, as the test has to wait for them;
 // if client-go did not know their names any more, it would find out after 45 s.
 func TestDeadConnectionIsNoticed(t *testing.T) {
-	for name := range connectionChecks {
+	for name := range checks {
 		t.Setenv(name, "1")
 	}
 	began := make(chan struct{})
