@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -301,8 +302,8 @@ func serveMetadata(t *testing.T) (hotplug *atomic.Bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
-	go server.Serve(l) //nolint:errcheck // it ends with Close
-	t.Cleanup(func() { _ = server.Close() })
+	server := httptest.Server{Listener: l, Config: &http.Server{Handler: handler}}
+	server.Start()
+	t.Cleanup(server.Close)
 	return hotplug
 }

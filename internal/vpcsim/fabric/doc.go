@@ -52,9 +52,10 @@
 // unless its listener drains or goes; a UDP flow moves when its backend is removed or unhealthy.
 // If the backend would see two connections under the same addresses and ports, because a client
 // uses one port for two listeners, the later one gets another backend, or is refused if there is
-// none; a connection that the backend has not answered keeps no later one away. A client that is its own backend is dropped ("hairpin"). ICMP errors of backends reach
-// clients as they are, so a client's socket does not see them. A balancer's security groups and
-// access lists judge connections when they begin.
+// none; a connection that the backend has not answered keeps no later one away. A client that is
+// its own backend is dropped ("hairpin"). ICMP errors of backends reach clients as they are, so a
+// client's socket does not see them. A balancer's security groups and access lists judge
+// connections when they begin.
 //
 // # Conditions for a frame
 //
